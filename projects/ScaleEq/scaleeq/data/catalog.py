@@ -1,0 +1,52 @@
+"""Registration of data sets by name, lazily: importing registers names, files are looked at by DatasetCatalog.get.
+
+The catalogs are the engine's. A second import of this package registers nothing twice, and a name that somebody else
+owns (Detectron2's built-in data sets, a user's) is refused instead of shadowed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from scaleeq.engine import DatasetCatalog, MetadataCatalog
+
+IGNORE_LABEL = 255
+Record = dict  # one image of a data set, with Detectron2's keys (file_name, sem_seg_file_name, height, width, image_id)
+
+
+def datasets_root() -> str:
+    """The directory that holds all data sets: $DETECTRON2_DATASETS, by default ./datasets; ~ is expanded."""
+    return os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+def register_dataset(
+    name: str,
+    load: Callable[[], list[Record]],
+    *,
+    classes: Sequence[str],
+    colors: Sequence[Sequence[int]],
+) -> None:
+    """Register a data set for semantic segmentation under the name.
+
+    name: as users type it in DATASETS.TRAIN and DATASETS.TEST.
+    load: called by DatasetCatalog.get(name), returns the records.
+    classes, colors: name and (r, g, b) in 0..255 of each label 0..K-1.
+
+    Raises ValueError if somebody else has registered the name, or if names and colours differ in number.
+    """
+    if len(classes) != len(colors):
+        raise ValueError(f"{name}: {len(classes)} class names but {len(colors)} colours")
+    metadata = MetadataCatalog.get(name)
+    if name in DatasetCatalog.list():
+        if metadata.get("registered_by") == "scaleeq":
+            return
+        raise ValueError(f"the data set {name!r} is registered already, and not by scaleeq; choose another name")
+    DatasetCatalog.register(name, load)
+    metadata.set(
+        stuff_classes=list(classes),
+        stuff_colors=[tuple(int(value) for value in color) for color in colors],
+        ignore_label=IGNORE_LABEL,
+        evaluator_type="sem_seg",
+        registered_by="scaleeq",
+    )

@@ -1,0 +1,224 @@
+"""Toy scenes: a small landscape data set that is generated, so that everything here runs without a download.
+
+Own design, no source. A scene is a function of (split, index). Labels come from integer draws alone, hence are the
+same on every platform; images may differ by a grey level where a platform rounds sin or exp differently. The classes
+are chosen so that a model needs several scales at once:
+
+* sky and water have the same colours and no texture: only the wide context tells them apart;
+* meadow and field have the same colours: blobs against stripes, one period of which is 16 to 28 pixels;
+* walls (16 to 100 pixels) carry bricks of 8 x 4 pixels;
+* poles are 1 to 5 pixels thin;
+* bees and beetles (4 to 14 pixels) have the same colours: stripes against a checkerboard with cells of 2 pixels.
+
+Void (255) is the outline of every wall and, in some scenes, a corner of the image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from scaleeq.data.catalog import IGNORE_LABEL, Record, register_dataset
+
+# Size and number of the scenes.
+HEIGHT, WIDTH = 128, 128
+NUM_SCENES = {"train": 512, "val": 64}
+# Difficulty: raise the noise or lower the contrasts for a harder data set.
+NOISE = 9.0  # standard deviation in grey levels
+LIGHT_CONTRAST = 0.35  # relative difference of brightness between opposite corners, at most
+INSECT_CONTRAST = 0.8  # of stripes and checks, 1 = yellow against black
+GROUND_CONTRAST = 0.9  # of blobs and stripes on the ground
+INSECT_AXIS_PX = (4, 14)
+POLE_THICKNESS = (1, 3)  # as cv2.line takes it; slanted lines come out up to two pixels wider
+WALL_SIDE_PX = (16, 100)
+GROUND_PERIOD_PX = (16, 28)
+NUM_WALLS, NUM_POLES, NUM_INSECTS, NUM_LAKES = (1, 2), (1, 4), (6, 16), (0, 2)
+
+CLASSES = ("sky", "water", "meadow", "field", "wall", "pole", "bee", "beetle")
+COLORS = (
+    (135, 190, 235),
+    (30, 90, 180),
+    (90, 160, 60),
+    (215, 195, 90),
+    (170, 85, 60),
+    (60, 60, 60),
+    (250, 170, 20),
+    (150, 30, 140),
+)
+SKY, WATER, MEADOW, FIELD, WALL, POLE, BEE, BEETLE = range(8)
+
+
+def render_scene(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image and labels of one scene.
+
+    split: "train" or "val". index: 0 .. NUM_SCENES[split] - 1.
+    Returns the image: (H, W, 3) uint8 in RGB, and the labels: (H, W) uint8, 0..7 or 255.
+    Raises ValueError for an unknown split, IndexError for an index outside it.
+    """
+    if split not in NUM_SCENES:
+        raise ValueError(f"unknown split {split!r} of the toy scenes, valid are {sorted(NUM_SCENES)}")
+    if not 0 <= index < NUM_SCENES[split]:
+        raise IndexError(f"scene {index} of split {split!r}, which has {NUM_SCENES[split]}")
+    # Shapes and appearance draw from two streams: a change of a texture does not move the shapes.
+    shapes, looks = (np.random.default_rng([sorted(NUM_SCENES).index(split), index, part]) for part in range(2))
+    labels, walls = _draw_labels(shapes)
+    image = _paint(labels, walls, looks)
+    _draw_void(labels, walls, shapes)
+    return image, labels
+
+
+def _between(rng: np.random.Generator, limits: tuple[int, int]) -> int:
+    return int(rng.integers(limits[0], limits[1] + 1))
+
+
+def _draw_labels(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
+    """Labels: (H, W) uint8 without void, and the walls as (x, y, width, height) in pixels."""
+    labels = np.full((HEIGHT, WIDTH), SKY, np.uint8)
+    horizon_y = _between(rng, (HEIGHT // 4, HEIGHT * 6 // 10))
+    _draw_ground(labels, horizon_y, rng)
+    walls = []
+    for _ in range(_between(rng, NUM_WALLS)):
+        # The product of two draws prefers small walls, as log-uniform would, in integers.
+        low, high = WALL_SIDE_PX
+        width = low + _between(rng, (0, high - low)) * _between(rng, (0, 64)) // 64
+        height = low + _between(rng, (0, high - low)) * _between(rng, (0, 64)) // 64
+        x, y = _between(rng, (-8, WIDTH - 12)), _between(rng, (horizon_y - height // 2, HEIGHT - 12))
+        cv2.rectangle(labels, (x, y), (x + width - 1, y + height - 1), WALL, -1)
+        walls.append((x, y, width, height))
+    for _ in range(_between(rng, NUM_POLES)):
+        x, bottom = _between(rng, (0, WIDTH - 1)), _between(rng, (horizon_y, HEIGHT + 20))
+        length, lean = _between(rng, (20, 100)), _between(rng, (-12, 12))
+        cv2.line(labels, (x, bottom), (x + lean, bottom - length), POLE, _between(rng, POLE_THICKNESS))
+    for _ in range(_between(rng, NUM_INSECTS)):
+        width, height = _between(rng, INSECT_AXIS_PX), _between(rng, INSECT_AXIS_PX)
+        x, y = _between(rng, (0, WIDTH - 4)), _between(rng, (0, HEIGHT - 4))
+        _draw_ellipse(labels, x, y, width, height, BEE if rng.integers(2) else BEETLE)
+    return labels, walls
+
+
+def _draw_ground(labels: np.ndarray, horizon_y: int, rng: np.random.Generator) -> None:
+    """Meadow and field below an uneven horizon, one slanted border between them, then lakes inside."""
+    xs = list(range(0, WIDTH + 1, WIDTH // 4))
+    skyline = [(x, horizon_y + _between(rng, (-8, 8))) for x in xs]
+    first, second = (MEADOW, FIELD) if rng.integers(2) else (FIELD, MEADOW)
+    cv2.fillPoly(labels, [np.array([*skyline, (WIDTH, HEIGHT), (0, HEIGHT)], np.int32)], first)
+    top, bottom = _between(rng, (-WIDTH // 4, WIDTH)), _between(rng, (0, WIDTH))
+    side = np.zeros_like(labels)
+    cv2.fillPoly(side, [np.array([(top, 0), (WIDTH, 0), (WIDTH, HEIGHT), (bottom, HEIGHT)], np.int32)], 1)
+    labels[(side == 1) & (labels == first)] = second
+    for _ in range(_between(rng, NUM_LAKES)):
+        width, height = _between(rng, (28, 100)), _between(rng, (20, 60))
+        # Land always separates water from sky: without it their border could not be seen.
+        x, y = _between(rng, (-width // 2, WIDTH - width // 2)), _between(rng, (horizon_y + 14, HEIGHT))
+        _draw_ellipse(labels, x, y, width, height, WATER)
+
+
+def _draw_ellipse(labels: np.ndarray, x: int, y: int, width: int, height: int, label: int) -> None:
+    """Fill the ellipse in the box (x, y, width, height), in integer arithmetic."""
+    # Pixel centres in half pixels from the centre of the box.
+    u = 2 * (np.arange(WIDTH, dtype=np.int64) - x) + 1 - width
+    v = 2 * (np.arange(HEIGHT, dtype=np.int64) - y) + 1 - height
+    labels[(u * height)[None, :] ** 2 + (v * width)[:, None] ** 2 <= (width * height) ** 2] = label
+
+
+def _draw_void(labels: np.ndarray, walls: list[tuple[int, int, int, int]], rng: np.random.Generator) -> None:
+    """Void in a corner of every fourth scene or so, and on the visible outlines of the walls."""
+    if rng.integers(4) == 0:
+        width, height = _between(rng, (8, 32)), _between(rng, (8, 32))
+        rows = slice(0, height) if rng.integers(2) else slice(HEIGHT - height, HEIGHT)
+        columns = slice(0, width) if rng.integers(2) else slice(WIDTH - width, WIDTH)
+        labels[rows, columns] = IGNORE_LABEL
+    outline = np.zeros_like(labels)
+    for x, y, width, height in walls:
+        cv2.rectangle(outline, (x, y), (x + width - 1, y + height - 1), 0, -1)  # hides what lies behind
+        cv2.rectangle(outline, (x, y), (x + width - 1, y + height - 1), 1, 1)
+    labels[(outline == 1) & (labels == WALL)] = IGNORE_LABEL
+
+
+def _paint(labels: np.ndarray, walls: list[tuple[int, int, int, int]], rng: np.random.Generator) -> np.ndarray:
+    """Image: (H, W, 3) uint8 in RGB of the labels: (H, W) without void."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+    textures = {
+        SKY: _mix((110, 150, 200), (190, 210, 235), _blobs(rng, 40)),
+        WATER: _mix((110, 150, 200), (190, 210, 235), _blobs(rng, 40)),
+        MEADOW: _mix((85, 125, 50), (190, 180, 80), _contrast(_blobs(rng, _between(rng, GROUND_PERIOD_PX) // 2))),
+        FIELD: _mix((85, 125, 50), (190, 180, 80), _contrast(_stripes(x, y, rng))),
+        POLE: _mix((50, 45, 45), (110, 105, 100), _blobs(rng, 8)),
+    }
+    dark, light = np.array((45, 35, 30), np.float32), np.array((235, 190, 60), np.float32)
+    phase_x, phase_y = rng.integers(4, size=2)
+    column, row = ((x + phase_x) // 2) % 2, ((y + phase_y) // 2) % 2
+    for label, pattern in ((BEE, row), (BEETLE, (column + row) % 2)):
+        textures[label] = _mix(dark, light, 0.5 + INSECT_CONTRAST * (pattern - 0.5))
+    canvas = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+    for label, texture in textures.items():
+        canvas[labels == label] = texture[labels == label]
+    for left, top, width, height in walls:
+        inside = (labels == WALL) & (x >= left) & (x < left + width) & (y >= top) & (y < top + height)
+        canvas[inside] = _bricks(x - left, y - top, rng)[inside]
+    return _light(canvas, x, y, rng)
+
+
+def _mix(low: tuple | np.ndarray, high: tuple | np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Colours between low and high: (H, W, 3) float32; weight: (H, W) in [0, 1]."""
+    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    return low + (high - low) * weight[..., None].astype(np.float32)
+
+
+def _contrast(weight: np.ndarray) -> np.ndarray:
+    """Push weights: (H, W) in [0, 1] towards both ends, so that blobs and stripes have nearly equal histograms."""
+    return 0.5 + GROUND_CONTRAST * 0.5 * np.tanh(4 * (weight - 0.5))
+
+
+def _blobs(rng: np.random.Generator, cell_px: int) -> np.ndarray:
+    """Smooth noise: (H, W) in [0, 1], with blobs of about cell_px."""
+    cells = rng.random((HEIGHT // cell_px + 3, WIDTH // cell_px + 3), np.float32)
+    size = (cells.shape[1] * cell_px, cells.shape[0] * cell_px)
+    return np.clip(cv2.resize(cells, size, interpolation=cv2.INTER_CUBIC)[:HEIGHT, :WIDTH], 0, 1)
+
+
+def _stripes(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Waves: (H, W) in [0, 1] in a random direction."""
+    angle, phase = rng.uniform(0, math.pi), rng.uniform(0, 2 * math.pi)
+    period_px = _between(rng, GROUND_PERIOD_PX)
+    along = x * math.cos(angle) + y * math.sin(angle)
+    return 0.5 + 0.35 * np.sin(2 * math.pi * along / period_px + phase)
+
+
+def _bricks(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Bricks of 8 x 4 pixels with joints of one pixel, every other row shifted: (H, W, 3)."""
+    joint = (y % 4 == 0) | ((x + 4 * (y // 4 % 2)) % 8 == 0)
+    red = rng.uniform(0.8, 1.1)
+    return np.where(joint[..., None], np.float32((175, 165, 155)), np.float32((165 * red, 85, 60)))
+
+
+def _light(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Light from one side, a cast of colour and noise; returns (H, W, 3) uint8."""
+    angle, strength = rng.uniform(0, 2 * math.pi), rng.uniform(0, LIGHT_CONTRAST)
+    ramp = (x / WIDTH - 0.5) * math.cos(angle) + (y / HEIGHT - 0.5) * math.sin(angle)
+    cast = rng.uniform(0.9, 1.1, 3).astype(np.float32) * rng.uniform(0.75, 1.15)
+    lit = canvas * (1 + strength * ramp)[..., None] * cast
+    lit += NOISE * rng.standard_normal(lit.shape, np.float32)
+    return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
+
+
+def load_toy(split: str) -> list[Record]:
+    """Records of a split: they carry "scene" instead of a label file."""
+    return [
+        {
+            "file_name": f"toy/{split}/{index:04d}.png",
+            "image_id": f"{split}_{index:04d}",
+            "height": HEIGHT,
+            "width": WIDTH,
+            "scene": {"split": split, "index": index},
+        }
+        for index in range(NUM_SCENES[split])
+    ]
+
+
+for _split in NUM_SCENES:
+    register_dataset(
+        f"toy_sem_seg_{_split}", lambda split=_split: load_toy(split), classes=CLASSES, colors=COLORS
+    )

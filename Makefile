@@ -1,0 +1,40 @@
+# Every target works on a fresh machine with Python 3.10 or later: the environment is made once, in $(VENV), and
+# installed again only when setup.py has changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+# OpenMP threads that spin while they wait make every step several times slower on a busy machine.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: quickstart test test-slow lint types clean
+
+quickstart: $(VENV)/installed-test
+	$(BIN)/python tools/train_net.py --config-file configs/quickstart.yaml
+
+test: $(VENV)/installed-test
+	$(PYTEST)
+
+test-slow: $(VENV)/installed-test
+	$(PYTEST) -m slow
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=projects/ScaleEq lint-imports
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+$(VENV)/installed-%: setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e ".[$*]"
+	touch $@
+
+.PRECIOUS: $(VENV)/installed-%
+
+clean:
+	rm -rf $(VENV) build *.egg-info projects/ScaleEq/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,46 @@
+"""Installs the one package, `scaleeq`, from projects/ScaleEq. Nothing is compiled."""
+
+from setuptools import find_packages, setup
+
+SOURCE = "projects/ScaleEq"
+
+REQUIREMENTS = [
+    "torch>=2.4",
+    "torchvision>=0.19",  # each release requires the torch that it was built for, so the two match
+    "timm>=1.0.9",
+    "fvcore>=0.1.5",
+    "iopath>=0.1.7,<0.1.10",  # Detectron2's own bound
+    "yacs>=0.1.8",
+    "pyyaml>=5.1",
+    "pycocotools>=2.0.2",
+    "opencv-python>=4.5",
+    "numpy>=1.23",
+    "pillow>=9.0",
+    "tqdm>=4.29",
+    "tensorboard>=2.10",
+    "matplotlib>=3.5",
+    "tabulate",
+    "termcolor>=1.1",
+]
+TEST = [
+    "import-linter>=2.1",
+    "pytest>=8.0",
+    "pytest-timeout>=2.2",
+    "pytest-xdist>=3.5",
+    "scipy>=1.9",
+    "torchmetrics>=1.4",
+]
+DEV = [*TEST, "mypy>=1.11", "pre-commit>=3.0", "ruff>=0.6"]
+
+setup(
+    name="scaleeq",
+    version="0.1.0",
+    description="Multi-scale feature fusion for semantic segmentation, and scale equalizers for it",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    package_dir={"": SOURCE},
+    packages=find_packages(SOURCE),
+    package_data={"scaleeq": ["**/*.yaml", "**/*.json"]},
+    install_requires=REQUIREMENTS,
+    extras_require={"test": TEST, "dev": DEV},
+)

@@ -1,0 +1,1 @@
+"""The tests mirror projects/ScaleEq/scaleeq; helpers are imported as tests.<folder>.<module>."""

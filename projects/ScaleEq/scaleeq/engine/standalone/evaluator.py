@@ -1,0 +1,160 @@
+"""Run a model over a dataset and score it.
+
+Source: the interface, behaviour and log lines of Detectron2's `evaluation/evaluator.py`.
+Deviation: a model's training mode is restored after an exception too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from .comm import get_world_size, is_main_process
+from .logger import log_every_n_seconds
+
+
+class DatasetEvaluator:
+    """Accumulates inputs and outputs, then scores them."""
+
+    def reset(self) -> None:
+        """Start a new round."""
+
+    def process(self, inputs: Any, outputs: Any) -> None:
+        """inputs: a batch of the loader. outputs: model(inputs)."""
+
+    def evaluate(self) -> Any:
+        """{task: {metric: score}}; None on ranks that have no result."""
+
+
+class DatasetEvaluators(DatasetEvaluator):
+    """Several evaluators as one; their tasks must differ. Results on rank 0 only."""
+
+    def __init__(self, evaluators: Sequence[DatasetEvaluator]) -> None:
+        super().__init__()
+        self._evaluators = evaluators
+
+    def reset(self) -> None:
+        for evaluator in self._evaluators:
+            evaluator.reset()
+
+    def process(self, inputs: Any, outputs: Any) -> None:
+        for evaluator in self._evaluators:
+            evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for evaluator in self._evaluators:
+            result = evaluator.evaluate()  # on every rank: it may gather
+            if result is not None and is_main_process():
+                for task, metrics in result.items():
+                    assert task not in merged, f"Different evaluators produce results with the same key {task}"
+                    merged[task] = metrics
+        return merged
+
+
+class _Stopwatch:
+    """Seconds spent on data, compute and evaluation since the warm-up of at most five batches."""
+
+    def __init__(self, num_batches: int) -> None:
+        self.num_batches = num_batches
+        self.num_warmup = min(5, num_batches - 1)
+        self.restart()
+
+    def restart(self) -> None:
+        self.start = time.perf_counter()
+        self.data = self.compute = self.evaluation = 0.0
+
+    def total(self) -> float:
+        return time.perf_counter() - self.start
+
+    def log_progress(self, index: int) -> None:
+        """Log at most every 5 s, once warm (or at once where batches take that long)."""
+        done = index + 1 - (self.num_warmup if index >= self.num_warmup else 0)
+        if index < 2 * self.num_warmup and self.compute / done <= 5:
+            return
+        eta = datetime.timedelta(seconds=int(self.total() / done * (self.num_batches - index - 1)))
+        log_every_n_seconds(
+            logging.INFO,
+            f"Inference done {index + 1}/{self.num_batches}. Dataloading: {self.data / done:.4f} s/iter. "
+            f"Inference: {self.compute / done:.4f} s/iter. Eval: {self.evaluation / done:.4f} s/iter. "
+            f"Total: {self.total() / done:.4f} s/iter. ETA={eta}",
+            n=5,
+        )
+
+    def log_totals(self, num_devices: int) -> None:
+        logger = logging.getLogger(__name__)
+        measured = self.num_batches - self.num_warmup
+        total = self.total()
+        for what, clock, seconds in (
+            ("inference time", datetime.timedelta(seconds=total), total),
+            ("inference pure compute time", datetime.timedelta(seconds=int(self.compute)), self.compute),
+        ):
+            per_iter = f"{seconds / measured:.6f} s / iter per device, on {num_devices} devices"
+            logger.info(f"Total {what}: {clock} ({per_iter})")
+
+
+def inference_on_dataset(
+    model: Callable[[Any], Any],
+    data_loader: Any,
+    evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
+    callbacks: dict[str, Callable[[], Any]] | None = None,
+) -> Any:
+    """Call the model (in eval mode, without gradients) on every batch and return the evaluator's results, {} for None.
+
+    data_loader: an iterable with a length.
+    evaluator: one, a list, or None to measure the speed only.
+    callbacks: any of "on_start", "before_inference", "after_inference", "on_end".
+    """
+    logging.getLogger(__name__).info(f"Start inference on {len(data_loader)} batches")
+    if evaluator is None or isinstance(evaluator, MutableSequence):
+        evaluator = DatasetEvaluators(evaluator or [])
+    evaluator.reset()
+
+    def callback(stage: str) -> None:
+        if callbacks and stage in callbacks:
+            callbacks[stage]()
+
+    stopwatch = _Stopwatch(len(data_loader))
+    with inference_context(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
+        mark = time.perf_counter()
+        callback("on_start")
+        for index, inputs in enumerate(data_loader):
+            stopwatch.data += time.perf_counter() - mark
+            if index == stopwatch.num_warmup:
+                stopwatch.restart()
+
+            mark = time.perf_counter()
+            callback("before_inference")
+            outputs = model(inputs)
+            callback("after_inference")
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            stopwatch.compute += time.perf_counter() - mark
+
+            mark = time.perf_counter()
+            evaluator.process(inputs, outputs)
+            stopwatch.evaluation += time.perf_counter() - mark
+            stopwatch.log_progress(index)
+            mark = time.perf_counter()
+        callback("on_end")
+    stopwatch.log_totals(get_world_size())
+    results = evaluator.evaluate()
+    return {} if results is None else results
+
+
+@contextmanager
+def inference_context(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; the mode of before afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,30 @@
+"""ScaleEq: compare and train multi-level feature fusion for semantic segmentation.
+
+    from scaleeq import Fusion, ScaleEqualizer, calibrate, fold_equalizers
+
+needs torch alone: no engine is imported and no config is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+__all__ = ["Fusion", "ScaleEqualizer", "calibrate", "fold_equalizers"]
+
+_HOMES = {
+    "Fusion": "scaleeq.fusion",
+    "ScaleEqualizer": "scaleeq.fusion",
+    "calibrate": "scaleeq.statistics.calibration",
+    "fold_equalizers": "scaleeq.statistics.folding",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use, so that `import scaleeq` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'scaleeq' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,105 @@
+"""Scale equalizers (arXiv 2402.01149): a branch is normalised by one dataset-wide mean and standard deviation.
+
+Deviations from the paper, chosen by EqualizerSpec: the paper's text does not say whether the pair is one number per branch or one
+per channel ("branch" is our reading), and it folds the equalizer into the initial weights before training, which is the same
+function at the first step and a different training; "module" and "reparametrize" keep the equalizer through training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..ops import equalize_branch
+
+IMPLEMENTATIONS = ("reparametrize", "module")
+GRANULARITIES = ("branch", "channel")
+STATISTICS = ("std", "rms")
+STATISTICS_OF = ("upsampled", "source")
+
+
+@dataclass(frozen=True)
+class EqualizerSpec:
+    """How the branches of a Fusion are equalized; the values and their meaning are those of MODEL.SCALE_EQUALIZER."""
+
+    implementation: str = "reparametrize"
+    granularity: str = "branch"
+    statistic: str = "std"
+    statistics_of: str = "upsampled"
+
+    def __post_init__(self) -> None:
+        for key, choices in (
+            ("implementation", IMPLEMENTATIONS),
+            ("granularity", GRANULARITIES),
+            ("statistic", STATISTICS),
+            ("statistics_of", STATISTICS_OF),
+        ):
+            value = getattr(self, key)
+            if value not in choices:
+                raise ValueError(f"SCALE_EQUALIZER.{key.upper()} is {value!r}; choose one of {', '.join(choices)}")
+
+
+class ScaleEqualizer(nn.Module):
+    """(x - mean) / std with constants; the identity until it is calibrated.
+
+    Buffers: mean and std, () or (C, 1, 1); num_images, how many images they were measured on, 0 before.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    num_images: torch.Tensor
+
+    def __init__(self, channels: int, *, granularity: str = "branch"):
+        super().__init__()
+        if granularity not in GRANULARITIES:
+            raise ValueError(f"granularity is {granularity!r}; choose one of {', '.join(GRANULARITIES)}")
+        self.channels = channels
+        self.granularity = granularity
+        shape = () if granularity == "branch" else (channels, 1, 1)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+        self.register_buffer("num_images", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, H, W) -> (N, C, H, W), zero mean and unit variance over the data set."""
+        return equalize_branch(x, self.mean, self.std)
+
+    def center(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, H, W) -> x - mean, what is left to do once 1 / std is in the weights."""
+        return x - self.mean.to(x.dtype) if self.mean.dim() else x - self.mean
+
+    def scale(self) -> torch.Tensor:
+        """1 / std, (C,)."""
+        return self.std.reciprocal().reshape(-1).expand(self.channels)
+
+    def shift(self) -> torch.Tensor:
+        """-mean / std, (C,)."""
+        return (-self.mean / self.std).reshape(-1).expand(self.channels)
+
+    @property
+    def calibrated(self) -> bool:
+        return bool(self.num_images > 0)
+
+    @torch.no_grad()
+    def set_statistics(self, mean: torch.Tensor, std: torch.Tensor, num_images: int) -> None:
+        """Take over a mean and a std, () or (C,), measured on `num_images` images.
+
+        Raises:
+            ValueError: a value that is not finite, or a std that is not positive.
+        """
+        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
+            raise ValueError(f"statistics must be finite, and std positive; got mean {mean}, std {std}")
+        self.mean.copy_(mean.reshape(self.mean.shape))
+        self.std.copy_(std.reshape(self.std.shape))
+        self.num_images.fill_(num_images)
+
+    def reset(self) -> None:
+        """Back to the uncalibrated identity."""
+        self.mean.zero_()
+        self.std.fill_(1)
+        self.num_images.zero_()
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, granularity={self.granularity!r}"

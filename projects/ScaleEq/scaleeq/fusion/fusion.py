@@ -1,0 +1,164 @@
+"""Fusion: the one module that fuses features of several scales.
+
+    branch_i = transfer_i( lateral_i(x_i), reference )
+    fused    = mix( combine( equalize_1(branch_1), ..., equalize_n(branch_n) ) )
+
+UPerNet's pyramid pooling, the additions of a feature pyramid and the final concatenation of every decoder are Fusions; statistics,
+calibration and folding of scale equalizers know this module alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .combine import WeightedSum
+from .equalizer import EqualizerSpec, ScaleEqualizer
+from .transfers import Keep
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One branch of one forward, as an observer sees it.
+
+    `source` and `transferred` are (N, C, h, w) before and (N, C, H, W) after the transfer. Where an equalizer acts before the
+    transfer, they are what it left: the branch itself is map * scale + offset.
+    """
+
+    branch: str
+    source: torch.Tensor
+    transferred: torch.Tensor
+    scale: torch.Tensor | float = 1.0
+    offset: torch.Tensor | float = 0.0
+
+
+Observer = Callable[["Fusion", Observation], None]
+
+
+class Branch(nn.Module):
+    """What one input passes through before it is combined: lateral (channels first), then transfer (size)."""
+
+    def __init__(self, channels: int, *, lateral: nn.Module | None = None, transfer: nn.Module | None = None):
+        """channels: width of the branch after its lateral. No lateral: unchanged; no transfer: the reference's own size."""
+        super().__init__()
+        self.channels = channels
+        self.lateral = nn.Identity() if lateral is None else lateral
+        self.transfer = Keep() if transfer is None else transfer
+
+
+class Fusion(nn.Module):
+    """branches -> one map.
+
+    Args:
+        branches: name -> Branch, in the order of combination.
+        combine: a module of .combine.
+        mix: what consumes the combined map; after a concatenation, a ConvNormAct or a module with its two methods
+            `forward(x, input_scale)` and `fold_input_affine(scale, shift)`. None: nothing.
+        reference: the branch whose size the others take; default the first.
+        equalizer: how to equalize the branches; None: not at all.
+
+    Raises:
+        ValueError: an unknown reference; "reparametrize" before a mix that takes no input scale.
+    """
+
+    def __init__(
+        self,
+        branches: Mapping[str, Branch],
+        *,
+        combine: nn.Module,
+        mix: nn.Module | None = None,
+        reference: str = "",
+        equalizer: EqualizerSpec | None = None,
+    ):
+        super().__init__()
+        self.reference = reference or next(iter(branches))
+        if self.reference not in branches:
+            raise ValueError(f"reference branch {self.reference!r} is not one of {', '.join(branches)}")
+        self.branches = nn.ModuleDict(branches)
+        self.combine = combine
+        self.mix = nn.Identity() if mix is None else mix
+        self.equalizer_spec = equalizer
+        self.equalizers: nn.ModuleDict | None = None
+        if equalizer is not None:
+            if combine.concatenates and not hasattr(self.mix, "fold_input_affine"):
+                raise ValueError(
+                    f"a scale equalizer before {type(self.mix).__name__} has no weights to go to: "
+                    "mix needs forward(x, input_scale) and fold_input_affine(scale, shift), as ConvNormAct has"
+                )
+            self.equalizers = nn.ModuleDict(
+                {
+                    name: ScaleEqualizer(branch.channels, granularity=equalizer.granularity)
+                    for name, branch in branches.items()
+                }
+            )
+        self.observer: Observer | None = None
+
+    def forward(self, inputs: Mapping[str, torch.Tensor] | torch.Tensor) -> torch.Tensor:
+        """inputs: one map per branch, or one map (N, C, H, W) that all branches share -> (N, C_mix, H, W) of the reference's size."""
+        sources = {
+            name: branch.lateral(inputs if isinstance(inputs, torch.Tensor) else inputs[name])
+            for name, branch in self.branches.items()
+        }
+        reference = sources[self.reference]
+        maps = [self._equalized_branch(name, source, reference) for name, source in sources.items()]
+        combined = self.combine(maps)
+        if self._scales_weights:
+            return self.mix(combined, torch.cat([equalizer.scale() for equalizer in self.equalizers.values()]))
+        return self.mix(combined)
+
+    @property
+    def _reparametrized(self) -> bool:
+        return self.equalizer_spec is not None and self.equalizer_spec.implementation == "reparametrize"
+
+    @property
+    def _scales_weights(self) -> bool:
+        return self._reparametrized and self.combine.concatenates
+
+    def _equalized_branch(self, name: str, source: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """The equalizer's place: after the transfer, or, reparametrized, before it at the lower resolution with an equal result."""
+        transfer = self.branches[name].transfer
+        if self.equalizers is None:
+            transferred = transfer(source, reference)
+            self._observe(name, source, transferred)
+            return transferred
+        equalizer = self.equalizers[name]
+        if not (self._reparametrized and transfer.keeps_constants):
+            transferred = transfer(source, reference)
+            self._observe(name, source, transferred)
+            return equalizer.center(transferred) if self._scales_weights else equalizer(transferred)
+        equalized = equalizer.center(source) if self._scales_weights else equalizer(source)
+        transferred = transfer(equalized, reference)
+        scale = 1.0 if self._scales_weights else equalizer.std
+        self._observe(name, equalized, transferred, scale, equalizer.mean)
+        return transferred
+
+    def _observe(
+        self,
+        name: str,
+        source: torch.Tensor,
+        transferred: torch.Tensor,
+        scale: torch.Tensor | float = 1.0,
+        offset: torch.Tensor | float = 0.0,
+    ) -> None:
+        if self.observer is not None:
+            self.observer(self, Observation(name, source.detach(), transferred.detach(), scale, offset))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Move the equalizers into the weights that follow, in place and exactly: mix (concat) or combine (sum)."""
+        if self.equalizers is None:
+            return
+        equalizers = [self.equalizers[name].double() for name in self.branches]
+        if self.combine.concatenates:
+            scales, shifts = [e.scale() for e in equalizers], [e.shift() for e in equalizers]
+            self.mix.fold_input_affine(torch.cat(scales), torch.cat(shifts))
+        else:
+            dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+            coefficients = torch.stack([e.scale() for e in equalizers])[..., None, None]
+            offset = sum(e.shift() for e in equalizers)[:, None, None]
+            self.combine = WeightedSum(coefficients.to(dtype), offset.to(dtype))
+        self.equalizers = None
+        self.equalizer_spec = None

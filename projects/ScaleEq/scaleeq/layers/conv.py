@@ -1,0 +1,76 @@
+"""Convolution, normalisation, activation: the block that every decoder is made of (mmsegmentation's ConvModule).
+
+Its convolution can be given a scale per input channel, so that the weights used are weight * scale: that is how a scale equalizer
+is reparametrized into the block that consumes a concatenation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .norm import NormFactory, batch_norm
+from .offset_conv import fold_input_affine
+
+
+def conv_with_input_scale(conv: nn.Conv2d, x: torch.Tensor, input_scale: torch.Tensor | None) -> torch.Tensor:
+    """conv(x * input_scale), computed with scaled weights.
+
+    Args:
+        conv: any convolution; its zero padding stays zero.
+        x: (N, C, H, W).
+        input_scale: (C,), or None for ones.
+
+    Returns:
+        (N, C_out, H', W').
+    """
+    if input_scale is None:
+        return conv(x)
+    per_group = conv.in_channels // conv.groups
+    if conv.groups == 1:
+        scale = input_scale.view(1, -1, 1, 1)
+    else:  # the weight of output channel o sees the inputs of o's group
+        scale = input_scale.view(conv.groups, per_group).repeat_interleave(conv.out_channels // conv.groups, 0)[
+            ..., None, None
+        ]
+    return conv._conv_forward(x, conv.weight * scale, conv.bias)
+
+
+class ConvNormAct(nn.Module):
+    """conv (k x k, same padding) -> norm -> activation; the convolution has a bias only where no norm follows.
+
+    Initialised as mmsegmentation does: Kaiming normal over fan-out, biases zero, norm one and zero.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 1,
+        dilation: int = 1,
+        norm: NormFactory | None = batch_norm,
+        activation: bool = True,
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            bias=norm is None,
+        )
+        self.norm = nn.Identity() if norm is None else norm(out_channels)
+        self.activation = nn.ReLU(inplace=True) if activation else nn.Identity()
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: torch.Tensor, input_scale: torch.Tensor | None = None) -> torch.Tensor:
+        """x: (N, C_in, H, W); input_scale: (C_in,) -> (N, C_out, H, W)."""
+        return self.activation(self.norm(conv_with_input_scale(self.conv, x, input_scale)))
+
+    def fold_input_affine(self, scale: torch.Tensor, shift: torch.Tensor) -> None:
+        """Make the block compute what it did on `x * scale + shift`, each (C_in,), in place and exactly."""
+        self.conv = fold_input_affine(self.conv, scale, shift)

@@ -1,0 +1,58 @@
+"""Normalisation layers that the decoders share.
+
+`BatchNorm2d` is torch's, with one deviation: a map that holds a single value per channel (a batch of one image after a global pool)
+has no batch statistics, so torch refuses to train on it. Here such a map is normalised by the running statistics, which it leaves as
+they are; weight and bias train as usual. So the 1x1 map of a pyramid pooling module trains at batch size 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+NormFactory = Callable[[int], nn.Module]
+
+NORMS = ("", "BN", "GN", "LN")
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch.nn.BatchNorm2d (same parameters, buffers and numbers) that also trains on one value per channel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, H, W) -> (N, C, H, W)."""
+        if self.training and self.running_mean is not None and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
+def batch_norm(channels: int) -> nn.Module:
+    """The default normalisation: BatchNorm2d of `channels`."""
+    return BatchNorm2d(channels)
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, H, W) -> (N, C, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _group_norm(channels: int) -> nn.Module:
+    groups = 32
+    if channels % groups:
+        raise ValueError(
+            f"NORM 'GN' has {groups} groups, which do not divide {channels} channels; use 'BN' or other channels"
+        )
+    return nn.GroupNorm(groups, channels)
+
+
+def norm_factory(name: str) -> NormFactory | None:
+    """The factory (channels -> module) behind a NORM key; None for "". ValueError for a name outside NORMS."""
+    factories: dict[str, NormFactory | None] = {"": None, "BN": batch_norm, "GN": _group_norm, "LN": ChannelLayerNorm}
+    if name not in factories:
+        raise ValueError(f"NORM {name!r} is unknown; choose one of {', '.join(map(repr, NORMS))} or 'SyncBN'")
+    return factories[name]

@@ -1,0 +1,21 @@
+"""The scale equalizer as a function (arXiv 2402.01149, section 4)."""
+
+from __future__ import annotations
+
+import torch
+
+
+def equalize_branch(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """(x - mean) / std, in the dtype of `x`.
+
+    Args:
+        x: (N, C, H, W), one branch of a fusion.
+        mean: () one number for the branch, or (C, 1, 1) one per channel.
+        std: like `mean`, positive.
+
+    Returns:
+        (N, C, H, W).
+    """
+    if mean.dim():
+        mean, std = mean.to(x.dtype), std.to(x.dtype)
+    return (x - mean) / std

@@ -1,0 +1,5 @@
+"""Pyramids: graphs of Fusions over named levels."""
+
+from .fpn import FPN
+
+__all__ = ["FPN"]

@@ -1,0 +1,127 @@
+"""ScaleEqSegmentor: image -> backbone -> head -> per-pixel logits, with Detectron2's batch format on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import backbones, heads  # noqa: F401  (registers them)
+from .engine import (
+    META_ARCH_REGISTRY,
+    Backbone,
+    ImageList,
+    build_backbone,
+    build_sem_seg_head,
+    configurable,
+    get_cfg,
+    sem_seg_postprocess,
+)
+from .heads.base import SegmentationHead
+from .heads.fcn import auxiliary_heads
+from .ops import resize
+
+
+@META_ARCH_REGISTRY.register()
+class ScaleEqSegmentor(nn.Module):
+    """Semantic segmentation: normalises and pads the images, runs backbone and head, trains the auxiliary heads.
+
+    Args:
+        backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride).
+        sem_seg_head: a head of scaleeq.heads.
+        aux_heads: level -> head, in training only.
+        pixel_mean, pixel_std: per channel, in INPUT.FORMAT order, in units of the image (0..255).
+    """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: SegmentationHead,
+        aux_heads: Mapping[str, nn.Module] | None = None,
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.aux_heads = nn.ModuleDict(aux_heads or {})
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        if "fpn" not in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.FPN != get_cfg().MODEL.FPN:
+            raise ValueError("MODEL.FPN is set, but ScaleEqSegmentor does not read it; use MODEL.PYRAMID")
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "aux_heads": auxiliary_heads(cfg, backbone.output_shape()),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """One dict per image: "image" (3, H, W); "sem_seg" (H, W) in training; "height" and "width" of the result.
+
+        Returns:
+            In training, name -> loss; else, per image, {"sem_seg": logits (num_classes, height, width)}.
+        """
+        images = self.preprocess(batched_inputs)
+        features = self.backbone(images.tensor)
+        if self.training:
+            return self.losses(features, self._targets(batched_inputs, images.tensor.shape[-2:]))
+        logits = resize(self.sem_seg_head.logits(features).float(), images.tensor.shape[-2:])
+        results = []
+        for image_logits, record, size in zip(logits, batched_inputs, images.image_sizes, strict=True):
+            height, width = record.get("height", size[0]), record.get("width", size[1])
+            results.append({"sem_seg": sem_seg_postprocess(image_logits, size, height, width)})
+        return results
+
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """The images of a batch, normalised, and padded with zeros at the right and the bottom to one size."""
+        images = [(record["image"].to(self.device) - self.pixel_mean) / self.pixel_std for record in batched_inputs]
+        return ImageList.from_tensors(
+            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
+        )
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """images: (N, 3, H, W), normalised -> (N, num_classes, h, w) at the head's stride."""
+        return self.sem_seg_head.logits(self.backbone(images))
+
+    def losses(self, features: Mapping[str, torch.Tensor], targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """features: level -> maps; targets: (N, H, W) -> name -> loss, the auxiliary ones named after their level."""
+        _, losses = self.sem_seg_head(features, targets)
+        for level, head in self.aux_heads.items():
+            _, auxiliary = head(features, targets)
+            losses |= {f"{name}_aux_{level}": loss for name, loss in auxiliary.items()}
+        return losses
+
+    def calibration_inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The images (N, 3, H, W) and which share of each is not padding, (N, 2) of height and width (None: all of it)."""
+        images = self.preprocess(batched_inputs)
+        shares = torch.tensor(images.image_sizes) / torch.tensor(images.tensor.shape[-2:])
+        return images.tensor, None if bool((shares == 1).all()) else shares
+
+    def _targets(self, batched_inputs: list[dict[str, Any]], size: Sequence[int]) -> torch.Tensor:
+        """(N, H, W) labels padded with the ignore label to the images' padded size."""
+        labels = []
+        for record in batched_inputs:
+            if "sem_seg" not in record:
+                raise ValueError(f"{record.get('file_name', 'a sample')} has no 'sem_seg' labels to train on")
+            labels.append(record["sem_seg"].to(self.device))
+        padded = labels[0].new_full((len(labels), *size), self.sem_seg_head.ignore_value)
+        for target, label in zip(padded, labels, strict=True):
+            target[: label.shape[-2], : label.shape[-1]] = label
+        return padded

@@ -1,0 +1,244 @@
+"""Calibration: measure the mean and the standard deviation of every branch over the training data (arXiv 2402.01149, algorithm 1).
+
+Fusions are measured one after another in the order in which they run, so that each sees its inputs equalized already (UPerNet: the
+pyramid pooling, then the final fusion). Batch norms use batch statistics, because a fresh decoder's running statistics are
+meaningless; dropout and drop path are off. Parameters, buffers (except the equalizers') and the random state stay bit-identical.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..fusion import Fusion, Observation
+from .moments import BranchMoments
+from .report import BranchStatistics, CalibrationReport
+
+logger = logging.getLogger(__name__)
+
+MIN_IMAGES, MAX_IMAGES, MIN_BATCHES = 32, 512, 4
+TOLERANCE = 0.01  # of each standard deviation, relative
+DEAD = 1e-6  # a standard deviation below this share of the fusion's largest is not divided by
+
+Gather = Callable[[Any], list[Any]]
+
+
+class _Measured(Exception):
+    """Ends a forward once the fusion that is being measured has shown its last branch."""
+
+
+def fusions_of(model: nn.Module, *, equalized: bool = True) -> dict[str, Fusion]:
+    """Name -> Fusion, for all of a model's fusions or for those with equalizers."""
+    fusions = {name: module for name, module in model.named_modules() if isinstance(module, Fusion)}
+    return {name: f for name, f in fusions.items() if f.equalizers is not None or not equalized}
+
+
+def is_calibrated(fusion: Fusion) -> bool:
+    """Whether every equalizer of a fusion has its statistics."""
+    return all(equalizer.calibrated for equalizer in fusion.equalizers.values())
+
+
+def require_calibrated(model: nn.Module) -> None:
+    """Raise RuntimeError, naming the fusions, where a model has equalizers without statistics."""
+    missing = [name for name, fusion in fusions_of(model).items() if not is_calibrated(fusion)]
+    if missing:
+        raise RuntimeError(
+            f"the scale equalizers of {', '.join(missing)} are not calibrated: load a checkpoint of a calibrated model "
+            "(MODEL.WEIGHTS), train it, or call scaleeq.calibrate(model, loader)"
+        )
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    num_images: int = 0,
+    inputs: Callable[[Any], tuple[torch.Tensor, torch.Tensor | None]] | None = None,
+    gather: Gather | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> CalibrationReport:
+    """Measure and set the statistics of all scale equalizers of a model.
+
+    Args:
+        model: holds Fusions with equalizers; all of them are measured anew.
+        loader: batches of training data; iterated once per fusion.
+        num_images: 0: until each std is known to 1 % (at least 32, at most 512 images); n: at least n; -1: the whole loader.
+        inputs: batch -> (model input (N, ...), valid (N, 2) or None); `valid` is the share of height and width of each image that
+            is not padding. Default: the model's own `calibration_inputs`, else the batch itself.
+        gather: all ranks' objects in rank order, where several processes measure different batches of equal number.
+        progress: told one line per fusion; default the log.
+
+    Returns:
+        What was measured. On an error the equalizers are as they were.
+
+    Raises:
+        ValueError: no equalizers; an empty loader; an equalizer that the forward never reaches; a branch that is not finite.
+    """
+    fusions = fusions_of(model)
+    if not fusions:
+        raise ValueError(
+            "the model has no scale equalizers to calibrate; enable MODEL.SCALE_EQUALIZER or give its Fusions one"
+        )
+    if num_images < -1:
+        raise ValueError(f"num_images is {num_images}; give 0 (until known to 1 %), n > 0, or -1 (the whole loader)")
+    inputs = inputs or getattr(model, "calibration_inputs", None) or (lambda batch: (batch, None))
+    tell = progress or logger.info
+    report = CalibrationReport()
+    saved = {name: [b.clone() for b in fusion.equalizers.buffers()] for name, fusion in fusions.items()}
+    try:
+        for fusion in fusions.values():
+            for equalizer in fusion.equalizers.values():
+                equalizer.reset()
+        with _measuring(model):
+            while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
+                measurement = _Measurement(pending, gather or (lambda value: [value]))
+                measurement.run(getattr(model, "logits", model), inputs, loader, num_images)
+                report.fusions[measurement.name] = measurement.apply()
+                tell(report.line(measurement.name))
+    except BaseException:
+        for name, fusion in fusions.items():
+            for buffer, value in zip(fusion.equalizers.buffers(), saved[name], strict=True):
+                buffer.copy_(value)
+        raise
+    return report
+
+
+class _Measurement:
+    """One pass over the data: the first uncalibrated fusion that runs is measured, and the forward ends behind it."""
+
+    def __init__(self, pending: dict[str, Fusion], gather: Gather):
+        self.names = {id(fusion): name for name, fusion in pending.items()}
+        self.pending = pending
+        self.gather = gather
+        self.name = ""
+        self.moments: dict[str, BranchMoments] = {}
+        self.valid: torch.Tensor | None = None
+        self.num_images = 0
+
+    def observe(self, fusion: Fusion, seen: Observation) -> None:
+        if not self.name:
+            self.name = self.names[id(fusion)]
+            self.moments = {branch: BranchMoments() for branch in fusion.branches}
+        if fusion is not self.pending[self.name]:
+            return
+        of_source = fusion.equalizer_spec.statistics_of == "source"
+        self.moments[seen.branch].update(seen.source if of_source else seen.transferred, self.valid)
+        if seen.branch == list(self.moments)[-1]:
+            raise _Measured
+
+    def run(self, forward: Callable[..., Any], inputs: Any, loader: Iterable[Any], num_images: int) -> None:
+        for fusion in self.pending.values():
+            fusion.observer = self.observe
+        try:
+            for batch in loader:
+                x, self.valid = inputs(batch)
+                try:
+                    forward(x)
+                except _Measured:
+                    pass
+                else:
+                    raise ValueError(
+                        f"the forward does not run the fusions {', '.join(self.pending)}: remove them or run them"
+                    )
+                self._check_finite()
+                self.num_images += sum(self.gather(len(x)))
+                if self._enough(num_images):
+                    break
+        finally:
+            for fusion in self.pending.values():
+                fusion.observer = None
+        if not self.num_images:
+            raise ValueError("the calibration loader gave no batch; give one that can be iterated once per fusion")
+        self.moments = self._merged()
+
+    def _check_finite(self) -> None:
+        for branch, moments in self.moments.items():
+            if not math.isfinite(moments.scalar()[1]):
+                raise ValueError(f"branch {branch!r} of fusion {self.name!r} is not finite on a calibration batch")
+
+    def _merged(self) -> dict[str, BranchMoments]:
+        """The moments of all ranks, merged in rank order, so that every rank gets the same bits."""
+        merged = {branch: BranchMoments() for branch in self.moments}
+        for moments in self.gather(self.moments):
+            for branch, part in moments.items():
+                merged[branch].merge(part)
+        return merged
+
+    def _enough(self, num_images: int) -> bool:
+        if num_images:
+            return num_images > 0 and self.num_images >= num_images
+        if self.num_images >= MAX_IMAGES:
+            return True
+        if self.num_images < MIN_IMAGES:
+            return False
+        merged = self._merged().values()
+        batches = min(len(moments.batches) for moments in merged)
+        return batches >= MIN_BATCHES and max(moments.relative_standard_error() for moments in merged) <= TOLERANCE
+
+    def apply(self) -> dict[str, BranchStatistics]:
+        """Set the fusion's equalizers to what was measured."""
+        fusion = self.pending[self.name]
+        rms = fusion.equalizer_spec.statistic == "rms"
+        largest = max(moments.scalar()[1] for moments in self.moments.values())
+        measured = {}
+        for branch, moments in self.moments.items():
+            mean, variance = moments.scalar()
+            measured[branch] = BranchStatistics(
+                mean=mean,
+                std=math.sqrt(variance),
+                channels=len(moments.mean),
+                num_images=self.num_images,
+                relative_standard_error=moments.relative_standard_error(),
+            )
+            equalizer = fusion.equalizers[branch]
+            means, variances = torch.tensor(mean), torch.tensor(variance, dtype=torch.float64)
+            if equalizer.granularity == "channel":
+                means, variances = moments.mean, moments.variance
+            stds = (variances + means.double() ** 2 if rms else variances).sqrt()
+            dead = stds <= DEAD * math.sqrt(largest)
+            if dead.any():
+                logger.warning(
+                    "fusion %s, branch %s: %s constant over the calibration images; not scaled",
+                    self.name,
+                    branch,
+                    "it is" if stds.dim() == 0 else f"{int(dead.sum())} of {dead.numel()} channels are",
+                )
+                stds = torch.where(dead, 1.0, stds)
+            equalizer.set_statistics(torch.zeros_like(means) if rms else means, stds, self.num_images)
+        return measured
+
+
+@contextmanager
+def _measuring(model: nn.Module) -> Iterator[None]:
+    """The mode of calibration; restores modules' modes, buffers and random states."""
+    modes = {module: module.training for module in model.modules()}
+    equalizers = {id(b) for fusion in fusions_of(model).values() for b in fusion.equalizers.buffers()}
+    buffers = [(b, b.clone()) for b in model.buffers() if id(b) not in equalizers]
+    states = (random.getstate(), np.random.get_state())
+    devices = {p.device.index for p in model.parameters() if p.is_cuda}
+    model.train()  # a model may keep frozen batch norms in eval mode: they stay so
+    batch_norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+    model.eval()
+    for norm in batch_norms:
+        norm.training = True
+    try:
+        with torch.random.fork_rng(sorted(devices)):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -1,0 +1,32 @@
+"""Folding: a calibrated model without its equalizers, with the same outputs.
+
+Concatenations fold into the weights of the convolution that follows, sums into one coefficient per branch and one offset; both are
+exact, zero-padded borders included (see layers/offset_conv.py).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+from torch import nn
+
+from .calibration import fusions_of, require_calibrated
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fold_equalizers(model: Model) -> Model:
+    """A copy of a model whose equalizers are folded into the weights that follow them.
+
+    The copy computes the same function, has no equalizer in its modules or its state dict, and can be trained further (as a plain
+    model: its training differs from the equalized one's).
+
+    Raises:
+        RuntimeError: an equalizer is not calibrated; the message names its fusion.
+    """
+    require_calibrated(model)
+    folded = copy.deepcopy(model)
+    for fusion in fusions_of(folded).values():
+        fusion.fold()
+    return folded

@@ -1,0 +1,64 @@
+"""What a calibration measured, and the file scale_statistics.json that keeps it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class BranchStatistics:
+    """Mean and standard deviation of one branch over `num_images` images, and the relative standard error of the latter."""
+
+    mean: float
+    std: float
+    channels: int
+    num_images: int
+    relative_standard_error: float
+
+
+@dataclass
+class CalibrationReport:
+    """Fusion name -> branch name -> what was measured, in the order of measurement."""
+
+    fusions: dict[str, dict[str, BranchStatistics]] = field(default_factory=dict)
+
+    def line(self, fusion: str) -> str:
+        """One fusion in words, for a log."""
+        branches = self.fusions[fusion]
+        known = max(branch.relative_standard_error for branch in branches.values())
+        images = next(iter(branches.values())).num_images
+        stds = ", ".join(f"{name} {branch.std:.4g}" for name, branch in branches.items())
+        return (
+            f"calibrated {fusion} on {images} images: std {stds}; spread {spread(b.std for b in branches.values()):.3f}; "
+            f"standard error at most {100 * known:.2f} %"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, for a JSON file."""
+        return {
+            name: {
+                "branches": {branch: asdict(statistics) for branch, statistics in branches.items()},
+                "spread": spread(statistics.std for statistics in branches.values()),
+            }
+            for name, branches in self.fusions.items()
+        }
+
+
+def spread(stds: Any) -> float:
+    """Largest over smallest standard deviation of the branches of a fusion; 1 is equilibrium."""
+    stds = list(stds)
+    return max(stds) / min(stds) if min(stds) > 0 else float("inf")
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all: beside it first, then renamed."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, target)

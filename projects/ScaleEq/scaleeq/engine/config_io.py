@@ -1,0 +1,142 @@
+"""load_config: YAML files and KEY VALUE pairs into one config, safely, with errors that say where and what instead.
+
+Source: the _BASE_ key of fvcore's config (a path, or a list of paths, relative to the file). Results are those of
+Detectron2's merge_from_file and merge_from_list. Deviations: python tags and keys given twice are refused; an error names
+file, key, value and the nearest valid keys; a file of another config VERSION is refused, not converted; paths are local.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaleeq.config import add_scaleeq_config
+from scaleeq.engine import CfgNode, get_cfg
+
+BASE_KEY = "_BASE_"
+
+
+def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgNode | None = None) -> CfgNode:
+    """The config of a file over the defaults, then the overrides; not frozen.
+
+    path: a YAML file (None or "": none); opts: KEY VALUE KEY VALUE ..., each value as text or of the right type;
+    base: the defaults, left as they are (None: Detectron2's keys and ScaleEq's).
+    Raises FileNotFoundError, KeyError for unknown keys, ValueError for all else that is wrong with a file or a pair.
+    """
+    if base is None:
+        cfg = get_cfg()
+        add_scaleeq_config(cfg)
+    else:
+        cfg = base.clone()
+        cfg.defrost()
+    for file, tree in read_yaml_files(Path(path).expanduser()) if path else ():
+        for key, value in _leaves(tree, cfg, str(file)):
+            _set(cfg, key, value, str(file))
+    if len(opts) % 2:
+        raise ValueError(
+            f"overrides come in pairs KEY VALUE, but there are {len(opts)} words: {' '.join(map(str, opts))}"
+        )
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        _set(cfg, str(key), value, "command line")
+    return cfg
+
+
+def read_yaml_files(path: Path, _children: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A file's trees in the order in which they count: its bases first, each with the file that it stands in."""
+    path = path.resolve()
+    if path in _children:
+        raise ValueError(
+            f"{_children[-1]}: {BASE_KEY} goes round in a circle: {' -> '.join(map(str, (*_children, path)))}"
+        )
+    if not path.is_file():
+        needed_by = f", the {BASE_KEY} of {_children[-1]}" if _children else ""
+        raise FileNotFoundError(f"there is no config file {path}{needed_by}")
+    tree = _parse(path)
+    bases = tree.pop(BASE_KEY, None) or []
+    for name in [bases] if isinstance(bases, str) else bases:
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: {BASE_KEY} is a path or a list of paths, not {bases!r}")
+        yield from read_yaml_files(path.parent / Path(name).expanduser(), (*_children, path))
+    yield path, tree
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which takes no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    "a mapping", node.start_mark, f"has the key {key_node.value!r} twice", key_node.start_mark
+                )
+            seen.add(str(key_node.value))
+        return super().construct_mapping(node, deep)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    with path.open(encoding="utf-8") as file:
+        try:
+            tree = yaml.load(file, Loader=_Loader)  # a subclass of the safe one
+        except yaml.YAMLError as error:
+            hint = "; python tags are not read: write plain values" if "tag:yaml.org,2002:python" in str(error) else ""
+            raise ValueError(f"{path} is not a config in plain YAML: {error}{hint}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} holds a {type(tree).__name__}, not keys with values")
+    return tree
+
+
+def _leaves(tree: dict[str, Any], node: CfgNode, source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(full key, value) of every value that is not itself a section of the config."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        section = node.get(name)
+        if isinstance(value, dict) and isinstance(section, CfgNode):
+            yield from _leaves(value, section, source, f"{key}.")
+        else:
+            yield key, value
+
+
+def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
+    """Sets one value, converted as Detectron2 does (literals in strings, list to tuple and back)."""
+    known = dict(_walk(cfg))
+    if key not in known:
+        raise KeyError(f"{source}: there is no config key {key!r}{_nearest(key, list(known))}")
+    old = known[key]
+    if isinstance(old, CfgNode):
+        raise ValueError(f"{source}: {key} is a section with keys {', '.join(old)}; it cannot be {value!r}")
+    if key == "VERSION" and value != old:
+        raise ValueError(f"{source}: config VERSION {value!r} cannot be read, only {old}")
+    try:
+        cfg.merge_from_list([key, value])
+    except (ValueError, AssertionError) as error:
+        given = cfg._decode_cfg_value(value)
+        hint = f"; write {float(given)}" if isinstance(old, float) and type(given) is int else ""
+        raise ValueError(
+            f"{source}: {key} is of type {type(old).__name__} (now {old!r}) and cannot be {given!r}, "
+            f"of type {type(given).__name__}{hint}"
+        ) from error
+
+
+def _walk(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        yield f"{prefix}{name}", value
+        if isinstance(value, CfgNode):
+            yield from _walk(value, f"{prefix}{name}.")
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """ ", did you mean ...?" with up to three keys: those of the same last word, then those that look alike."""
+    last_word = key.rpartition(".")[2]
+    same_word = [name for name in known if name.rpartition(".")[2] == last_word]
+    near = difflib.get_close_matches(key, same_word, 3, cutoff=0.0) + difflib.get_close_matches(
+        key, known, 3, cutoff=0.6
+    )
+    near = list(dict.fromkeys(near))[:3]
+    return f"; did you mean {', '.join(near)}?" if near else ""

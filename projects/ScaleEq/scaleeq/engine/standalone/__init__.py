@@ -1,0 +1,81 @@
+"""The embedded default engine: the names of `scaleeq.engine.contract`, without Detectron2.
+
+Source: the behaviour of Detectron2 0.6 (documentation, code read for facts, results recorded in tests/engine/goldens).
+Built, as Detectron2 itself, on fvcore, iopath, yacs and torch; files are named as there.
+Deviations: left out is what ScaleEq never calls; each module's docstring says what.
+"""
+
+from __future__ import annotations
+
+from . import comm
+from .backbone import Backbone
+from .batch_norm import NaiveSyncBatchNorm
+from .build import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    build_backbone,
+    build_model,
+    build_sem_seg_head,
+)
+from .catalog import DatasetCatalog, MetadataCatalog
+from .config import CfgNode, configurable, get_cfg
+from .defaults import default_argument_parser, default_setup, default_writers
+from .detection_checkpoint import DetectionCheckpointer
+from .env import seed_all_rng
+from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from .events import EventStorage, EventWriter, get_event_storage
+from .hooks import EvalHook, IterationTimer, LRScheduler, PeriodicCheckpointer, PeriodicWriter
+from .image_list import ImageList
+from .launch import launch
+from .logger import setup_logger
+from .postprocessing import sem_seg_postprocess
+from .samplers import InferenceSampler
+from .shape_spec import ShapeSpec
+from .testing import print_csv_format, verify_results
+from .train_loop import HookBase, TrainerBase
+
+__version__ = "0.6"  # the Detectron2 version whose behaviour this package reproduces
+
+__all__ = [
+    "BACKBONE_REGISTRY",
+    "META_ARCH_REGISTRY",
+    "SEM_SEG_HEADS_REGISTRY",
+    "Backbone",
+    "CfgNode",
+    "DatasetCatalog",
+    "DatasetEvaluator",
+    "DatasetEvaluators",
+    "DetectionCheckpointer",
+    "EvalHook",
+    "EventStorage",
+    "EventWriter",
+    "HookBase",
+    "ImageList",
+    "InferenceSampler",
+    "IterationTimer",
+    "LRScheduler",
+    "MetadataCatalog",
+    "NaiveSyncBatchNorm",
+    "PeriodicCheckpointer",
+    "PeriodicWriter",
+    "ShapeSpec",
+    "TrainerBase",
+    "build_backbone",
+    "build_model",
+    "build_sem_seg_head",
+    "comm",
+    "configurable",
+    "default_argument_parser",
+    "default_setup",
+    "default_writers",
+    "get_cfg",
+    "get_event_storage",
+    "inference_on_dataset",
+    "launch",
+    "print_csv_format",
+    "seed_all_rng",
+    "sem_seg_postprocess",
+    "setup_logger",
+    "verify_results",
+]

@@ -1,7 +1,7 @@
 """Every config key that ScaleEq adds to Detectron2's tree, once, with its unit and its source.
 
-An empty string means "as the head, or NAME, implies". Values are checked where they are read (`from_config`), where the error can
-name the valid choices; keys of Detectron2's own projects (DeepLab, MaskFormer) keep their names and meaning.
+An empty string means "as the head, or NAME, implies". Values are checked where they are read (`from_config`), where the
+error can name the valid choices; keys of Detectron2's own projects (DeepLab, MaskFormer) keep their names and meaning.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Losses on logits, and how they average over pixels.
 
-A crop can be void everywhere: the plain mean over labelled pixels is then 0 / 0. Here the loss is 0, with zero gradients.
+A crop can be void everywhere: the plain mean over labelled pixels is then 0 / 0. Here the loss is 0, with zero
+gradients.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class ScaleEqSegmentor(nn.Module):
         return losses
 
     def calibration_inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The images (N, 3, H, W) and which share of each is not padding, (N, 2) of height and width (None: all of it)."""
+        """Images (N, 3, H, W), and the share (N, 2) of height and width of each that is not padding (None: all)."""
         images = self.preprocess(batched_inputs)
         shares = torch.tensor(images.image_sizes) / torch.tensor(images.tensor.shape[-2:])
         return images.tensor, None if bool((shares == 1).all()) else shares

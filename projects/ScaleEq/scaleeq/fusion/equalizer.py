@@ -1,8 +1,9 @@
 """Scale equalizers (arXiv 2402.01149): a branch is normalised by one dataset-wide mean and standard deviation.
 
-Deviations from the paper, chosen by EqualizerSpec: the paper's text does not say whether the pair is one number per branch or one
-per channel ("branch" is our reading), and it folds the equalizer into the initial weights before training, which is the same
-function at the first step and a different training; "module" and "reparametrize" keep the equalizer through training.
+Deviations from the paper, chosen by EqualizerSpec: the paper's text does not say whether the pair is one number per
+branch or one per channel ("branch" is our reading), and it folds the equalizer into the initial weights before
+training, which is the same function at the first step and a different training; "module" and "reparametrize" keep the
+equalizer through training.
 """
 
 from __future__ import annotations

@@ -3,14 +3,15 @@
     branch_i = transfer_i( lateral_i(x_i), reference )
     fused    = mix( combine( equalize_1(branch_1), ..., equalize_n(branch_n) ) )
 
-UPerNet's pyramid pooling, the additions of a feature pyramid and the final concatenation of every decoder are Fusions; statistics,
-calibration and folding of scale equalizers know this module alone.
+UPerNet's pyramid pooling, the additions of a feature pyramid and the final concatenation of every decoder are Fusions;
+statistics, calibration and folding of scale equalizers know this module alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -24,8 +25,8 @@ from .transfers import Keep
 class Observation:
     """One branch of one forward, as an observer sees it.
 
-    `source` and `transferred` are (N, C, h, w) before and (N, C, H, W) after the transfer. Where an equalizer acts before the
-    transfer, they are what it left: the branch itself is map * scale + offset.
+    `source` and `transferred` are (N, C, h, w) before and (N, C, H, W) after the transfer. Where an equalizer acts
+    before the transfer, they are what it left: the branch itself is map * scale + offset.
     """
 
     branch: str
@@ -42,7 +43,7 @@ class Branch(nn.Module):
     """What one input passes through before it is combined: lateral (channels first), then transfer (size)."""
 
     def __init__(self, channels: int, *, lateral: nn.Module | None = None, transfer: nn.Module | None = None):
-        """channels: width of the branch after its lateral. No lateral: unchanged; no transfer: the reference's own size."""
+        """channels: width of the branch after its lateral. No lateral: as it is; no transfer: its own size."""
         super().__init__()
         self.channels = channels
         self.lateral = nn.Identity() if lateral is None else lateral
@@ -78,36 +79,37 @@ class Fusion(nn.Module):
         if self.reference not in branches:
             raise ValueError(f"reference branch {self.reference!r} is not one of {', '.join(branches)}")
         self.branches = nn.ModuleDict(branches)
-        self.combine = combine
-        self.mix = nn.Identity() if mix is None else mix
+        self.combine: Any = combine
+        self.mix: Any = nn.Identity() if mix is None else mix
         self.equalizer_spec = equalizer
-        self.equalizers: nn.ModuleDict | None = None
+        self.equalizers = nn.ModuleDict()
         if equalizer is not None:
             if combine.concatenates and not hasattr(self.mix, "fold_input_affine"):
                 raise ValueError(
                     f"a scale equalizer before {type(self.mix).__name__} has no weights to go to: "
                     "mix needs forward(x, input_scale) and fold_input_affine(scale, shift), as ConvNormAct has"
                 )
-            self.equalizers = nn.ModuleDict(
-                {
-                    name: ScaleEqualizer(branch.channels, granularity=equalizer.granularity)
-                    for name, branch in branches.items()
-                }
-            )
+            for name, branch in branches.items():
+                self.equalizers[name] = ScaleEqualizer(branch.channels, granularity=equalizer.granularity)
         self.observer: Observer | None = None
 
     def forward(self, inputs: Mapping[str, torch.Tensor] | torch.Tensor) -> torch.Tensor:
-        """inputs: one map per branch, or one map (N, C, H, W) that all branches share -> (N, C_mix, H, W) of the reference's size."""
+        """inputs: a map (N, C_i, H_i, W_i) per branch, or one that all share -> (N, C_mix, H, W) of reference size."""
         sources = {
-            name: branch.lateral(inputs if isinstance(inputs, torch.Tensor) else inputs[name])
+            name: cast(Branch, branch).lateral(inputs if isinstance(inputs, torch.Tensor) else inputs[name])
             for name, branch in self.branches.items()
         }
         reference = sources[self.reference]
         maps = [self._equalized_branch(name, source, reference) for name, source in sources.items()]
         combined = self.combine(maps)
         if self._scales_weights:
-            return self.mix(combined, torch.cat([equalizer.scale() for equalizer in self.equalizers.values()]))
+            return self.mix(combined, torch.cat([equalizer.scale() for equalizer in self.equalizer_of.values()]))
         return self.mix(combined)
+
+    @property
+    def equalizer_of(self) -> dict[str, ScaleEqualizer]:
+        """Branch -> its equalizer; empty where the branches are not equalized."""
+        return cast("dict[str, ScaleEqualizer]", dict(self.equalizers.items()))
 
     @property
     def _reparametrized(self) -> bool:
@@ -118,13 +120,13 @@ class Fusion(nn.Module):
         return self._reparametrized and self.combine.concatenates
 
     def _equalized_branch(self, name: str, source: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """The equalizer's place: after the transfer, or, reparametrized, before it at the lower resolution with an equal result."""
-        transfer = self.branches[name].transfer
-        if self.equalizers is None:
+        """A branch, transferred and equalized. Reparametrized, it is equalized before the transfer: an equal result."""
+        transfer = cast(Branch, self.branches[name]).transfer
+        if not self.equalizers:
             transferred = transfer(source, reference)
             self._observe(name, source, transferred)
             return transferred
-        equalizer = self.equalizers[name]
+        equalizer = self.equalizer_of[name]
         if not (self._reparametrized and transfer.keeps_constants):
             transferred = transfer(source, reference)
             self._observe(name, source, transferred)
@@ -149,16 +151,15 @@ class Fusion(nn.Module):
     @torch.no_grad()
     def fold(self) -> None:
         """Move the equalizers into the weights that follow, in place and exactly: mix (concat) or combine (sum)."""
-        if self.equalizers is None:
+        if not self.equalizers:
             return
-        equalizers = [self.equalizers[name].double() for name in self.branches]
+        equalizers = [equalizer.double() for equalizer in self.equalizer_of.values()]
+        scales, shifts = [e.scale() for e in equalizers], [e.shift() for e in equalizers]
         if self.combine.concatenates:
-            scales, shifts = [e.scale() for e in equalizers], [e.shift() for e in equalizers]
             self.mix.fold_input_affine(torch.cat(scales), torch.cat(shifts))
         else:
             dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
-            coefficients = torch.stack([e.scale() for e in equalizers])[..., None, None]
-            offset = sum(e.shift() for e in equalizers)[:, None, None]
+            coefficients, offset = torch.stack(scales)[..., None, None], torch.stack(shifts).sum(0)[:, None, None]
             self.combine = WeightedSum(coefficients.to(dtype), offset.to(dtype))
-        self.equalizers = None
+        self.equalizers = nn.ModuleDict()
         self.equalizer_spec = None

@@ -1,4 +1,4 @@
-"""Pyramid pooling (PSPNet, arXiv 1612.01105) as a Fusion of a map with its pooled versions, as UPerNet and PSPNet use it."""
+"""Pyramid pooling (PSPNet, arXiv 1612.01105) as a Fusion of a map with its pooled versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def pyramid_pooling(
 ) -> Fusion:
     """Fusion x: (N, in_channels, H, W) -> (N, channels, H, W).
 
-    Branches: "input", x itself, and "pool<k>", x averaged to k x k cells, 1x1 convolution to `channels`, upsampled. Mixed by 3x3.
+    Branches: "input", x itself, and "pool<k>", x averaged to k x k cells, 1x1 convolution to `channels`, upsampled.
+        Mixed by 3x3.
     """
     branches = {"input": Branch(in_channels)}
     for scale in pool_scales:

@@ -1,7 +1,8 @@
 """Transfers: what brings a branch to the size of the fusion's reference branch.
 
-A transfer is a module `(x, reference) -> map of the reference's height and width`. `keeps_constants` says that a constant map stays
-that constant, so that an equalizer may act before the transfer, at the source resolution, with the same result.
+A transfer is a module `(x, reference) -> map of the reference's height and width`. `keeps_constants` says that a
+constant map stays that constant, so that an equalizer may act before the transfer, at the source resolution, with the
+same result.
 """
 
 from __future__ import annotations

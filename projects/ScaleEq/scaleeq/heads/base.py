@@ -1,13 +1,13 @@
 """What every head shares: a classifier, a loss and Detectron2's head protocol.
 
-A head is a constructor from (cfg, input_shape), a pure `logits(features)` and `forward(features, targets)` -> (logits or None,
-losses), so it also works inside Detectron2's SemanticSegmentor and PanopticFPN.
+A head is a constructor from (cfg, input_shape), a pure `logits(features)` and `forward(features, targets)` -> (logits
+or None, losses), so it also works inside Detectron2's SemanticSegmentor and PanopticFPN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,13 @@ from ..layers import NormFactory, norm_factory
 from ..losses import SegmentationLoss
 
 Features = Mapping[str, torch.Tensor]
+
+
+class Level(NamedTuple):
+    """One level of a backbone: channels, and stride in pixels of the image."""
+
+    channels: int
+    stride: int
 
 
 class SegmentationHead(nn.Module):
@@ -50,7 +57,7 @@ class SegmentationHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+        nn.init.constant_(self.classifier.bias, 0)  # type: ignore[arg-type]
 
     @property
     def ignore_value(self) -> int:
@@ -89,12 +96,13 @@ def resolve_norm(name: str) -> NormFactory | None:
     return norm_factory(name)
 
 
-def resolve_levels(levels: list[str], input_shape: Mapping[str, ShapeSpec]) -> dict[str, ShapeSpec]:
-    """The levels of IN_FEATURES, finest first. ValueError naming the levels that the backbone has, for one that it has not."""
+def resolve_levels(levels: list[str], input_shape: Mapping[str, ShapeSpec]) -> dict[str, Level]:
+    """The levels of IN_FEATURES, finest first. ValueError, with the levels that there are, for another one."""
     missing = [level for level in levels if level not in input_shape]
     if missing or not levels:
         raise ValueError(f"IN_FEATURES is {levels}; the backbone has {', '.join(input_shape)}")
-    return {level: input_shape[level] for level in sorted(levels, key=lambda level: input_shape[level].stride)}
+    found = {level: Level(input_shape[level].channels or 0, input_shape[level].stride or 0) for level in levels}
+    return dict(sorted(found.items(), key=lambda item: item[1].stride))
 
 
 def common_arguments(cfg: Any) -> dict[str, Any]:
@@ -113,9 +121,10 @@ def common_arguments(cfg: Any) -> dict[str, Any]:
 
 def check_common_stride(cfg: Any, stride: int) -> int:
     """The stride of the logits; ValueError where COMMON_STRIDE states another."""
-    if cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE != stride:
+    stated = cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE
+    if stated != stride:
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE}, "
+            f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {stated}, "
             f"but the logits of these IN_FEATURES have stride {stride}; set it to {stride}"
         )
     return stride

@@ -5,6 +5,7 @@ One convolution without the concatenation is the auxiliary head of UPerNet and P
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..layers import ConvNormAct, NormFactory, batch_norm
 from ..losses import SegmentationLoss
 from .base import (
     Features,
+    Level,
     SegmentationHead,
     check_common_stride,
     common_arguments,
@@ -28,14 +30,14 @@ from .base import (
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class FCNHead(SegmentationHead):
-    """One level -> convolutions -> [fusion with the level itself (concat, 3x3)] -> classifier, at the level's stride."""
+    """Level -> convolutions -> [fusion with the level itself (concat, 3x3)] -> classifier, at the level's stride."""
 
     @configurable
     def __init__(
         self,
         *,
         in_feature: str,
-        input_shape: ShapeSpec,
+        input_shape: Level,
         channels: int,
         num_classes: int,
         num_convs: int = 2,
@@ -56,9 +58,7 @@ class FCNHead(SegmentationHead):
         if num_convs < 1:
             raise ValueError(f"num_convs is {num_convs}; FCNHead needs at least one convolution")
         widths = [input_shape.channels] + [channels] * num_convs
-        convs = nn.Sequential(
-            *(ConvNormAct(a, b, kernel_size=3, norm=norm) for a, b in zip(widths, widths[1:], strict=False))
-        )
+        convs = nn.Sequential(*(ConvNormAct(a, b, kernel_size=3, norm=norm) for a, b in itertools.pairwise(widths)))
         self.body: nn.Module = convs
         if concat_input:
             branches = {"input": Branch(input_shape.channels), "convs": Branch(channels, lateral=convs)}

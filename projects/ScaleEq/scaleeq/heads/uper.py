@@ -1,4 +1,5 @@
-"""UPerHead (arXiv 1807.10221), as mmsegmentation builds it: pyramid pooling on the top level, an FPN, one concatenation of all levels.
+"""UPerHead (arXiv 1807.10221), as mmsegmentation builds it: pyramid pooling on the top level, an FPN, one concatenation
+of all levels.
 
 Convolutions are conv-BN-ReLU without bias, upsampling is bilinear with align_corners False. Parameters and logits equal
 mmsegmentation's UPerHead. MODEL.FUSION.COMBINE "sum" replaces the final concatenation by a sum.
@@ -18,6 +19,7 @@ from ..losses import SegmentationLoss
 from ..pyramids import FPN
 from .base import (
     Features,
+    Level,
     SegmentationHead,
     check_common_stride,
     common_arguments,
@@ -29,13 +31,13 @@ from .base import (
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class UPerHead(SegmentationHead):
-    """context (pyramid pooling) -> pyramid (FPN) -> fusion (concat, 3x3) -> classifier, at the finest level's stride."""
+    """context (pyramid pooling) -> pyramid (FPN) -> fusion (concat, 3x3) -> classifier, at the finest stride."""
 
     @configurable
     def __init__(
         self,
         *,
-        input_shape: Mapping[str, ShapeSpec],
+        input_shape: Mapping[str, Level],
         channels: int,
         num_classes: int,
         pool_scales: Sequence[int] = (1, 2, 3, 6),

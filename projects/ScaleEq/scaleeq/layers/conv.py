@@ -1,7 +1,7 @@
 """Convolution, normalisation, activation: the block that every decoder is made of (mmsegmentation's ConvModule).
 
-Its convolution can be given a scale per input channel, so that the weights used are weight * scale: that is how a scale equalizer
-is reparametrized into the block that consumes a concatenation.
+Its convolution can be given a scale per input channel, so that the weights used are weight * scale: that is how a scale
+equalizer is reparametrized into the block that consumes a concatenation.
 """
 
 from __future__ import annotations

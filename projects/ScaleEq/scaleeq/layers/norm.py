@@ -1,8 +1,9 @@
 """Normalisation layers that the decoders share.
 
-`BatchNorm2d` is torch's, with one deviation: a map that holds a single value per channel (a batch of one image after a global pool)
-has no batch statistics, so torch refuses to train on it. Here such a map is normalised by the running statistics, which it leaves as
-they are; weight and bias train as usual. So the 1x1 map of a pyramid pooling module trains at batch size 1.
+`BatchNorm2d` is torch's, with one deviation: a map that holds a single value per channel (a batch of one image after a
+global pool) has no batch statistics, so torch refuses to train on it. Here such a map is normalised by the running
+statistics, which it leaves as they are; weight and bias train as usual. So the 1x1 map of a pyramid pooling module
+trains at batch size 1.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
 """Folding an affine map of the input channels into a convolution, exactly, zero-padded borders included.
 
-A convolution of x * scale + shift is a convolution of x with scaled weights, plus the convolution of the constant map `shift`. Away
-from zero padding that second part is one number per output channel, a bias. Near the border it is not: taps that fall outside see
-zero, not `shift`. It is the convolution of a map of ones with the k x k kernel `sum over channels of weight * shift`, which costs
-1 / C_in of the convolution itself. The naive fold (a bias everywhere) is wrong in 12 % of the pixels of a 32 x 32 map.
+A convolution of x * scale + shift is a convolution of x with scaled weights, plus the convolution of the constant map
+`shift`. Away from zero padding that second part is one number per output channel, a bias. Near the border it is not:
+taps that fall outside see zero, not `shift`. It is the convolution of a map of ones with the k x k kernel `sum over
+channels of weight * shift`, which costs 1 / C_in of the convolution itself. The naive fold (a bias everywhere) is wrong
+in 12 % of the pixels of a 32 x 32 map.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,13 +49,14 @@ def fold_input_affine(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor)
     padded = any(conv.padding) if isinstance(conv.padding, tuple) else conv.padding == "same"
     needs_offset = bool(padded and taps.abs().max() > 0)
     needs_bias = not needs_offset and bool(taps.abs().max() > 0)
+    geometry: Any = conv
     folded = (OffsetConv2d if needs_offset else nn.Conv2d)(
         conv.in_channels,
         conv.out_channels,
-        conv.kernel_size,
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
+        geometry.kernel_size,
+        stride=geometry.stride,
+        padding=geometry.padding,
+        dilation=geometry.dilation,
         groups=conv.groups,
         bias=conv.bias is not None or needs_bias,
         device=conv.weight.device,

@@ -1,7 +1,7 @@
 """Resizing of feature maps and logits.
 
-Both modes are linear, keep constants (their weights sum to one) and act on each channel alone; so they commute with 1x1 convolutions
-and with scale equalizers. Bilinear is the half-pixel form (align_corners False) of the field's decoders.
+Both modes are linear, keep constants (their weights sum to one) and act on each channel alone; so they commute with 1x1
+convolutions and with scale equalizers. Bilinear is the half-pixel form (align_corners False) of the field's decoders.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from ..layers import ConvNormAct, NormFactory, batch_norm
 class FPN(nn.Module):
     """Levels in -> levels out, all of `channels`.
 
-    At every level but the top: merged = lateral(x) + transfer(merged of the level above), output = 3x3 convolution of merged.
+    At every level but the top: merged = lateral(x) + transfer(merged of the level above), output = 3x3 convolution of
+    merged.
     """
 
     def __init__(
@@ -34,8 +35,8 @@ class FPN(nn.Module):
             channels: width of the pyramid.
             transfer: top-down resizing, one of fusion.TRANSFERS.
             norm, activation: of laterals and output convolutions (UPerNet: batch norm and ReLU).
-            ready_top: the coarsest level is `channels` wide already (a context module made it) and passes through untouched,
-                as in UPerNet.
+            ready_top: the coarsest level is `channels` wide already (a context module made it) and passes through
+                untouched, as in UPerNet.
             equalizer: scale equalizers on the sums.
         """
         super().__init__()
@@ -57,7 +58,7 @@ class FPN(nn.Module):
         self.outputs = nn.ModuleDict({level: conv(channels, 3) for level in with_output})
 
     def forward(self, features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """features: level -> (N, C_level, H_level, W_level) -> level -> (N, channels, H_level, W_level), finest first."""
+        """features: level -> (N, C_i, H_i, W_i) -> level -> (N, channels, H_i, W_i), finest first."""
         merged = {self.top: self.top_lateral(features[self.top])}
         above = self.top
         for level in reversed(self.levels[:-1]):

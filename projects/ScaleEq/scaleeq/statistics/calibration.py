@@ -1,8 +1,10 @@
-"""Calibration: measure the mean and the standard deviation of every branch over the training data (arXiv 2402.01149, algorithm 1).
+"""Calibration: measure the mean and the standard deviation of every branch over the training data (arXiv 2402.01149,
+algorithm 1).
 
-Fusions are measured one after another in the order in which they run, so that each sees its inputs equalized already (UPerNet: the
-pyramid pooling, then the final fusion). Batch norms use batch statistics, because a fresh decoder's running statistics are
-meaningless; dropout and drop path are off. Parameters, buffers (except the equalizers') and the random state stay bit-identical.
+Fusions are measured one after another in the order in which they run, so that each sees its inputs equalized already
+(UPerNet: the pyramid pooling, then the final fusion). Batch norms use batch statistics, because a fresh decoder's
+running statistics are meaningless; dropout and drop path are off. Parameters, buffers (except the equalizers') and the
+random state stay bit-identical.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..fusion import Fusion, Observation
+from ..fusion import EqualizerSpec, Fusion, Observation
 from .moments import BranchMoments
 from .report import BranchStatistics, CalibrationReport
 
@@ -39,12 +41,12 @@ class _Measured(Exception):
 def fusions_of(model: nn.Module, *, equalized: bool = True) -> dict[str, Fusion]:
     """Name -> Fusion, for all of a model's fusions or for those with equalizers."""
     fusions = {name: module for name, module in model.named_modules() if isinstance(module, Fusion)}
-    return {name: f for name, f in fusions.items() if f.equalizers is not None or not equalized}
+    return {name: fusion for name, fusion in fusions.items() if fusion.equalizers or not equalized}
 
 
 def is_calibrated(fusion: Fusion) -> bool:
     """Whether every equalizer of a fusion has its statistics."""
-    return all(equalizer.calibrated for equalizer in fusion.equalizers.values())
+    return all(equalizer.calibrated for equalizer in fusion.equalizer_of.values())
 
 
 def require_calibrated(model: nn.Module) -> None:
@@ -72,9 +74,10 @@ def calibrate(
     Args:
         model: holds Fusions with equalizers; all of them are measured anew.
         loader: batches of training data; iterated once per fusion.
-        num_images: 0: until each std is known to 1 % (at least 32, at most 512 images); n: at least n; -1: the whole loader.
-        inputs: batch -> (model input (N, ...), valid (N, 2) or None); `valid` is the share of height and width of each image that
-            is not padding. Default: the model's own `calibration_inputs`, else the batch itself.
+        num_images: 0: until each std is known to 1 % (at least 32, at most 512 images); n: at least n; -1: the whole
+            loader.
+        inputs: batch -> (model input (N, ...), valid (N, 2) or None); `valid` is the share of height and width of each
+            image that is not padding. Default: the model's own `calibration_inputs`, else the batch itself.
         gather: all ranks' objects in rank order, where several processes measure different batches of equal number.
         progress: told one line per fusion; default the log.
 
@@ -82,7 +85,8 @@ def calibrate(
         What was measured. On an error the equalizers are as they were.
 
     Raises:
-        ValueError: no equalizers; an empty loader; an equalizer that the forward never reaches; a branch that is not finite.
+        ValueError: no equalizers; an empty loader; an equalizer that the forward never reaches; a branch that is not
+            finite.
     """
     fusions = fusions_of(model)
     if not fusions:
@@ -97,7 +101,7 @@ def calibrate(
     saved = {name: [b.clone() for b in fusion.equalizers.buffers()] for name, fusion in fusions.items()}
     try:
         for fusion in fusions.values():
-            for equalizer in fusion.equalizers.values():
+            for equalizer in fusion.equalizer_of.values():
                 equalizer.reset()
         with _measuring(model):
             while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
@@ -111,6 +115,11 @@ def calibrate(
                 buffer.copy_(value)
         raise
     return report
+
+
+def _spec(fusion: Fusion) -> EqualizerSpec:
+    assert fusion.equalizer_spec is not None  # only equalized fusions are measured
+    return fusion.equalizer_spec
 
 
 class _Measurement:
@@ -131,7 +140,7 @@ class _Measurement:
             self.moments = {branch: BranchMoments() for branch in fusion.branches}
         if fusion is not self.pending[self.name]:
             return
-        of_source = fusion.equalizer_spec.statistics_of == "source"
+        of_source = _spec(fusion).statistics_of == "source"
         self.moments[seen.branch].update(seen.source if of_source else seen.transferred, self.valid)
         if seen.branch == list(self.moments)[-1]:
             raise _Measured
@@ -188,7 +197,7 @@ class _Measurement:
     def apply(self) -> dict[str, BranchStatistics]:
         """Set the fusion's equalizers to what was measured."""
         fusion = self.pending[self.name]
-        rms = fusion.equalizer_spec.statistic == "rms"
+        rms = _spec(fusion).statistic == "rms"
         largest = max(moments.scalar()[1] for moments in self.moments.values())
         measured = {}
         for branch, moments in self.moments.items():
@@ -200,7 +209,7 @@ class _Measurement:
                 num_images=self.num_images,
                 relative_standard_error=moments.relative_standard_error(),
             )
-            equalizer = fusion.equalizers[branch]
+            equalizer = fusion.equalizer_of[branch]
             means, variances = torch.tensor(mean), torch.tensor(variance, dtype=torch.float64)
             if equalizer.granularity == "channel":
                 means, variances = moments.mean, moments.variance

@@ -1,7 +1,7 @@
 """Folding: a calibrated model without its equalizers, with the same outputs.
 
-Concatenations fold into the weights of the convolution that follows, sums into one coefficient per branch and one offset; both are
-exact, zero-padded borders included (see layers/offset_conv.py).
+Concatenations fold into the weights of the convolution that follows, sums into one coefficient per branch and one
+offset; both are exact, zero-padded borders included (see layers/offset_conv.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ Model = TypeVar("Model", bound=nn.Module)
 def fold_equalizers(model: Model) -> Model:
     """A copy of a model whose equalizers are folded into the weights that follow them.
 
-    The copy computes the same function, has no equalizer in its modules or its state dict, and can be trained further (as a plain
+    The copy computes the same function, has no equalizer in its modules or its state dict, and can be trained further
+    (as a plain
     model: its training differs from the equalized one's).
 
     Raises:

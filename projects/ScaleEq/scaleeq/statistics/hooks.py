@@ -1,7 +1,7 @@
 """Trainer hooks: calibrate before the first iteration of a fresh run, and record the branches' scales while training.
 
-Neither changes the training: calibration leaves weights, buffers and random state as they are, and recording reads the maps of the
-forward that runs anyway.
+Neither changes the training: calibration leaves weights, buffers and random state as they are, and recording reads the
+maps of the forward that runs anyway.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class CalibrationHook(HookBase):
             return
         if self.trainer.start_iter > 0:
             raise RuntimeError(
-                f"resumed at iteration {self.trainer.start_iter}, but the scale equalizers of {', '.join(pending)} are not "
-                "calibrated: the checkpoint is of a model without them; start a fresh run or disable MODEL.SCALE_EQUALIZER"
+                f"resumed at iteration {self.trainer.start_iter}, but the scale equalizers of {', '.join(pending)} "
+                "are not calibrated: the checkpoint is of a model without them; start a fresh run, or disable "
+                "MODEL.SCALE_EQUALIZER"
             )
         logger.info("Calibrating the scale equalizers of %s", ", ".join(fusions))
         gather = comm.all_gather if comm.get_world_size() > 1 else None
@@ -69,9 +70,9 @@ class CalibrationHook(HookBase):
 class ScaleStatisticsHook(HookBase):
     """Every `period` iterations, mean, std and spread of every Fusion's branches go to the event storage.
 
-    Scalars scale/<fusion>/<branch>/{mean, std} are of the branch before its equalizer, scale/<fusion>/spread is the largest over the
-    smallest std; with equalizers also .../std_equalized and .../spread_equalized. At the end of training the last record is added to
-    scale_statistics.json as "at_end".
+    Scalars scale/<fusion>/<branch>/{mean, std} are of the branch before its equalizer, scale/<fusion>/spread is the
+    largest over the smallest std; with equalizers also .../std_equalized and .../spread_equalized. At the end of
+    training the last record is added to scale_statistics.json as "at_end".
     """
 
     def __init__(self, model: nn.Module, *, period: int = 100, output_dir: str = "."):
@@ -90,8 +91,7 @@ class ScaleStatisticsHook(HookBase):
 
     def _observer(self, seen: dict[str, dict[str, torch.Tensor]]) -> Callable[[Fusion, Observation], None]:
         def observe(fusion: Fusion, observation: Observation) -> None:
-            equalizer = None if fusion.equalizers is None else fusion.equalizers[observation.branch]
-            seen[observation.branch] = _scales(observation, equalizer)
+            seen[observation.branch] = _scales(observation, fusion.equalizer_of.get(observation.branch))
 
         return observe
 
@@ -107,10 +107,8 @@ class ScaleStatisticsHook(HookBase):
             for key in ("std", "std_equalized"):
                 if all(key in values for values in record.values()):
                     spreads[key.replace("std", "spread")] = spread(values[key] for values in record.values())
-            storage.put_scalars(
-                smoothing_hint=False,
-                **{f"scale/{fusion}/{key}": value for key, value in {**scalars, **spreads}.items()},
-            )
+            for key, value in {**scalars, **spreads}.items():
+                storage.put_scalar(f"scale/{fusion}/{key}", value, smoothing_hint=False)
             self._latest["fusions"][fusion] = {"branches": record, **spreads}
         self._stop_observing()
 

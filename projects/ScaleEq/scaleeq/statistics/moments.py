@@ -1,8 +1,8 @@
 """Mean and variance of a branch over a data set, per channel, and how well they are known.
 
-Each batch's moments are taken in float32 (or the map's own precision, if higher) around the batch's own mean and merged in float64
-by Chan's rule (1979). The relative standard error of a standard deviation from n independent batches is CV(q) / (2 sqrt(n)), where q
-is a batch's mean squared deviation from the overall mean.
+Each batch's moments are taken in float32 (or the map's own precision, if higher) around the batch's own mean and merged
+in float64 by Chan's rule (1979). The relative standard error of a standard deviation from n independent batches is
+CV(q) / (2 sqrt(n)), where q is a batch's mean squared deviation from the overall mean.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 @dataclass
 class BranchMoments:
-    """Count, mean (C,) and sum of squared deviations (C,), float64, plus each batch's (count, mean, variance) over all channels."""
+    """Count, mean (C,) and sum of squared deviations (C,), float64; each batch's (count, mean, variance) overall."""
 
     count: float = 0.0
     mean: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
@@ -36,8 +36,7 @@ class BranchMoments:
             count = float(pixels.numel() / pixels.shape[1])
             mean, variance = mean.double().cpu(), variance.double().cpu()
             parts._merge_moments(BranchMoments(count, mean, variance * count))
-        mean, variance = parts.scalar()
-        parts.batches = [(parts.count, mean, variance)]
+        parts.batches = [(parts.count, *parts.scalar())]
         self.merge(parts)
 
     def merge(self, other: BranchMoments) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class BranchStatistics:
-    """Mean and standard deviation of one branch over `num_images` images, and the relative standard error of the latter."""
+    """Mean and standard deviation of a branch over `num_images` images, and the latter's relative standard error."""
 
     mean: float
     std: float
@@ -33,8 +33,9 @@ class CalibrationReport:
         known = max(branch.relative_standard_error for branch in branches.values())
         images = next(iter(branches.values())).num_images
         stds = ", ".join(f"{name} {branch.std:.4g}" for name, branch in branches.items())
+        ratio = spread(branch.std for branch in branches.values())
         return (
-            f"calibrated {fusion} on {images} images: std {stds}; spread {spread(b.std for b in branches.values()):.3f}; "
+            f"calibrated {fusion} on {images} images: std {stds}; spread {ratio:.3f}; "
             f"standard error at most {100 * known:.2f} %"
         )
 

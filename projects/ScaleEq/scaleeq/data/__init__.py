@@ -1,3 +1,20 @@
-"""Data sets, augmentation, mapper and loaders."""
+"""Data sets, augmentation, mapper and loaders. Importing it registers the names of all data sets."""
 
-from scaleeq.data import toy as _toy  # noqa: F401  (registers its names)
+from scaleeq.data import camvid, toy
+from scaleeq.data.catalog import IGNORE_LABEL, datasets_root, register_dataset
+from scaleeq.data.loading import build_test_loader, build_train_loader
+from scaleeq.data.mapper import SegmentationMapper
+from scaleeq.data.reading import read_image, read_labels
+
+__all__ = [
+    "IGNORE_LABEL",
+    "SegmentationMapper",
+    "build_test_loader",
+    "build_train_loader",
+    "camvid",
+    "datasets_root",
+    "read_image",
+    "read_labels",
+    "register_dataset",
+    "toy",
+]

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 IGNORE_LABEL = 255
-Record = dict  # one image of a data set, with Detectron2's keys (file_name, sem_seg_file_name, height, width, image_id)
+Record = dict[
+    str, Any
+]  # one image of a data set, with Detectron2's keys (file_name, sem_seg_file_name, height, width, image_id)
 
 
 def datasets_root() -> str:

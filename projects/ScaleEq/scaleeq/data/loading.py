@@ -1,0 +1,159 @@
+"""Loaders. The training stream has positions k = 0, 1, 2, ...; a sample is a function of (seed, k) alone.
+
+Position k belongs to epoch k // N, whose permutation (of the seed and the epoch) picks the record, and
+numpy.random.default_rng([seed, k]) drives its augmentation. Iteration i of a global batch of B holds the positions
+i * B .. i * B + B - 1; each rank takes its slots of them. So samples depend neither on the number of workers nor on the
+number of ranks, and training resumes at any iteration by starting there. Own design (Detectron2's sampler starts anew
+on resuming, and its workers seed themselves).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from scaleeq.data.catalog import Record
+from scaleeq.data.mapper import Sample, SegmentationMapper
+from scaleeq.engine import DatasetCatalog, InferenceSampler, MetadataCatalog, comm
+
+PERMUTATION_STREAM = 1  # keeps the epochs' draws apart from the samples'
+
+
+class TrainStream(Dataset):
+    """The samples of all positions k >= 0, by stream[k]."""
+
+    def __init__(self, records: Sequence[Record], mapper: SegmentationMapper, *, seed: int) -> None:
+        if not records:
+            raise ValueError("no records to train on")
+        self.records = records
+        self.mapper = mapper
+        self.seed = seed
+
+    def __getitem__(self, position: int) -> Sample:
+        epoch, index = divmod(position, len(self.records))
+        record = self.records[epoch_permutation(self.seed, epoch, len(self.records))[index]]
+        return self.mapper(record, np.random.default_rng([self.seed, position]))
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order of an epoch: (size,) int64."""
+    return np.random.default_rng([seed, epoch, PERMUTATION_STREAM]).permutation(size)
+
+
+class RecordSamples(Dataset):
+    """The samples of a data set for testing, in its order."""
+
+    def __init__(self, records: Sequence[Record], mapper: SegmentationMapper) -> None:
+        self.records = records
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.mapper(self.records[index])
+
+
+class PositionBatches(Sampler[list[int]]):
+    """Positions of one rank's share of every batch, without end."""
+
+    def __init__(self, *, batch_size: int, rank: int, world_size: int, start_iteration: int = 0) -> None:
+        """
+        batch_size: of all ranks together.
+        start_iteration: the first batch is this iteration's.
+        Raises ValueError if the ranks cannot share a batch evenly.
+        """
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH is the batch of all processes together: {batch_size} cannot be split "
+                f"evenly among {world_size}"
+            )
+        self.batch_size = batch_size
+        self.share = batch_size // world_size
+        self.rank = rank
+        self.start_iteration = start_iteration
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for iteration in itertools.count(self.start_iteration):
+            first = iteration * self.batch_size + self.rank * self.share
+            yield list(range(first, first + self.share))
+
+
+def build_train_loader(cfg: Any, start_iteration: int = 0, *, mapper: SegmentationMapper | None = None) -> DataLoader:
+    """An endless loader of DATASETS.TRAIN; each batch is this rank's list of samples.
+
+    start_iteration: where the stream starts, for resuming.
+    mapper: instead of the config's.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty; name a data set, for example ('toy_sem_seg_train',)")
+    records = [record for name in cfg.DATASETS.TRAIN for record in load_records(cfg, name)]
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    logging.getLogger(__name__).info(
+        "Training on %d images of %s, seed %d, from iteration %d",
+        len(records),
+        ", ".join(cfg.DATASETS.TRAIN),
+        seed,
+        start_iteration,
+    )
+    batches = PositionBatches(
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+        start_iteration=start_iteration,
+    )
+    stream = TrainStream(records, mapper or SegmentationMapper.from_config(cfg, is_train=True), seed=seed)
+    return _loader(stream, batches, cfg.DATALOADER.NUM_WORKERS)
+
+
+def build_test_loader(cfg: Any, name: str, *, mapper: SegmentationMapper | None = None) -> DataLoader:
+    """A loader of this rank's part of the data set, one image a batch, in order.
+
+    name: of the data set. mapper: instead of the config's.
+    """
+    samples = RecordSamples(load_records(cfg, name), mapper or SegmentationMapper.from_config(cfg, is_train=False))
+    batches = [[index] for index in InferenceSampler(len(samples))]
+    return _loader(samples, batches, cfg.DATALOADER.NUM_WORKERS)
+
+
+def load_records(cfg: Any, name: str) -> list[Record]:
+    """The records of a registered data set, after checking that the model has its classes.
+
+    Raises ValueError if MODEL.SEM_SEG_HEAD.NUM_CLASSES is not the data set's number, KeyError for an unknown name.
+    """
+    classes = MetadataCatalog.get(name).get("stuff_classes")
+    if classes is not None and len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}, "
+            f"but the data set {name} has {len(classes)} classes"
+        )
+    return DatasetCatalog.get(name)
+
+
+def _loader(dataset: Dataset, batches: Any, num_workers: int) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_as_list,
+        worker_init_fn=_single_thread,
+    )
+
+
+def _as_list(samples: list[Sample]) -> list[Sample]:
+    return samples
+
+
+def _single_thread(worker_id: int) -> None:
+    """Workers are the parallelism: threads inside them would only compete, and OpenMP threads do not survive a fork."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

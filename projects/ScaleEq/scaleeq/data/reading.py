@@ -1,0 +1,108 @@
+"""A record's image and labels as arrays, from files or from a generator of scenes.
+
+As in Detectron2, an image is turned by its EXIF orientation, and so are labels. Unlike there, a palette picture of
+labels is read as its indexes (there, converting it to grey makes labels of luminances), and labels that no class
+declares are refused where they are read.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from scaleeq.data import toy
+from scaleeq.data.catalog import IGNORE_LABEL, Record
+
+IMAGE_FORMATS = ("RGB", "BGR")
+
+
+def read_image(record: Record, image_format: str = "RGB") -> np.ndarray:
+    """The record's image: (H, W, 3) uint8.
+
+    image_format: "RGB" or "BGR", the order of the channels.
+    """
+    if image_format not in IMAGE_FORMATS:
+        raise ValueError(f"unknown image format {image_format!r}, valid are {IMAGE_FORMATS}")
+    image = toy.render_scene(**record["scene"])[0] if "scene" in record else _read_image_file(record["file_name"])
+    return image if image_format == "RGB" else np.ascontiguousarray(image[:, :, ::-1])
+
+
+def has_labels(record: Record) -> bool:
+    """Whether the record comes with labels; those of a test server do not."""
+    return "scene" in record or "sem_seg_file_name" in record
+
+
+def read_labels(record: Record, *, num_classes: int | None = None, ignore_label: int = IGNORE_LABEL) -> np.ndarray:
+    """The record's labels: (H, W) uint8.
+
+    record: "label_map", where present, translates raw values to labels (CamVid: 11 to 255).
+    num_classes: where given, labels other than 0..num_classes-1 and ignore_label raise ValueError with the file's name.
+    """
+    if "scene" in record:
+        labels = toy.render_scene(**record["scene"])[1]
+    else:
+        labels = _read_label_file(record["sem_seg_file_name"])
+    if record.get("label_map"):
+        table = np.arange(256, dtype=np.uint8)
+        for raw, label in record["label_map"].items():
+            table[raw] = label
+        labels = table[labels]
+    if num_classes is not None:
+        source = record.get("sem_seg_file_name", record["file_name"])
+        check_labels(labels, num_classes, ignore_label, source=source)
+    return labels
+
+
+def read_pair(record: Record, *, num_classes: int, ignore_label: int = IGNORE_LABEL) -> tuple[np.ndarray, np.ndarray]:
+    """Image: (H, W, 3) uint8 in RGB, and labels: (H, W) uint8.
+
+    Raises ValueError naming the files for labels of another size or outside the classes.
+    """
+    if "scene" in record:  # one rendering gives both
+        image, labels = toy.render_scene(**record["scene"])
+        check_labels(labels, num_classes, ignore_label, source=record["file_name"])
+        return image, labels
+    image = read_image(record)
+    labels = read_labels(record, num_classes=num_classes, ignore_label=ignore_label)
+    if image.shape[:2] != labels.shape:
+        raise ValueError(
+            f"the image {record['file_name']} is {image.shape[:2]} (height, width), but its labels "
+            f"{record['sem_seg_file_name']} are {labels.shape}"
+        )
+    return image, labels
+
+
+def check_labels(labels: np.ndarray, num_classes: int, ignore_label: int, *, source: str) -> None:
+    """Raise ValueError if labels: (H, W) uint8 holds another value than 0..num_classes-1 and ignore_label.
+
+    source: where the labels come from, for the message.
+    """
+    present = np.flatnonzero(cv2.calcHist([labels], [0], None, [256], [0, 256]))
+    undeclared = present[(present >= num_classes) & (present != ignore_label)]
+    if len(undeclared):
+        raise ValueError(
+            f"labels {undeclared.tolist()} in {source} are neither one of the {num_classes} classes "
+            f"(0..{num_classes - 1}) nor the ignore label {ignore_label}"
+        )
+
+
+def _read_image_file(path: str) -> np.ndarray:
+    with Image.open(path) as file:
+        return np.array(ImageOps.exif_transpose(file).convert("RGB"))
+
+
+def _read_label_file(path: str) -> np.ndarray:
+    with Image.open(path) as file:
+        mode = file.mode
+        labels = np.array(ImageOps.exif_transpose(file))
+    if labels.ndim != 2:
+        raise ValueError(
+            f"the labels {path} are a picture with {labels.shape[2]} channels (mode {mode}); "
+            "expected one channel of class indexes, grey or palette"
+        )
+    if labels.dtype != np.uint8:
+        if labels.min() < 0 or labels.max() > 255:
+            raise ValueError(f"the labels {path} reach from {labels.min()} to {labels.max()}; expected 0..255")
+        labels = labels.astype(np.uint8)
+    return labels

@@ -1,0 +1,6 @@
+"""Evaluation: the confusion matrix (pure) and the evaluators that count with it."""
+
+from scaleeq.evaluation.confusion import ConfusionMatrix, Metrics, metrics_from_counts
+from scaleeq.evaluation.sem_seg import SemSegEvaluator
+
+__all__ = ["ConfusionMatrix", "Metrics", "SemSegEvaluator", "metrics_from_counts"]

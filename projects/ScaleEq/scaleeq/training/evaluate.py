@@ -1,0 +1,133 @@
+"""Evaluation of given weights, with a record of what was evaluated: OUTPUT_DIR/inference/results.json.
+
+The file holds the result dict itself ({"sem_seg": {...}}, in percent) and beside it what the number depends on: engine,
+hash of the weights, seconds an image, parameters and multiply-adds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from scaleeq import engine
+from scaleeq.engine import CfgNode, SafeCheckpointer, comm, verify_results
+from scaleeq.statistics.report import write_json
+
+from .setup import check_labels
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = False) -> dict[str, Any]:
+    """Load weights, evaluate on DATASETS.TEST, write results.json; returns the results (empty off the main process).
+
+    resume: take OUTPUT_DIR's last checkpoint where there is one, as training does; else MODEL.WEIGHTS.
+
+    ValueError: there are no weights to load. SystemExit: TEST.EXPECTED_RESULTS are not met.
+    """
+    check_labels(cfg)
+    model = trainer_class.build_model(cfg)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+    from_run = resume and checkpointer.has_checkpoint()
+    if not from_run and not cfg.MODEL.WEIGHTS:
+        raise ValueError(
+            "refusing to score a model without weights: MODEL.WEIGHTS is empty and there is no checkpoint to resume. "
+            "Add MODEL.WEIGHTS path/to/model_final.pth, or --resume with OUTPUT_DIR set to a training run "
+            f"(now {cfg.OUTPUT_DIR})"
+        )
+    weights_file = checkpointer.get_checkpoint_file() if from_run else cfg.MODEL.WEIGHTS
+    checkpointer.load(weights_file, checkpointables=[])
+
+    with inference_clock(model) as clock:
+        results = trainer_class.test(cfg, model)
+    if comm.is_main_process():
+        loader = trainer_class.build_test_loader(cfg, cfg.DATASETS.TEST[0])
+        record = {
+            **results,
+            "datasets": list(cfg.DATASETS.TEST),
+            "seconds_per_image": clock.seconds / max(clock.num_images, 1),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "multiply_adds": count_multiply_adds(model, next(iter(loader))[:1]),
+            "device": cfg.MODEL.DEVICE,
+            "engine": engine.NAME,
+            "weights": str(weights_file),
+            "weights_sha256": hash_weights(model.state_dict()),
+        }
+        path = Path(cfg.OUTPUT_DIR) / "inference" / "results.json"
+        write_json(path, record)
+        logger.info("Results written to %s", path)
+        verify_results(cfg, results)
+    return results
+
+
+@dataclass
+class InferenceClock:
+    """seconds: inside the model's forward, on this process; num_images: that went through it."""
+
+    seconds: float = 0.0
+    num_images: int = 0
+
+
+@contextmanager
+def inference_clock(model: nn.Module) -> Iterator[InferenceClock]:
+    """Time every forward call of `model` inside the context."""
+    clock = InferenceClock()
+    started = 0.0
+
+    def start(*_: Any) -> None:
+        nonlocal started
+        started = _now()
+
+    def stop(_: nn.Module, inputs: tuple, __: Any) -> None:
+        clock.seconds += _now() - started
+        clock.num_images += len(inputs[0])
+
+    handles = [model.register_forward_pre_hook(start), model.register_forward_hook(stop)]
+    try:
+        yield clock
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def count_multiply_adds(model: nn.Module, batch: list[dict]) -> int:
+    """Multiply-adds of convolutions, linear layers and attention for `batch`, in eval mode.
+
+    Counted where they are dispatched, so functional calls count too; deformable convolutions do not.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(batch)
+    finally:
+        model.train(was_training)
+    return counter.get_total_flops() // 2
+
+
+def hash_weights(state_dict: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over name, type, shape and bytes of every tensor, in the order of names; independent of the file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state_dict.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,107 @@
+"""Two pictures of a finished run: predictions beside the truth, and every branch's scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+
+from scaleeq.engine import CfgNode, MetadataCatalog, SafeCheckpointer
+
+from .trainer import Trainer
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.patches import Patch
+
+VOID_COLOR = (0, 0, 0)
+
+
+def colorize(labels: np.ndarray, colors: list[tuple[int, int, int]], ignore_label: int) -> np.ndarray:
+    """labels: (H, W) of 0..K-1 or ignore_label -> (H, W, 3) uint8 RGB; ignored pixels are black."""
+    table = np.full((max(len(colors), ignore_label + 1), 3), VOID_COLOR, dtype=np.uint8)
+    table[: len(colors)] = colors
+    table[ignore_label] = VOID_COLOR
+    return table[labels]
+
+
+def plot_predictions(cfg: CfgNode, weights: str, path: Path, *, num_images: int = 4) -> None:
+    """Rows of image, truth and prediction for the first images of DATASETS.TEST[0], with a legend of the classes."""
+    model = Trainer.build_model(cfg)
+    SafeCheckpointer(model).load(weights, checkpointables=[])
+    model.eval()
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    rows = []
+    with torch.no_grad():
+        for batch in islice(Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]), num_images):
+            image = batch[0]["image"].permute(1, 2, 0).numpy()
+            labels = model(batch[:1])[0]["sem_seg"].argmax(dim=0).cpu().numpy()
+            maps = (np.asarray(batch[0]["sem_seg_truth"]), labels)
+            pictures = [colorize(each, metadata.stuff_colors, metadata.ignore_label) for each in maps]
+            rows.append([image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1], *pictures])
+
+    height, width = rows[0][1].shape[:2]
+    figure, axes = plt.subplots(
+        len(rows), 3, figsize=(7.5, 2.5 * len(rows) * height / width + 1), squeeze=False, layout="constrained"
+    )
+    for row, pictures in zip(axes, rows, strict=True):
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(picture)
+            axis.set_axis_off()
+    for axis, title in zip(axes[0], ("image", "truth", "prediction"), strict=True):
+        axis.set_title(title)
+    names_and_colors = [*zip(metadata.stuff_classes, metadata.stuff_colors, strict=True), ("void", VOID_COLOR)]
+    patches = [Patch(color=np.asarray(color) / 255, label=name) for name, color in names_and_colors]
+    figure.legend(handles=patches, loc="outside lower center", ncols=5, fontsize="small", frameon=False)
+    _save(figure, path)
+
+
+def branch_scales(statistics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """fusion -> series -> branch -> standard deviation, from the content of scale_statistics.json.
+
+    Series: before and after equalization at calibration (after: 1, which is what calibration sets), and the same two
+    after training; each where the file has it.
+    """
+    start, end = statistics.get("fusions", {}), statistics.get("at_end", {}).get("fusions", {})
+    scales: dict[str, dict[str, dict[str, float]]] = {}
+    for fusion in {**start, **end}:
+        start_branches, end_branches = (part.get(fusion, {}).get("branches", {}) for part in (start, end))
+        series = {
+            "before, at calibration": {name: branch["std"] for name, branch in start_branches.items()},
+            "after, at calibration": dict.fromkeys(start_branches, 1.0),
+            "before, trained": {name: branch["std"] for name, branch in end_branches.items()},
+            "after, trained": {
+                name: branch["std_equalized"] for name, branch in end_branches.items() if "std_equalized" in branch
+            },
+        }
+        scales[fusion] = {label: values for label, values in series.items() if values}
+    return scales
+
+
+def plot_branch_scales(statistics: Mapping[str, Any], path: Path) -> None:
+    """One panel per fusion, one group of bars per branch."""
+    scales = branch_scales(statistics)
+    figure, axes = plt.subplots(len(scales), 1, figsize=(7.5, 2.8 * len(scales)), squeeze=False, layout="constrained")
+    for axis, (fusion, series) in zip(axes[:, 0], scales.items(), strict=True):
+        branches = list(next(iter(series.values())))
+        width = 0.8 / len(series)
+        for index, (label, values) in enumerate(series.items()):
+            positions = np.arange(len(branches)) + (index - (len(series) - 1) / 2) * width
+            axis.bar(positions, [values.get(branch, 0.0) for branch in branches], width, label=label)
+        axis.set_xticks(range(len(branches)), branches)
+        axis.axhline(1.0, color="gray", linewidth=0.8, linestyle=":")
+        axis.set_title(fusion)
+        axis.set_ylabel("standard deviation")
+    axes[0, 0].legend(fontsize="small", title="equalization")
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

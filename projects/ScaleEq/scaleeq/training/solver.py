@@ -1,0 +1,221 @@
+"""Optimizer, learning-rate schedule and gradient clipping from the SOLVER keys.
+
+Sources: the meaning of the keys in Detectron2 0.6 (`detectron2.solver`), its DeepLab project (WarmupPolyLR) and
+MaskFormer (OPTIMIZER, BACKBONE_MULTIPLIER, WEIGHT_DECAY_EMBED, CLIP_TYPE "full_model"). Every schedule is a pure
+function iteration -> multiplier of the base learning rate, so that a resumed run needs nothing but its iteration.
+
+Deviations: clipping is a function that the trainer calls, not a patched optimizer class; unknown names list the
+choices.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from scaleeq.engine import CfgNode
+
+Multiplier = Callable[[int], float]
+Clipper = Callable[[list[nn.Parameter]], object]
+
+OPTIMIZERS = ("SGD", "ADAMW")
+SCHEDULES = ("WarmupPolyLR", "WarmupCosineLR", "WarmupMultiStepLR")
+WARMUPS = ("linear", "constant")
+CLIP_TYPES = ("value", "norm", "full_model")
+
+NORM_TYPES = (
+    nn.modules.batchnorm._NormBase,  # batch, sync-batch and instance normalization in every dimension
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+# Learned tables that are added to tokens or attention scores: decaying them pulls positions together (Swin, ViT).
+POSITION_TABLES = ("absolute_pos_embed", "relative_position_bias_table", "pos_embed")
+
+
+def _unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:
+    return ValueError(f"{key} is {value!r}; choose one of {', '.join(choices)}")
+
+
+# ---------------------------------------------------------------------------------------------------- optimizer
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    base_lr: float,
+    weight_decay: float,
+    weight_decay_norm: float | None = None,
+    weight_decay_bias: float | None = None,
+    weight_decay_position: float | None = None,
+    bias_lr_factor: float = 1.0,
+    backbone_multiplier: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Trainable parameters grouped by (learning rate, weight decay), groups in order of first appearance.
+
+    A weight decay of None means "as weight_decay". As in Detectron2, the bias rules come last and also hold for the
+    biases of normalization layers. A parameter that two modules share is listed once, under its first owner.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            lr, decay = base_lr, weight_decay
+            if f"{module_name}.".startswith("backbone."):
+                lr *= backbone_multiplier
+            if isinstance(module, NORM_TYPES) and weight_decay_norm is not None:
+                decay = weight_decay_norm
+            if weight_decay_position is not None and name in POSITION_TABLES:
+                decay = weight_decay_position
+            if name == "bias":
+                lr *= bias_lr_factor
+                decay = decay if weight_decay_bias is None else weight_decay_bias
+            groups.setdefault((lr, decay), []).append(parameter)
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that SOLVER names.
+
+    ValueError: SOLVER.OPTIMIZER is unknown, or the model has nothing to train.
+    """
+    solver = cfg.SOLVER
+    groups = parameter_groups(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        weight_decay_position=solver.WEIGHT_DECAY_EMBED,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        backbone_multiplier=solver.BACKBONE_MULTIPLIER,
+    )
+    if not groups:
+        raise ValueError("the model has no trainable parameter: every one of them is frozen")
+    if solver.OPTIMIZER == "SGD":
+        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    if solver.OPTIMIZER == "ADAMW":
+        return torch.optim.AdamW(groups, lr=solver.BASE_LR)
+    raise _unknown("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
+
+
+# ---------------------------------------------------------------------------------------------------- schedule
+
+
+def warmup_progress(iteration: int, *, iterations: int, method: str) -> float:
+    """How far warm-up has come: 0 to 1 on a line (linear), or 0 until it is over (constant); 1 afterwards."""
+    if iteration >= iterations:
+        return 1.0
+    return iteration / iterations if method == "linear" else 0.0
+
+
+def poly(iteration: int, *, max_iter: int, power: float) -> float:
+    """(1 - iteration / max_iter) ** power."""
+    return (1.0 - min(iteration / max_iter, 1.0)) ** power
+
+
+def cosine(iteration: float, *, max_iter: int, ending: float) -> float:
+    """Half a cosine from 1 to `ending`."""
+    return ending + 0.5 * (1 - ending) * (1 + math.cos(math.pi * iteration / max_iter))
+
+
+def multi_step(iteration: float, *, milestones: list[int], gamma: float) -> float:
+    """gamma to the number of milestones reached; 1e-6 forgives the rounding of a rescaled iteration."""
+    return gamma ** bisect_right(milestones, iteration + 1e-6)
+
+
+def lr_multiplier(cfg: CfgNode) -> Multiplier:
+    """iteration -> factor on every base learning rate.
+
+    WarmupPolyLR multiplies the ramp into the decay and ends at the ratio POLY_LR_CONSTANT_ENDING (DeepLab's meaning).
+    The others ramp linearly (or stay) up to the value that the decay has when warm-up ends; RESCALE_INTERVAL squeezes
+    the whole decay into the iterations after warm-up (Detectron2's meaning).
+
+    ValueError: an unknown schedule or warm-up method, or a cosine that ends above its start.
+    """
+    solver = cfg.SOLVER
+    if solver.WARMUP_METHOD not in WARMUPS:
+        raise _unknown("SOLVER.WARMUP_METHOD", solver.WARMUP_METHOD, WARMUPS)
+    if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":
+        return _warmup_times_poly(solver)
+    return _warmup_then(_decay(solver), solver)
+
+
+def _warmup_times_poly(solver: CfgNode) -> Multiplier:
+    def multiplier(iteration: int) -> float:
+        progress = warmup_progress(iteration, iterations=solver.WARMUP_ITERS, method=solver.WARMUP_METHOD)
+        decayed = poly(iteration, max_iter=solver.MAX_ITER, power=solver.POLY_LR_POWER)
+        if progress == 1.0:
+            return max(decayed, solver.POLY_LR_CONSTANT_ENDING)
+        return (solver.WARMUP_FACTOR * (1 - progress) + progress) * decayed
+
+    return multiplier
+
+
+def _decay(solver: CfgNode) -> Callable[[float], float]:
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        ending = solver.BASE_LR_END / solver.BASE_LR
+        if not 0.0 <= ending <= 1.0:
+            raise ValueError(f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; it lies in [0, BASE_LR={solver.BASE_LR}]")
+        return lambda iteration: cosine(iteration, max_iter=solver.MAX_ITER, ending=ending)
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        milestones = sorted(solver.STEPS)
+        return lambda iteration: multi_step(iteration, milestones=milestones, gamma=solver.GAMMA)
+    raise _unknown("SOLVER.LR_SCHEDULER_NAME", solver.LR_SCHEDULER_NAME, SCHEDULES)
+
+
+def _warmup_then(decay: Callable[[float], float], solver: CfgNode) -> Multiplier:
+    """Warm-up, then `decay`: continuous where warm-up is linear."""
+    warmup, max_iter = min(solver.WARMUP_ITERS, solver.MAX_ITER), solver.MAX_ITER
+    rescale = solver.RESCALE_INTERVAL and warmup < max_iter
+    start = solver.WARMUP_FACTOR * decay(0)
+    end = decay(0) if rescale else decay(warmup)
+
+    def multiplier(iteration: int) -> float:
+        progress = warmup_progress(iteration, iterations=warmup, method=solver.WARMUP_METHOD)
+        if progress < 1.0:
+            return start * (1 - progress) + end * progress
+        return decay((iteration - warmup) / (max_iter - warmup) * max_iter) if rescale else decay(iteration)
+
+    return multiplier
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """A per-iteration scheduler; each group keeps its ratio to the base learning rate."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lr_multiplier(cfg))
+
+
+# ---------------------------------------------------------------------------------------------------- clipping
+
+
+def build_gradient_clipper(cfg: CfgNode) -> Clipper | None:
+    """SOLVER.CLIP_GRADIENTS as a function on the parameters, applied between backward and step; None when off.
+
+    "value" clips each element, "norm" each parameter's norm, "full_model" the norm over all parameters.
+
+    ValueError: CLIP_TYPE is unknown.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return None
+    limit, norm_type = float(clip.CLIP_VALUE), float(clip.NORM_TYPE)
+    if clip.CLIP_TYPE == "value":
+        return lambda parameters: nn.utils.clip_grad_value_(parameters, limit)
+    if clip.CLIP_TYPE == "full_model":
+        return lambda parameters: nn.utils.clip_grad_norm_(parameters, limit, norm_type)
+    if clip.CLIP_TYPE != "norm":
+        raise _unknown("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip.CLIP_TYPE, CLIP_TYPES)
+
+    def clip_each(parameters: list[nn.Parameter]) -> None:
+        for parameter in parameters:
+            nn.utils.clip_grad_norm_(parameter, limit, norm_type)
+
+    return clip_each

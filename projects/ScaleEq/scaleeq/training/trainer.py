@@ -1,0 +1,253 @@
+"""The trainer: one class whose parts can be replaced one by one.
+
+Source: the override points of Detectron2's DefaultTrainer, so that its users find what they know. Deviations: the step
+is our own (bf16 autocast also on the CPU; a loss that is not finite stops every rank before it harms the weights), a
+resumed run continues the stream of training samples where the checkpoint left it, and an enabled scale equalizer is
+calibrated before the first iteration.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+# Importing these registers what a config names.
+import scaleeq.backbones
+import scaleeq.data
+import scaleeq.heads
+import scaleeq.segmentor
+from scaleeq.engine import (
+    CfgNode,
+    DatasetCatalog,
+    DatasetEvaluator,
+    EvalHook,
+    EventWriter,
+    HookBase,
+    IterationTimer,
+    LRScheduler,
+    MetadataCatalog,
+    PeriodicCheckpointer,
+    PeriodicWriter,
+    SafeCheckpointer,
+    TrainerBase,
+    build_model,
+    comm,
+    default_writers,
+    inference_on_dataset,
+    print_csv_format,
+    verify_results,
+    wrap_ddp,
+)
+from scaleeq.evaluation import SemSegEvaluator
+from scaleeq.statistics import require_calibrated
+from scaleeq.statistics.hooks import CalibrationHook, ScaleStatisticsHook
+
+from .hooks import BestCheckpoint, FirstBatches
+from .setup import check_labels
+from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
+
+logger = logging.getLogger(__name__)
+
+Results = dict[str, Any]
+
+
+class Trainer(TrainerBase):
+    """Trains what a config describes.
+
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=False)
+        results = trainer.train()
+
+    model: the one that training calls, wrapped where there are several processes; checkpointer.model is the bare one.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        check_labels(cfg)
+        self.cfg = cfg
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        model = self.build_model(cfg)
+        self.optimizer = self.build_optimizer(cfg, model)
+        self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.model = wrap_ddp(model)
+        self.model.train()
+        self.last_eval_results: Results = {}
+        self._clip_gradients = build_gradient_clipper(cfg)
+        self._device_type = torch.device(cfg.MODEL.DEVICE).type
+        self._samples: Iterator[list[dict]] | None = None
+        self.register_hooks(self.build_hooks())
+
+    # ------------------------------------------------------------------------------------------------ a run
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue from OUTPUT_DIR's last checkpoint if `resume` and there is one, else load weights MODEL.WEIGHTS."""
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume and self.checkpointer.has_checkpoint():
+            self.start_iter = self.iter + 1  # the checkpoint names the iteration that was finished
+
+    def train(self) -> Results | None:  # type: ignore[override]
+        """Run from start_iter to max_iter; returns the last evaluation's results on the main process, else None.
+
+        SystemExit: TEST.EXPECTED_RESULTS are not met.
+        """
+        super().train(self.start_iter, self.max_iter)
+        if not comm.is_main_process():
+            return None
+        if self.cfg.TEST.EXPECTED_RESULTS:
+            verify_results(self.cfg, self.last_eval_results)
+        return self.last_eval_results
+
+    def run_step(self) -> None:
+        """One optimizer step on the next batch."""
+        started = time.perf_counter()
+        batch = next(self._sample_stream())
+        data_time_s = time.perf_counter() - started
+
+        with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self.cfg.SOLVER.AMP.ENABLED):
+            losses = self.model(batch)
+        self._write_metrics(losses, data_time_s)
+
+        self.optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        self.after_backward()
+        if self._clip_gradients is not None:
+            self._clip_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
+        self.optimizer.step()
+
+    def _sample_stream(self) -> Iterator[list[dict]]:
+        """The training batches from start_iter on; made at the first step, when the starting point is known."""
+        if self._samples is None:
+            seek = {"start_iteration": self.start_iter} if self.start_iter else {}
+            self._samples = iter(self.build_train_loader(self.cfg, **seek))
+        return self._samples
+
+    def _write_metrics(self, losses: dict[str, torch.Tensor], data_time_s: float) -> None:
+        """Put the losses, averaged over ranks, into the event storage.
+
+        FloatingPointError: a loss is infinite or NaN on some rank; raised on every rank.
+        """
+        own = {name: loss.detach().item() for name, loss in losses.items()}
+        ranks = comm.all_gather({"losses": own, "data_time": data_time_s})
+        if not all(math.isfinite(value) for rank in ranks for value in rank["losses"].values()):
+            raise FloatingPointError(
+                f"a loss is not finite at iteration {self.iter}: {[rank['losses'] for rank in ranks]} (one per rank); "
+                "the weights are those before this iteration. Try a lower SOLVER.BASE_LR, or SOLVER.CLIP_GRADIENTS"
+            )
+        mean = {name: sum(rank["losses"][name] for rank in ranks) / len(ranks) for name in own}
+        if comm.is_main_process():
+            self.storage.put_scalar("data_time", max(rank["data_time"] for rank in ranks))
+            self.storage.put_scalar("total_loss", sum(mean.values()))
+            self.storage.put_scalars(**mean)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, hooks (the schedule among them) and optimizer."""
+        return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+
+    # ------------------------------------------------------------------------------------------------ what to override
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """In the order in which they run: what changes the model before what saves it, writers last."""
+        cfg, main, tests = self.cfg, comm.is_main_process(), self.cfg.DATASETS.TEST
+        metric = f"{tests[0]}/sem_seg/mIoU" if len(tests) > 1 else "sem_seg/mIoU"
+        return [
+            IterationTimer(),
+            CalibrationHook(
+                self.model,
+                self._calibration_loader,
+                num_images=cfg.MODEL.SCALE_EQUALIZER.NUM_IMAGES,
+                output_dir=cfg.OUTPUT_DIR,
+            ),
+            LRScheduler(),
+            ScaleStatisticsHook(
+                self.model, period=cfg.MODEL.SCALE_EQUALIZER.STATISTICS_PERIOD, output_dir=cfg.OUTPUT_DIR
+            ),
+            PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
+            EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if tests else None,
+            BestCheckpoint(self.checkpointer.model, cfg.OUTPUT_DIR, metric=metric) if main and tests else None,
+            PeriodicWriter(self.build_writers(), period=20) if main else None,
+        ]
+
+    def build_writers(self) -> list[EventWriter]:
+        """Log lines, metrics.json and TensorBoard."""
+        return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+
+    def _calibration_loader(self) -> Iterable[list[dict]]:
+        """The training data from its beginning, about one epoch of it."""
+        num_images = sum(len(DatasetCatalog.get(name)) for name in self.cfg.DATASETS.TRAIN)
+        return FirstBatches(self.build_train_loader(self.cfg), math.ceil(num_images / self.cfg.SOLVER.IMS_PER_BATCH))
+
+    def _evaluate(self) -> Results:
+        self.last_eval_results = self.test(self.cfg, self.checkpointer.model)
+        return self.last_eval_results
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model on MODEL.DEVICE."""
+        model = build_model(cfg)
+        logger.info("Model:\n%s", model)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict]]:
+        """Endless batches of this process's share of SOLVER.IMS_PER_BATCH samples, from `start_iteration` on."""
+        return scaleeq.data.build_train_loader(cfg, start_iteration=start_iteration)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+        """Every image of the data set once, shared among the processes; has a length."""
+        return scaleeq.data.build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """The evaluator that the data set's evaluator_type asks for.
+
+        ValueError: no evaluator for that type.
+        """
+        evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
+        if evaluator_type != "sem_seg":
+            raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
+        return SemSegEvaluator(dataset_name)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None
+    ) -> Results:
+        """Evaluate on every data set of DATASETS.TEST.
+
+        Returns {"sem_seg": {...}} of one data set, {name: {"sem_seg": {...}}} of several; on the main process only.
+        ValueError: as many evaluators as data sets are needed; or a scale equalizer was never calibrated.
+        """
+        require_calibrated(model)
+        names = cfg.DATASETS.TEST
+        if isinstance(evaluators, DatasetEvaluator):
+            evaluators = [evaluators]
+        if evaluators is not None and len(evaluators) != len(names):
+            raise ValueError(f"{len(evaluators)} evaluators for {len(names)} data sets in DATASETS.TEST")
+        results = {}
+        for index, name in enumerate(names):
+            evaluator = cls.build_evaluator(cfg, name) if evaluators is None else evaluators[index]
+            results[name] = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
+            if comm.is_main_process():
+                logger.info("Evaluation results for %s in csv format:", name)
+                print_csv_format(results[name])
+        return results[names[0]] if len(names) == 1 else results

@@ -1,0 +1,213 @@
+"""Optimizer groups, schedules, clipping. Oracles: closed forms and, where it is installed, Detectron2's own solver."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from scaleeq.engine import load_config
+from scaleeq.training import build_gradient_clipper, build_lr_scheduler, build_optimizer
+from scaleeq.training.solver import lr_multiplier, parameter_groups
+
+SCHEDULES = {
+    "poly": ["LR_SCHEDULER_NAME", "WarmupPolyLR"],
+    "poly_power_1_floor": ["LR_SCHEDULER_NAME", "WarmupPolyLR", "POLY_LR_POWER", 1.0, "POLY_LR_CONSTANT_ENDING", 0.1],
+    "poly_constant_warmup": ["LR_SCHEDULER_NAME", "WarmupPolyLR", "WARMUP_METHOD", "constant", "WARMUP_FACTOR", 0.25],
+    "cosine": ["LR_SCHEDULER_NAME", "WarmupCosineLR"],
+    "cosine_to_a_tenth": ["LR_SCHEDULER_NAME", "WarmupCosineLR", "BASE_LR_END", 1e-3],
+    "cosine_rescaled": ["LR_SCHEDULER_NAME", "WarmupCosineLR", "RESCALE_INTERVAL", True],
+    "cosine_flat_warmup": ["LR_SCHEDULER_NAME", "WarmupCosineLR", "WARMUP_METHOD", "constant", "WARMUP_FACTOR", 0.5],
+    "steps": ["LR_SCHEDULER_NAME", "WarmupMultiStepLR", "STEPS", (20, 35)],
+    "steps_inside_warmup": ["LR_SCHEDULER_NAME", "WarmupMultiStepLR", "STEPS", (3, 35)],
+    "steps_rescaled": ["LR_SCHEDULER_NAME", "WarmupMultiStepLR", "STEPS", (20, 35), "RESCALE_INTERVAL", True],
+    "no_warmup": ["LR_SCHEDULER_NAME", "WarmupMultiStepLR", "STEPS", (20, 35), "WARMUP_ITERS", 0],
+}
+
+
+def solver_config(*options):
+    """Options without their "SOLVER." prefix, over a run of 40 iterations, 7 of them warm-up, at 0.01."""
+    settings = ["BASE_LR", 0.01, "MAX_ITER", 40, "WARMUP_ITERS", 7, "STEPS", (30,), *options]
+    return load_config("", [f"SOLVER.{item}" if i % 2 == 0 else str(item) for i, item in enumerate(settings)])
+
+
+def learning_rates(scheduler, optimizer, num_steps):
+    rates = []
+    for _ in range(num_steps):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def two_group_optimizer():
+    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    return torch.optim.SGD([{"params": [first], "lr": 0.01}, {"params": [second], "lr": 0.001}], lr=0.01)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_equals_detectron2(name):
+    deeplab = pytest.importorskip("detectron2.projects.deeplab", reason="the oracle is Detectron2's DeepLab project")
+    cfg = solver_config(*SCHEDULES[name])
+    ours, theirs = two_group_optimizer(), two_group_optimizer()
+    got = learning_rates(build_lr_scheduler(cfg, ours), ours, 40)
+    expected = learning_rates(deeplab.build_lr_scheduler(cfg, theirs), theirs, 40)
+    for got_rates, expected_rates in zip(got, expected, strict=True):
+        assert got_rates == pytest.approx(expected_rates, rel=1e-12, abs=1e-18)
+
+
+def test_poly_closed_form():
+    factor = lr_multiplier(solver_config(*SCHEDULES["poly_power_1_floor"], "WARMUP_FACTOR", 0.001))
+    assert factor(0) == pytest.approx(0.001)
+    assert factor(3) == pytest.approx((0.001 * 4 / 7 + 3 / 7) * (1 - 3 / 40))
+    assert factor(20) == pytest.approx(0.5)
+    assert factor(36) == pytest.approx(0.1)
+    assert [factor(iteration) for iteration in (37, 39, 40)] == [0.1, 0.1, 0.1]
+
+
+def test_cosine_closed_form_is_continuous_where_warm_up_ends():
+    factor = lr_multiplier(solver_config(*SCHEDULES["cosine_to_a_tenth"]))
+    assert factor(20) == pytest.approx(0.1 + 0.45)
+    assert factor(40) == pytest.approx(0.1)
+    assert factor(7) == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi * 7 / 40)))
+    assert factor(7) - factor(6) == pytest.approx(factor(6) - factor(5))
+
+
+def test_multi_step_closed_form():
+    factor = lr_multiplier(solver_config("LR_SCHEDULER_NAME", "WarmupMultiStepLR", "STEPS", (20, 35), "GAMMA", 0.5))
+    assert [factor(iteration) for iteration in (7, 19, 20, 34, 35, 39)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_continues_over_a_checkpoint(name):
+    cfg = solver_config(*SCHEDULES[name])
+    unbroken = two_group_optimizer()
+    expected = learning_rates(build_lr_scheduler(cfg, unbroken), unbroken, 30)
+    first = two_group_optimizer()
+    scheduler = build_lr_scheduler(cfg, first)
+    rates = learning_rates(scheduler, first, 11)
+    resumed = two_group_optimizer()
+    resumed_scheduler = build_lr_scheduler(cfg, resumed)
+    resumed.load_state_dict(first.state_dict())
+    resumed_scheduler.load_state_dict(scheduler.state_dict())
+    assert rates + learning_rates(resumed_scheduler, resumed, 19) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "choice"),
+    [
+        (["LR_SCHEDULER_NAME", "PolyLR"], "WarmupPolyLR"),
+        (["LR_SCHEDULER_NAME", "WarmupPolyLR", "WARMUP_METHOD", "exponential"], "linear, constant"),
+        (["LR_SCHEDULER_NAME", "WarmupCosineLR", "BASE_LR_END", 0.02], "BASE_LR"),
+    ],
+)
+def test_unknown_schedules_are_refused_with_the_choices(options, choice):
+    with pytest.raises(ValueError, match=choice):
+        lr_multiplier(solver_config(*options))
+
+
+# ---------------------------------------------------------------------------------------------------- optimizer
+
+
+class Toy(nn.Module):
+    """A backbone with norms and a position table, a head with a bias, one frozen parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.conv = nn.Conv2d(3, 4, 1)
+        self.backbone.norm = nn.LayerNorm(4)
+        self.backbone.attention = nn.Module()
+        self.backbone.attention.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
+        self.head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+
+def settings_by_name(model, groups):
+    """name -> (lr, weight decay) of every parameter in the groups; a parameter in two groups is an error."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    flat = [(names[p], (group["lr"], group["weight_decay"])) for group in groups for p in group["params"]]
+    assert len(flat) == len(dict(flat))
+    return dict(flat)
+
+
+def test_groups_follow_the_keys():
+    model = Toy()
+    options = ["WEIGHT_DECAY", 0.05, "WEIGHT_DECAY_NORM", 0.02, "WEIGHT_DECAY_EMBED", 0.01, "BACKBONE_MULTIPLIER", 0.1]
+    settings = settings_by_name(model, build_optimizer(solver_config(*options), model).param_groups)
+    assert settings == {
+        "backbone.conv.weight": (0.001, 0.05),
+        "backbone.conv.bias": (0.001, 0.05),
+        "backbone.norm.weight": (0.001, 0.02),
+        "backbone.norm.bias": (0.001, 0.02),
+        "backbone.attention.relative_position_bias_table": (0.001, 0.01),
+        "head.0.weight": (0.01, 0.05),
+        "head.0.bias": (0.01, 0.05),
+        "head.1.weight": (0.01, 0.02),
+        "head.1.bias": (0.01, 0.02),
+    }
+
+
+def test_bias_keys_have_the_last_word():
+    model = Toy()
+    groups = parameter_groups(model, base_lr=1.0, weight_decay=0.5, weight_decay_norm=0.25, weight_decay_bias=0.125)
+    assert settings_by_name(model, groups)["head.1.bias"] == (1.0, 0.125)
+    groups = parameter_groups(model, base_lr=1.0, weight_decay=0.5, bias_lr_factor=2.0)
+    assert settings_by_name(model, groups)["head.0.bias"] == (2.0, 0.5)
+
+
+def test_groups_equal_detectron2():
+    solver = pytest.importorskip("detectron2.solver", reason="the oracle is Detectron2's solver")
+    model = Toy()
+    decays = ["WEIGHT_DECAY", 0.0001, "WEIGHT_DECAY_EMBED", 0.0001, "WEIGHT_DECAY_BIAS", 0.3]
+    cfg = solver_config(*decays, "BIAS_LR_FACTOR", 2.0)
+    ours, theirs = build_optimizer(cfg, model), solver.build_optimizer(cfg, model)
+    assert settings_by_name(model, ours.param_groups) == settings_by_name(model, theirs.param_groups)
+
+
+def test_shared_parameters_are_listed_once():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    assert sum(len(group["params"]) for group in parameter_groups(model, base_lr=1.0, weight_decay=0.0)) == 3
+
+
+def test_optimizer_names():
+    assert isinstance(build_optimizer(solver_config("OPTIMIZER", "ADAMW"), Toy()), torch.optim.AdamW)
+    sgd = build_optimizer(solver_config("OPTIMIZER", "SGD", "MOMENTUM", 0.8, "NESTEROV", True), Toy())
+    assert isinstance(sgd, torch.optim.SGD)
+    assert all(group["momentum"] == 0.8 and group["nesterov"] for group in sgd.param_groups)
+    with pytest.raises(ValueError, match="SGD, ADAMW"):
+        build_optimizer(solver_config("OPTIMIZER", "Lion"), Toy())
+    with pytest.raises(ValueError, match="frozen"):
+        build_optimizer(solver_config(), nn.Linear(2, 2).requires_grad_(False))
+
+
+# ---------------------------------------------------------------------------------------------------- clipping
+
+
+def clipped(clip_type, limit=1.0):
+    """Gradients (3, 4) and (0.3, 0.4) after clipping."""
+    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 4.0]), torch.tensor([0.3, 0.4])
+    options = ["ENABLED", True, "CLIP_TYPE", clip_type, "CLIP_VALUE", limit]
+    options = [f"CLIP_GRADIENTS.{item}" if i % 2 == 0 else item for i, item in enumerate(options)]
+    build_gradient_clipper(solver_config(*options))(parameters)
+    return [parameter.grad.tolist() for parameter in parameters]
+
+
+def test_clipping_closed_forms():
+    assert clipped("value", 3.5) == [[3.0, 3.5], pytest.approx([0.3, 0.4])]
+    assert clipped("norm") == [pytest.approx([0.6, 0.8], rel=1e-5), pytest.approx([0.3, 0.4])]
+    scale = 1 / math.hypot(5, 0.5)
+    assert clipped("full_model") == [
+        pytest.approx([3 * scale, 4 * scale], rel=1e-5),
+        pytest.approx([0.3 * scale, 0.4 * scale], rel=1e-5),
+    ]
+
+
+def test_clipping_off_and_unknown():
+    assert build_gradient_clipper(solver_config()) is None
+    with pytest.raises(ValueError, match="value, norm, full_model"):
+        clipped("total")

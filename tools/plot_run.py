@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Draw what a run has learned: predictions.png and branch_scales.png in its OUTPUT_DIR.
+
+Example: python tools/plot_run.py output/quickstart --images 4 --weights model_best.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from scaleeq.engine import load_config
+from scaleeq.training import choose_device
+from scaleeq.training.pictures import plot_branch_scales, plot_predictions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output_dir", type=Path, help="of a run: holds config.yaml and weights")
+    parser.add_argument("--images", type=int, default=4, help="rows of the picture of predictions")
+    parser.add_argument("--weights", default="model_final.pth", help="a checkpoint inside output_dir")
+    arguments = parser.parse_args()
+
+    cfg = load_config(arguments.output_dir / "config.yaml")
+    choose_device(cfg)
+    path = arguments.output_dir / "predictions.png"
+    plot_predictions(cfg, str(arguments.output_dir / arguments.weights), path, num_images=arguments.images)
+    print(path)
+    statistics = arguments.output_dir / "scale_statistics.json"
+    if statistics.is_file():
+        path = arguments.output_dir / "branch_scales.png"
+        plot_branch_scales(json.loads(statistics.read_text()), path)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Train, or evaluate, what a config describes.
+
+    python tools/train_net.py --config-file configs/quickstart.yaml
+    python tools/train_net.py --config-file C --resume
+    python tools/train_net.py --config-file C --eval-only MODEL.WEIGHTS model_final.pth
+    python tools/train_net.py --config-file C --num-gpus 2
+
+--resume goes on after an interruption; --eval-only writes OUTPUT_DIR/inference/results.json; without a GPU,
+--num-gpus is the number of processes on the CPU. KEY VALUE pairs at the end override the config. Data sets are found
+under $DETECTRON2_DATASETS (default ./datasets).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+# Threads that wait by spinning make every step of a busy machine 5 to 10 times slower. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from scaleeq.engine import CfgNode, comm, default_argument_parser, default_setup, launch, load_config, setup_logger
+from scaleeq.training import Trainer, choose_device, evaluate_only, limit_threads
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of the command line; its OUTPUT_DIR, log and seeds are set up."""
+    cfg = load_config(args.config_file, args.opts)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="scaleeq")
+    choose_device(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    limit_threads(cfg)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> dict[str, Any] | None:
+    cfg = setup(args)
+    if args.eval_only:
+        return evaluate_only(cfg, Trainer, resume=args.resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser(epilog=__doc__).parse_args()
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )

@@ -43,7 +43,6 @@ class Features:
     """What an engine can do beyond the contract."""
 
     detection: bool  # boxes, instance masks and panoptic models of Detectron2
-    legacy_weights: bool  # reads Detectron2's model zoo (.pkl, detectron2://)
 
 
 def choose_engine(setting: str) -> Side:
@@ -82,11 +81,10 @@ def _engine() -> dict[str, Any]:
     name = choose_engine(setting)
     names = load_names(name)
     package = importlib.import_module("detectron2" if name == "detectron2" else "scaleeq.engine.standalone")
-    is_detectron2 = name == "detectron2"
     chosen = {
         "NAME": name,
         "VERSION": package.__version__,
-        "FEATURES": Features(detection=is_detectron2, legacy_weights=is_detectron2),
+        "FEATURES": Features(detection=name == "detectron2"),
     }
     logging.getLogger("scaleeq.engine").info("engine: %s %s (SCALEEQ_ENGINE=%s)", name, package.__version__, setting)
     return names | chosen

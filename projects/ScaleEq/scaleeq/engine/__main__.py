@@ -1,0 +1,70 @@
+"""`python -m scaleeq.engine [--require detectron2|standalone]`: which engine runs here, its versions and devices.
+
+Source: this project's design. Exit code 0; or 1 with a sentence on stderr, where there is no engine or another than
+required.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+
+import scaleeq.engine as engine
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m scaleeq.engine", description="Report the training engine.")
+    parser.add_argument("--require", choices=("detectron2", "standalone"), help="fail unless this engine is chosen")
+    args = parser.parse_args(argv)
+    try:
+        name = engine.NAME
+    except (ImportError, ValueError) as error:
+        print(f"No engine: {error}", file=sys.stderr)
+        return 1
+    print(report())
+    if args.require in (None, name):
+        return 0
+    if args.require == "detectron2" and not engine.is_detectron2_installed():
+        reason = f"Detectron2 is not installed; see {engine.INSTALL_PAGE}"
+    else:
+        reason = f"set SCALEEQ_ENGINE={args.require}"
+    print(f"The engine is {name}, required was {args.require}: {reason}", file=sys.stderr)
+    return 1
+
+
+def report() -> str:
+    """One line each: engine, versions, devices."""
+    setting = os.environ.get("SCALEEQ_ENGINE") or "auto"
+    lines = [
+        f"engine: {engine.NAME} {engine.VERSION} (SCALEEQ_ENGINE={setting})",
+        f"python: {platform.python_version()}",
+    ]
+    lines += [f"{package}: {_version(package)}" for package in ("torch", "torchvision", "timm", "detectron2")]
+    return "\n".join([*lines, f"devices: {', '.join(_devices())}"])
+
+
+def _version(package: str) -> str:
+    if package == engine.NAME:
+        return engine.VERSION  # also where it is only on the path
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> list[str]:
+    import torch
+
+    devices = [f"cpu ({torch.get_num_threads()} threads)"]
+    if torch.cuda.is_available():
+        devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return devices
+
+
+if __name__ == "__main__":
+    sys.exit(main())

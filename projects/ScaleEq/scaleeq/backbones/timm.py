@@ -1,0 +1,211 @@
+"""Any timm model that offers features_only and strides 4, 8, 16, 32, as a backbone with levels res2 to res5.
+
+Source: timm (github.com/huggingface/pytorch-image-models). Differences from timm's defaults, each for dense prediction:
+
+- any input size. Models that round sizes down or refuse odd ones get the image padded with zeros at bottom and right to
+  a multiple of 32, and their maps cropped to ceil(size / stride); the others see the image as it is. One probe at
+  construction decides.
+- Swin: no fixed input size, and every second block shifts its windows, at any size. (timm drops the shift of the last
+  stage, because the map of a 224x224 image fits in one window. At 256x256 and above this equals the model that timm
+  makes for that size.)
+- HRNet: the four branches themselves, without the channel increase of the classifier.
+- NCHW for all. Stochastic depth only as asked: 0.0 turns off what a model has by default (Swin).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from ..engine import BACKBONE_REGISTRY, Backbone, ShapeSpec
+from .freezing import freeze, keep_in_eval
+
+LEVELS = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}  # stride of the level in pixels -> its name
+PADDED_MULTIPLE = 32
+
+# What makes a family fit for dense prediction, by the beginning of the model's name.
+FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
+    "swin": {"strict_img_size": False, "always_partition": True},
+    "hrnet": {"feature_location": ""},
+}
+
+
+class TimmBackbone(Backbone):
+    """A timm model as a backbone: image -> {"res2": stride 4, "res3": 8, "res4": 16, "res5": 32}."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        in_channels: int = 3,
+        pretrained: bool = False,
+        pretrained_file: str = "",
+        drop_path_rate: float = 0.0,
+        freeze_at: int = 0,
+    ) -> None:
+        """
+        name: as timm accepts it, with or without the tag of the weights ("resnet50", "resnet50.a1_in1k").
+        pretrained: weights through timm, from its hub or the hub's local cache.
+        pretrained_file: a local file with the weights of the timm model (.safetensors, or a state dict of torch.save);
+        goes before `pretrained`.
+        drop_path_rate: probability in [0, 1) of dropping a residual branch of the last block; it rises linearly from 0
+        at the first.
+        freeze_at: number of frozen stages, 0 to 5, see freezing.py.
+
+        Raises ValueError for a model that timm does not know, that has no four levels, no stochastic depth or no known
+        stages where they are asked for; FileNotFoundError or RuntimeError where pretrained weights cannot be had.
+        """
+        super().__init__()
+        self.body = _create(name, in_channels, pretrained, pretrained_file, drop_path_rate)
+        info = self.body.feature_info
+        self._channels = dict(zip(LEVELS.values(), info.channels(), strict=True))
+        self._channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
+        self._padded_multiple = self._probe(name, in_channels)
+        self._frozen = freeze(self.body, freeze_at, name)
+        self.train()
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:
+        return {
+            "name": cfg.MODEL.TIMM.NAME,
+            "in_channels": input_shape.channels,
+            "pretrained": cfg.MODEL.TIMM.PRETRAINED,
+            "pretrained_file": cfg.MODEL.TIMM.PRETRAINED_FILE,
+            "drop_path_rate": cfg.MODEL.TIMM.DROP_PATH_RATE,
+            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+        }
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """image: (N, C, H, W), normalized, any size.
+
+        Returns level name -> (N, channels, ceil(H / stride), ceil(W / stride)).
+        """
+        height, width = image.shape[-2:]
+        multiple = self._padded_multiple
+        if height % multiple or width % multiple:
+            image = F.pad(image, (0, -width % multiple, 0, -height % multiple))
+        features = {}
+        for (stride, level), feature in zip(LEVELS.items(), self.body(image), strict=True):
+            if self._channels_last:
+                feature = feature.permute(0, 3, 1, 2)
+            features[level] = feature[..., : math.ceil(height / stride), : math.ceil(width / stride)].contiguous()
+        return features
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Level name -> channels and stride."""
+        return {level: ShapeSpec(channels=self._channels[level], stride=stride) for stride, level in LEVELS.items()}
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """Sets the mode of everything but the frozen stages, which stay in eval mode."""
+        super().train(mode)
+        keep_in_eval(self.body, self._frozen)
+        return self
+
+    @torch.no_grad()
+    def _probe(self, name: str, in_channels: int) -> int:
+        """1 where the model itself rounds sizes up at every stride, else the multiple to which images are padded."""
+        self.body.eval()
+        image = torch.zeros(1, in_channels, PADDED_MULTIPLE + 1, 2 * PADDED_MULTIPLE + 1)
+        reason = ""
+        for self._padded_multiple in (1, PADDED_MULTIPLE):
+            try:
+                shapes = {level: tuple(feature.shape[1:]) for level, feature in self.forward(image).items()}
+            except (AssertionError, RuntimeError, ValueError) as error:
+                reason = str(error)
+                continue
+            expected = {
+                level: (self._channels[level], *(math.ceil(size / stride) for size in image.shape[-2:]))
+                for stride, level in LEVELS.items()
+            }
+            if shapes == expected:
+                return self._padded_multiple
+            reason = f"its maps of an image of {tuple(image.shape[-2:])} are {shapes}"
+        raise ValueError(
+            f"timm's {name} does not take images of any size, padded to a multiple of {PADDED_MULTIPLE}: {reason}"
+        )
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
+    """The backbone that MODEL.TIMM and MODEL.BACKBONE.FREEZE_AT describe."""
+    return TimmBackbone(**TimmBackbone.from_config(cfg, input_shape))
+
+
+def _create(name: str, in_channels: int, pretrained: bool, pretrained_file: str, drop_path_rate: float) -> nn.Module:
+    """The timm model that returns the four levels and has nothing that they do not need."""
+    if ":" not in name and not timm.is_model(name):  # "hf-hub:..." and "local-dir:..." name a place, not a model
+        nearest = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
+        raise ValueError(f"timm {timm.__version__} has no model {name!r}. Nearest: {', '.join(nearest) or 'none'}")
+    if not 0 <= drop_path_rate < 1:
+        raise ValueError(f"MODEL.TIMM.DROP_PATH_RATE is {drop_path_rate}: a probability in [0, 1) is needed")
+    options = next((dict(given) for prefix, given in FAMILY_OPTIONS.items() if name.startswith(prefix)), {})
+    options |= {"features_only": True, "in_chans": in_channels, "out_indices": (-4, -3, -2, -1)}
+    if drop_path_rate > 0:
+        options["drop_path_rate"] = drop_path_rate
+    try:
+        body = _create_with_weights(name, options, pretrained, pretrained_file)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise ValueError(_no_drop_path(name, drop_path_rate)) from error
+    if (strides := body.feature_info.reduction()) != list(LEVELS):
+        raise ValueError(f"the last four levels of timm's {name} have strides {strides}, needed are {list(LEVELS)}")
+    _set_drop_path(body, name, drop_path_rate)
+    return body
+
+
+def _create_with_weights(name: str, options: dict[str, Any], pretrained: bool, pretrained_file: str) -> nn.Module:
+    if pretrained_file:
+        if not Path(pretrained_file).is_file():
+            raise FileNotFoundError(f"MODEL.TIMM.PRETRAINED_FILE: there is no file {pretrained_file!r}")
+        weights = load_state_dict(pretrained_file, weights_only=True)
+        try:
+            body = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": weights}, **options)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}: {error}"
+            ) from error
+        _require_loaded(body, weights, f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}")
+        return body
+    if not pretrained:
+        return timm.create_model(name, **options)
+    try:
+        return timm.create_model(name, pretrained=True, **options)
+    except TypeError:
+        raise
+    except Exception as error:  # the hub's client has many errors of its own, by version and transport
+        raise RuntimeError(
+            f"timm could not get pretrained weights for {name}: {error}\nWhere the hub is out of reach, download the "
+            f"model's file elsewhere and name it in MODEL.TIMM.PRETRAINED_FILE (goes before MODEL.TIMM.PRETRAINED), or "
+            f"train from scratch with MODEL.TIMM.PRETRAINED False"
+        ) from error
+
+
+def _require_loaded(body: nn.Module, weights: dict[str, Tensor], message: str) -> None:
+    """Refuse a file from which nothing was taken: timm loads some families (HRNet, EfficientNet) leniently."""
+    name, last = [(name, parameter) for name, parameter in body.named_parameters() if parameter.dim() > 1][-1]
+    candidates = (weight.flatten() for weight in weights.values() if weight.numel() == last.numel())
+    if not any(torch.equal(weight.to(last), last.flatten()) for weight in candidates):
+        raise RuntimeError(f"{message}: the weights of {name} are not in it")
+
+
+def _set_drop_path(body: nn.Module, name: str, rate: float) -> None:
+    drop_paths = [module for module in body.modules() if isinstance(module, DropPath)]
+    if rate == 0:
+        for module in drop_paths:
+            module.drop_prob = 0.0
+    elif not any(module.drop_prob > 0 for module in drop_paths):
+        raise ValueError(_no_drop_path(name, rate))
+
+
+def _no_drop_path(name: str, rate: float) -> str:
+    return f"timm's {name} has no stochastic depth, so MODEL.TIMM.DROP_PATH_RATE {rate} means nothing: set it to 0"

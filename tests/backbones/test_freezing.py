@@ -77,7 +77,7 @@ def test_what_lies_between_two_levels_belongs_to_the_later():
 
 
 def test_a_frozen_stage_equals_frozen_batch_norm():
-    """In training mode, twice, from statistics that are not the initial ones: what torchvision's FrozenBatchNorm2d gives."""
+    """In training mode, twice, with other statistics than the initial ones: torchvision's FrozenBatchNorm2d."""
     torch.manual_seed(0)
     backbone = TimmBackbone(name="resnet18", freeze_at=2)
     reference = copy.deepcopy(backbone)

@@ -1,4 +1,4 @@
-"""TimmBackbone: levels, sizes, weights, stochastic depth. Oracles: torchvision's ResNet, timm's models of fixed size."""
+"""TimmBackbone: levels, sizes, weights, drop path. Oracles: torchvision's ResNet, timm's models of fixed size."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_parameter_is_trained(name):
 
 
 def test_padding_is_used_only_where_a_model_needs_it():
-    """ResNet rounds sizes up by itself and sees the image as it is: torchvision's, with the same weights, at an odd size."""
+    """ResNet rounds sizes up by itself and sees the image as it is: equal to torchvision's at an odd size."""
     backbone = backbone_of("resnet18").eval()
     reference = torchvision.models.resnet18().eval()
     missing, unexpected = reference.load_state_dict(backbone.body.state_dict(), strict=False)

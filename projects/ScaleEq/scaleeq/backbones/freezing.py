@@ -66,7 +66,7 @@ def stages_of(body: nn.Module, model_name: str) -> dict[str, int]:
 def freeze(body: nn.Module, freeze_at: int, model_name: str) -> frozenset[str]:
     """Exclude the parameters of the first `freeze_at` stages from training.
 
-    Returns the names of the modules of these stages, for `keep_in_eval`. Raises ValueError for a number that is no stage.
+    Returns the names of these stages' modules, for `keep_in_eval`. Raises ValueError for a number that is no stage.
     """
     if not 0 <= freeze_at <= LAST_STAGE:
         raise ValueError(

@@ -79,10 +79,11 @@ class ScaleEqSegmentor(nn.Module):
             In training, name -> loss; else, per image, {"sem_seg": logits (num_classes, height, width)}.
         """
         images = self.preprocess(batched_inputs)
-        features = self.backbone(images.tensor)
+        size = images.tensor.shape[-2:]
         if self.training:
-            return self.losses(features, self._targets(batched_inputs, images.tensor.shape[-2:]))
-        logits = resize(self.sem_seg_head.logits(features).float(), images.tensor.shape[-2:])
+            targets = self._targets(batched_inputs, size)
+            return self.losses(self.backbone(images.tensor), targets)
+        logits = resize(self.logits(images.tensor).float(), (size[0], size[1]))
         results = []
         for image_logits, record, size in zip(logits, batched_inputs, images.image_sizes, strict=True):
             height, width = record.get("height", size[0]), record.get("width", size[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from timm.models.hrnet import HighResolutionNetFeatures
 from timm.models.twins import Twins
@@ -57,7 +58,8 @@ def stages_of(body: nn.Module, model_name: str) -> dict[str, int]:
         return stages_of_twins(names)
     if isinstance(body, HighResolutionNetFeatures):  # every level of its output needs every stage
         return stages_in_order(names, ["layer1", "stage2", "stage3", "stage4"])
-    level_modules = [name if name in names else name.replace(".", "_") for name in body.feature_info.module_name()]
+    info: Any = body.feature_info
+    level_modules = [name if name in names else name.replace(".", "_") for name in info.module_name()]
     if missing := [name for name in level_modules if name not in names]:
         raise ValueError(f"the stages of {model_name} are not known (no {missing}): set MODEL.BACKBONE.FREEZE_AT 0")
     return stages_in_order(names, level_modules)

@@ -66,7 +66,7 @@ class TimmBackbone(Backbone):
         """
         super().__init__()
         self.body = _create(name, in_channels, pretrained, pretrained_file, drop_path_rate)
-        info = self.body.feature_info
+        info: Any = self.body.feature_info
         self._channels = dict(zip(LEVELS.values(), info.channels(), strict=True))
         self._channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
         self._padded_multiple = self._probe(name, in_channels)
@@ -157,7 +157,8 @@ def _create(name: str, in_channels: int, pretrained: bool, pretrained_file: str,
         if "drop_path_rate" not in str(error):
             raise
         raise ValueError(_no_drop_path(name, drop_path_rate)) from error
-    if (strides := body.feature_info.reduction()) != list(LEVELS):
+    info: Any = body.feature_info
+    if (strides := info.reduction()) != list(LEVELS):
         raise ValueError(f"the last four levels of timm's {name} have strides {strides}, needed are {list(LEVELS)}")
     _set_drop_path(body, name, drop_path_rate)
     return body

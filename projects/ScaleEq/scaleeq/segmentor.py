@@ -85,9 +85,9 @@ class ScaleEqSegmentor(nn.Module):
             return self.losses(self.backbone(images.tensor), targets)
         logits = resize(self.logits(images.tensor).float(), (size[0], size[1]))
         results = []
-        for image_logits, record, size in zip(logits, batched_inputs, images.image_sizes, strict=True):
-            height, width = record.get("height", size[0]), record.get("width", size[1])
-            results.append({"sem_seg": sem_seg_postprocess(image_logits, size, height, width)})
+        for image_logits, record, image_size in zip(logits, batched_inputs, images.image_sizes, strict=True):
+            height, width = record.get("height", image_size[0]), record.get("width", image_size[1])
+            results.append({"sem_seg": sem_seg_postprocess(image_logits, image_size, height, width)})
         return results
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:

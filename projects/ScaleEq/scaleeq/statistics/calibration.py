@@ -65,7 +65,7 @@ def calibrate(
     loader: Iterable[Any],
     *,
     num_images: int = 0,
-    inputs: Callable[[Any], tuple[torch.Tensor, torch.Tensor | None]] | None = None,
+    inputs: Callable[[Any], tuple[Any, torch.Tensor | None]] | None = None,
     gather: Gather | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> CalibrationReport:
@@ -76,7 +76,7 @@ def calibrate(
         loader: batches of training data; iterated once per fusion.
         num_images: 0: until each std is known to 1 % (at least 32, at most 512 images); n: at least n; -1: the whole
             loader.
-        inputs: batch -> (model input (N, ...), valid (N, 2) or None); `valid` is the share of height and width of each
+        inputs: batch -> (the model's input, valid (N, 2) or None); `valid` is the share of height and width of each
             image that is not padding. Default: the model's own `calibration_inputs`, else the batch itself.
         gather: all ranks' objects in rank order, where several processes measure different batches of equal number.
         progress: told one line per fusion; default the log.
@@ -132,6 +132,7 @@ class _Measurement:
         self.name = ""
         self.moments: dict[str, BranchMoments] = {}
         self.valid: torch.Tensor | None = None
+        self.batch_size = 0
         self.num_images = 0
 
     def observe(self, fusion: Fusion, seen: Observation) -> None:
@@ -140,6 +141,7 @@ class _Measurement:
             self.moments = {branch: BranchMoments() for branch in fusion.branches}
         if fusion is not self.pending[self.name]:
             return
+        self.batch_size = len(seen.transferred)
         of_source = _spec(fusion).statistics_of == "source"
         self.moments[seen.branch].update(seen.source if of_source else seen.transferred, self.valid)
         if seen.branch == list(self.moments)[-1]:
@@ -160,7 +162,7 @@ class _Measurement:
                         f"the forward does not run the fusions {', '.join(self.pending)}: remove them or run them"
                     )
                 self._check_finite()
-                self.num_images += sum(self.gather(len(x)))
+                self.num_images += sum(self.gather(self.batch_size))
                 if self._enough(num_images):
                     break
         finally:

@@ -49,7 +49,7 @@ def read_labels(record: Record, *, num_classes: int | None = None, ignore_label:
             table[raw] = label
         labels = table[labels]
     if num_classes is not None:
-        source = record.get("sem_seg_file_name", record["file_name"])
+        source = str(record.get("sem_seg_file_name", record["file_name"]))
         check_labels(labels, num_classes, ignore_label, source=source)
     return labels
 

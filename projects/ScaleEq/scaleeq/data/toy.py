@@ -1,14 +1,15 @@
 """Toy scenes: a small landscape data set that is generated, so that everything here runs without a download.
 
-Own design, no source. A scene is a function of (split, index). Labels come from integer draws alone, hence are the
-same on every platform; images may differ by a grey level where a platform rounds sin or exp differently. The classes
+Own design, no source. A scene is a function of (split, index). Shapes are drawn here in integer arithmetic (OpenCV's
+differ between its versions), so labels are the same on every platform; images may differ by a grey level where a
+platform rounds sin or tanh differently. The classes
 are chosen so that a model needs several scales at once:
 
 * sky and water have the same colours and no texture: only the wide context tells them apart;
 * meadow and field have the same colours: blobs against stripes, one period of which is 16 to 28 pixels;
 * walls (16 to 100 pixels) carry bricks of 8 x 4 pixels;
-* poles are 1 to 5 pixels thin;
-* bees and beetles (4 to 12 pixels) have the same colours: stripes against a checkerboard with cells of 2 pixels.
+* poles are 2 to 4 pixels thin;
+* bees and beetles (4 to 10 pixels) have the same colours: stripes against a checkerboard with cells of 2 pixels.
 
 Void (255) is the outline of every wall and, in some scenes, a corner of the image.
 """
@@ -18,7 +19,6 @@ from __future__ import annotations
 import functools
 import math
 
-import cv2
 import numpy as np
 
 from scaleeq.data.catalog import IGNORE_LABEL, Record, register_dataset
@@ -27,12 +27,12 @@ from scaleeq.data.catalog import IGNORE_LABEL, Record, register_dataset
 HEIGHT, WIDTH = 128, 128
 NUM_SCENES = {"train": 512, "val": 64}
 # Difficulty: raise the noise or lower the contrasts for a harder data set.
-NOISE = 14.0  # standard deviation in grey levels
+NOISE = 18.0  # standard deviation in grey levels
 LIGHT_CONTRAST = 0.35  # relative difference of brightness between opposite corners, at most
-INSECT_CONTRAST = 0.6  # of stripes and checks, 1 = yellow against black
-GROUND_CONTRAST = 0.7  # of blobs and stripes on the ground
-INSECT_AXIS_PX = (4, 12)
-POLE_THICKNESS = (1, 3)  # as cv2.line takes it; slanted lines come out up to two pixels wider
+INSECT_CONTRAST = 0.5  # of stripes and checks, 1 = yellow against black
+GROUND_CONTRAST = 0.5  # of blobs and stripes on the ground
+INSECT_AXIS_PX = (4, 10)
+POLE_THICKNESS_PX = (2, 4)
 WALL_SIDE_PX = (16, 100)
 GROUND_PERIOD_PX = (16, 28)
 NUM_WALLS, NUM_POLES, NUM_INSECTS, NUM_LAKES = (1, 2), (1, 4), (6, 16), (0, 2)
@@ -75,53 +75,73 @@ def _between(rng: np.random.Generator, limits: tuple[int, int]) -> int:
 
 
 def _draw_labels(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
-    """Labels: (H, W) uint8 without void, and the walls as (x, y, width, height) in pixels."""
+    """Labels: (H, W) uint8 without void, and the walls as (left, top, right, bottom) in pixels, ends excluded."""
     labels = np.full((HEIGHT, WIDTH), SKY, np.uint8)
     horizon_y = _between(rng, (HEIGHT // 4, HEIGHT * 6 // 10))
     _draw_ground(labels, horizon_y, rng)
     walls = []
     for _ in range(_between(rng, NUM_WALLS)):
-        # The product of two draws prefers small walls, as log-uniform would, in integers.
-        low, high = WALL_SIDE_PX
-        width = low + _between(rng, (0, high - low)) * _between(rng, (0, 64)) // 64
-        height = low + _between(rng, (0, high - low)) * _between(rng, (0, 64)) // 64
+        # The product of two draws prefers small walls.
+        smallest, largest = WALL_SIDE_PX
+        width, height = (
+            smallest + _between(rng, (0, largest - smallest)) * _between(rng, (0, 64)) // 64 for _ in range(2)
+        )
         x, y = _between(rng, (-8, WIDTH - 12)), _between(rng, (horizon_y - height // 2, HEIGHT - 12))
-        cv2.rectangle(labels, (x, y), (x + width - 1, y + height - 1), WALL, -1)
-        walls.append((x, y, width, height))
+        walls.append((max(0, x), max(0, y), min(WIDTH, x + width), min(HEIGHT, y + height)))
+        left, top, right, bottom = walls[-1]
+        labels[top:bottom, left:right] = WALL
     for _ in range(_between(rng, NUM_POLES)):
-        x, bottom = _between(rng, (0, WIDTH - 1)), _between(rng, (horizon_y, HEIGHT + 20))
+        foot = _between(rng, (0, WIDTH - 1)), _between(rng, (horizon_y, HEIGHT + 20))
         length, lean = _between(rng, (20, 100)), _between(rng, (-12, 12))
-        cv2.line(labels, (x, bottom), (x + lean, bottom - length), POLE, _between(rng, POLE_THICKNESS))
+        labels[_line(foot, (lean, -length), _between(rng, POLE_THICKNESS_PX))] = POLE
     for _ in range(_between(rng, NUM_INSECTS)):
         width, height = _between(rng, INSECT_AXIS_PX), _between(rng, INSECT_AXIS_PX)
         x, y = _between(rng, (0, WIDTH - 4)), _between(rng, (0, HEIGHT - 4))
-        _draw_ellipse(labels, x, y, width, height, BEE if rng.integers(2) else BEETLE)
+        labels[_ellipse(x, y, width, height)] = BEE if rng.integers(2) else BEETLE
     return labels, walls
 
 
 def _draw_ground(labels: np.ndarray, horizon_y: int, rng: np.random.Generator) -> None:
-    """Meadow and field below an uneven horizon, one slanted border between them, then lakes inside."""
-    xs = list(range(0, WIDTH + 1, WIDTH // 4))
-    skyline = [(x, horizon_y + _between(rng, (-8, 8))) for x in xs]
-    first, second = (MEADOW, FIELD) if rng.integers(2) else (FIELD, MEADOW)
-    cv2.fillPoly(labels, [np.array([*skyline, (WIDTH, HEIGHT), (0, HEIGHT)], np.int32)], first)
+    """Meadow and field below an uneven horizon, a slanted border between them, then lakes inside."""
+    y, x = _grid()
+    step = WIDTH // 4
+    knots = np.array([horizon_y + _between(rng, (-8, 8)) for _ in range(6)])
+    skyline = (knots[x // step] * (step - x % step) + knots[x // step + 1] * (x % step)) // step
     top, bottom = _between(rng, (-WIDTH // 4, WIDTH)), _between(rng, (0, WIDTH))
-    side = np.zeros_like(labels)
-    cv2.fillPoly(side, [np.array([(top, 0), (WIDTH, 0), (WIDTH, HEIGHT), (bottom, HEIGHT)], np.int32)], 1)
-    labels[(side == 1) & (labels == first)] = second
+    border = top + (bottom - top) * y // HEIGHT
+    first, second = (MEADOW, FIELD) if rng.integers(2) else (FIELD, MEADOW)
+    labels[(y >= skyline) & (x < border)] = first
+    labels[(y >= skyline) & (x >= border)] = second
     for _ in range(_between(rng, NUM_LAKES)):
         width, height = _between(rng, (28, 100)), _between(rng, (20, 60))
         # Land always separates water from sky: without it their border could not be seen.
-        x, y = _between(rng, (-width // 2, WIDTH - width // 2)), _between(rng, (horizon_y + 14, HEIGHT))
-        _draw_ellipse(labels, x, y, width, height, WATER)
+        left, upper = _between(rng, (-width // 2, WIDTH - width // 2)), _between(rng, (horizon_y + 14, HEIGHT))
+        labels[_ellipse(left, upper, width, height)] = WATER
 
 
-def _draw_ellipse(labels: np.ndarray, x: int, y: int, width: int, height: int, label: int) -> None:
-    """Fill the ellipse in the box (x, y, width, height), in integer arithmetic."""
-    # Pixel centres in half pixels from the centre of the box.
-    u = 2 * (np.arange(WIDTH, dtype=np.int64) - x) + 1 - width
-    v = 2 * (np.arange(HEIGHT, dtype=np.int64) - y) + 1 - height
-    labels[(u * height)[None, :] ** 2 + (v * width)[:, None] ** 2 <= (width * height) ** 2] = label
+def _grid() -> tuple[np.ndarray, np.ndarray]:
+    """y: (H, 1) and x: (1, W), int64, of the pixels."""
+    return np.arange(HEIGHT)[:, None], np.arange(WIDTH)[None]
+
+
+def _ellipse(left: int, top: int, width: int, height: int) -> np.ndarray:
+    """Mask: (H, W) of the ellipse that fills the box, compared exactly."""
+    y, x = _grid()
+    # Twice the distance of the pixels' centres from the centre of the box.
+    u, v = 2 * (x - left) + 1 - width, 2 * (y - top) + 1 - height
+    return (u * height) ** 2 + (v * width) ** 2 <= (width * height) ** 2
+
+
+def _line(start: tuple[int, int], step: tuple[int, int], thickness: int) -> np.ndarray:
+    """Mask: (H, W) of the line from start = (x, y) to start + step, compared exactly."""
+    y, x = _grid()
+    u, v = x - start[0], y - start[1]
+    along, across = u * step[0] + v * step[1], u * step[1] - v * step[0]
+    length2 = step[0] ** 2 + step[1] ** 2
+    # Half of the thickness on either side; one side excludes its end, so that an upright line is not a pixel wider.
+    distance2 = 4 * across**2
+    near = (distance2 < thickness**2 * length2) | ((distance2 == thickness**2 * length2) & (across > 0))
+    return near & (along >= 0) & (along <= length2)
 
 
 def _draw_void(labels: np.ndarray, walls: list[tuple[int, int, int, int]], rng: np.random.Generator) -> None:
@@ -131,11 +151,11 @@ def _draw_void(labels: np.ndarray, walls: list[tuple[int, int, int, int]], rng: 
         rows = slice(0, height) if rng.integers(2) else slice(HEIGHT - height, HEIGHT)
         columns = slice(0, width) if rng.integers(2) else slice(WIDTH - width, WIDTH)
         labels[rows, columns] = IGNORE_LABEL
-    outline = np.zeros_like(labels)
-    for x, y, width, height in walls:
-        cv2.rectangle(outline, (x, y), (x + width - 1, y + height - 1), 0, -1)  # hides what lies behind
-        cv2.rectangle(outline, (x, y), (x + width - 1, y + height - 1), 1, 1)
-    labels[(outline == 1) & (labels == WALL)] = IGNORE_LABEL
+    outline = np.zeros(labels.shape, bool)
+    for left, top, right, bottom in walls:
+        outline[top:bottom, left:right] = True
+        outline[top + 1 : bottom - 1, left + 1 : right - 1] = False  # also of a wall behind
+    labels[outline & (labels == WALL)] = IGNORE_LABEL
 
 
 def _paint(labels: np.ndarray, walls: list[tuple[int, int, int, int]], rng: np.random.Generator) -> np.ndarray:
@@ -156,9 +176,10 @@ def _paint(labels: np.ndarray, walls: list[tuple[int, int, int, int]], rng: np.r
     canvas = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     for label, texture in textures.items():
         canvas[labels == label] = texture[labels == label]
-    for left, top, width, height in walls:
-        inside = (labels == WALL) & (x >= left) & (x < left + width) & (y >= top) & (y < top + height)
-        canvas[inside] = _bricks(x - left, y - top, rng)[inside]
+    for left, top, right, bottom in walls:
+        window = (slice(top, bottom), slice(left, right))
+        inside = labels[window] == WALL
+        canvas[window][inside] = _bricks(x[window] - left, y[window] - top, rng)[inside]
     return _light(canvas, x, y, rng)
 
 
@@ -175,9 +196,14 @@ def _contrast(weight: np.ndarray) -> np.ndarray:
 
 def _blobs(rng: np.random.Generator, cell_px: int) -> np.ndarray:
     """Smooth noise: (H, W) in [0, 1], with blobs of about cell_px."""
-    cells = rng.random((HEIGHT // cell_px + 3, WIDTH // cell_px + 3), np.float32)
-    size = (cells.shape[1] * cell_px, cells.shape[0] * cell_px)
-    return np.clip(cv2.resize(cells, size, interpolation=cv2.INTER_CUBIC)[:HEIGHT, :WIDTH], 0, 1)
+    knots = rng.random((HEIGHT // cell_px + 2, WIDTH // cell_px + 2), np.float32)
+    for axis, size in enumerate((HEIGHT, WIDTH)):
+        pixel = np.arange(size)
+        weight = (pixel % cell_px / np.float32(cell_px)).astype(np.float32)
+        weight = np.expand_dims(weight * weight * (3 - 2 * weight), 1 - axis)  # no kinks at the knots
+        low, high = (np.take(knots, pixel // cell_px + offset, axis=axis) for offset in (0, 1))
+        knots = low + (high - low) * weight
+    return knots
 
 
 def _stripes(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:

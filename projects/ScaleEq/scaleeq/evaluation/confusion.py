@@ -96,7 +96,10 @@ class ConfusionMatrix:
 
 
 def count_pairs(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts: (K, K) int64 at [truth, prediction] of prediction, truth: (H, W) uint8; values of K or more are dropped."""
+    """Counts: (K, K) int64 at [truth, prediction], without pixels where either is K or more.
+
+    prediction, truth: (H, W) uint8.
+    """
     counts = np.zeros((num_classes, num_classes), np.int64)
     truth, prediction = np.ascontiguousarray(truth).reshape(1, -1), np.ascontiguousarray(prediction).reshape(1, -1)
     for start in range(0, truth.size, TILE_PIXELS):

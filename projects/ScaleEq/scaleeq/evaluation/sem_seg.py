@@ -1,8 +1,9 @@
 """The evaluator of semantic segmentation: an argmax and one histogram an image, constant memory.
 
-Detectron2's metric names, in percent: mIoU, fwIoU, mACC, pACC, IoU-<class>, ACC-<class>. Deviations from its evaluator: a class
-that is predicted but absent from the truth counts as IoU 0 (see `confusion`); labels that no class declares are
-refused (there they are counted in another class's cell); no run-length list of all predictions is kept, and no boundary IoU.
+Detectron2's metric names, in percent: mIoU, fwIoU, mACC, pACC, IoU-<class>, ACC-<class>. Deviations from its evaluator:
+a class that is predicted but absent from the truth counts as IoU 0 (see `confusion`); labels that no class declares
+are refused (there they are counted in another class's cell); no list of all predictions is kept, and there is no
+boundary IoU.
 """
 
 from __future__ import annotations

@@ -1,0 +1,168 @@
+"""The confusion matrix against numpy's bincount, torchmetrics and closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scaleeq.evaluation import confusion
+from scaleeq.evaluation.confusion import ConfusionMatrix, count_pairs, metrics_from_counts
+
+
+def random_pair(rng, num_classes, shape=(37, 53), void=0.1, absent=(), never_true=()):
+    """Prediction and truth; absent classes are in neither, never_true ones are predicted only."""
+    classes = [label for label in range(num_classes) if label not in absent]
+    true = [label for label in classes if label not in never_true]
+    truth = rng.choice(true, shape).astype(np.uint8)
+    guess = rng.choice(classes, shape).astype(np.uint8)
+    prediction = np.where(rng.random(shape) < 0.6, truth, guess).astype(np.uint8)
+    truth[rng.random(shape) < void] = 255
+    return prediction, truth
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 3, 7, 19, 150, 254, 255])
+def test_every_pair_lands_in_its_cell(num_classes):
+    """Each pair (t, p) occurs (t * K + p) % 5 + 1 times; bincount is the oracle. Bins of floats round nothing wrong."""
+    cells = np.repeat(np.arange(num_classes**2), np.arange(num_classes**2) % 5 + 1)
+    truth, prediction = (part.astype(np.uint8)[None] for part in np.divmod(cells, num_classes))
+    expected = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+    np.testing.assert_array_equal(count_pairs(prediction, truth, num_classes), expected)
+
+
+@pytest.mark.parametrize("num_classes", [2, 11, 150])
+def test_void_is_dropped(num_classes):
+    prediction, truth = random_pair(np.random.default_rng(0), num_classes)
+    matrix = ConfusionMatrix(num_classes=num_classes)
+    matrix.update(prediction, truth)
+    kept = truth != 255
+    flat = truth[kept].astype(int) * num_classes + prediction[kept]
+    np.testing.assert_array_equal(matrix.counts.ravel(), np.bincount(flat, minlength=num_classes**2))
+    assert matrix.counts.dtype == np.int64
+
+
+def test_counts_beyond_float32_are_exact(monkeypatch):
+    """17 million pixels in one cell: a float32 bin would stop at 2^24 without the tiles."""
+    size = (1 << 24) + 12_345
+    pixels = np.zeros((1, size), np.uint8)
+    assert count_pairs(pixels, pixels, 2)[0, 0] == size
+    monkeypatch.setattr(confusion, "TILE_PIXELS", 100)
+    prediction, truth = random_pair(np.random.default_rng(1), 5, void=0)
+    expected = np.bincount(truth.ravel().astype(int) * 5 + prediction.ravel(), minlength=25).reshape(5, 5)
+    np.testing.assert_array_equal(count_pairs(prediction, truth, 5), expected)
+
+
+def test_views_are_counted_as_what_they_show():
+    prediction, truth = random_pair(np.random.default_rng(2), 4)
+    one, two = ConfusionMatrix(num_classes=4), ConfusionMatrix(num_classes=4)
+    one.update(prediction[:, ::-2], truth[:, ::-2])
+    two.update(prediction[:, ::-2].copy(), truth[:, ::-2].copy())
+    np.testing.assert_array_equal(one.counts, two.counts)
+
+
+def test_parts_merge_to_the_whole():
+    rng = np.random.default_rng(3)
+    whole, parts = ConfusionMatrix(num_classes=6), [ConfusionMatrix(num_classes=6) for _ in range(2)]
+    for index in range(6):
+        pair = random_pair(rng, 6)
+        whole.update(*pair)
+        parts[index % 2].update(*pair)
+    parts[0].merge(parts[1])
+    np.testing.assert_array_equal(parts[0].counts, whole.counts)
+    with pytest.raises(ValueError, match="cannot be merged"):
+        whole.merge(ConfusionMatrix(num_classes=7))
+
+
+def test_by_hand():
+    metrics = metrics_from_counts(np.array([[6, 2], [1, 1]]))
+    np.testing.assert_allclose(metrics.iou, [6 / 9, 1 / 4], rtol=1e-15)
+    np.testing.assert_allclose(metrics.accuracy, [6 / 8, 1 / 2], rtol=1e-15)
+    assert metrics.mean_iou == pytest.approx((6 / 9 + 1 / 4) / 2, rel=1e-15)
+    assert metrics.frequency_weighted_iou == pytest.approx(0.8 * 6 / 9 + 0.2 / 4, rel=1e-15)
+    assert metrics.mean_accuracy == pytest.approx(0.625, rel=1e-15)
+    assert metrics.pixel_accuracy == pytest.approx(0.7, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("absent", "never_true"),
+    [((), ()), ((2, 5), ()), ((), (3,)), ((0, 7), (1, 4))],
+    ids=["all", "absent", "ghost", "both"],
+)
+def test_equal_to_torchmetrics_jaccard(absent, never_true):
+    """torchmetrics reduces in float32: its classes' values are compared through float64 of its own integer matrix,
+    and the reduced value at float32's precision, which also fixes which classes it leaves out."""
+    torch = pytest.importorskip("torch")
+    classification = pytest.importorskip("torchmetrics.classification")
+    rng = np.random.default_rng(4)
+    ours = ConfusionMatrix(num_classes=9)
+    theirs = classification.MulticlassJaccardIndex(9, average="macro", ignore_index=255)
+    for _ in range(4):
+        prediction, truth = random_pair(rng, 9, absent=absent, never_true=never_true)
+        ours.update(prediction, truth)
+        theirs.update(torch.from_numpy(prediction).long()[None], torch.from_numpy(truth).long()[None])
+    metrics = ours.metrics()
+    matrix = theirs.confmat.numpy().astype(np.float64)
+    np.testing.assert_array_equal(ours.counts, matrix)
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    present = union > 0
+    iou = np.diag(matrix)[present] / union[present]
+    np.testing.assert_allclose(metrics.iou[present], iou, rtol=1e-12)
+    assert np.isnan(metrics.iou[~present]).all() and set(np.flatnonzero(~present)) == set(absent)
+    assert metrics.mean_iou == pytest.approx(iou.mean(), abs=1e-9)
+    assert metrics.mean_iou == pytest.approx(theirs.compute().item(), abs=1e-6)
+
+
+def test_policies_for_absent_classes():
+    counts = np.array([[8, 0, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 10]])  # 1 absent, 2 only predicted
+    exclude, zero = metrics_from_counts(counts), metrics_from_counts(counts, absent="zero")
+    np.testing.assert_allclose(exclude.iou, [0.8, np.nan, 0, 1])
+    np.testing.assert_allclose(exclude.accuracy, [0.8, np.nan, np.nan, 1])
+    assert (exclude.mean_iou, exclude.mean_accuracy) == pytest.approx((0.6, 0.9))
+    assert (zero.mean_iou, zero.mean_accuracy) == pytest.approx((0.45, 0.45))
+    assert zero.frequency_weighted_iou == exclude.frequency_weighted_iou == pytest.approx(0.9)
+    assert zero.pixel_accuracy == exclude.pixel_accuracy == pytest.approx(0.9)
+    with pytest.raises(ValueError, match=r"'one'.*exclude"):
+        metrics_from_counts(counts, absent="one")
+
+
+def test_nothing_but_void_has_no_metrics():
+    matrix = ConfusionMatrix(num_classes=3)
+    matrix.update(np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8))
+    metrics = matrix.metrics()
+    assert np.isnan([metrics.mean_iou, metrics.mean_accuracy, metrics.pixel_accuracy]).all()
+    assert np.isnan(metrics.frequency_weighted_iou)
+
+
+def test_undeclared_labels_are_refused_and_not_counted():
+    prediction, truth = random_pair(np.random.default_rng(5), 4)
+    matrix = ConfusionMatrix(num_classes=4)
+    wrong = truth.copy()
+    wrong[3, 5], wrong[9, 9] = 4, 17
+    with pytest.raises(ValueError, match=r"truth of street.png holds \[4, 17\].*0 .. 3 and 255"):
+        matrix.update(prediction, wrong, source="street.png")
+    wrong = prediction.copy()
+    wrong[truth != 255] = 9
+    with pytest.raises(ValueError, match=r"prediction of street.png holds \[9\]"):
+        matrix.update(wrong, truth, source="street.png")
+    assert matrix.counts.sum() == 0
+    wrong = np.where(truth == 255, 9, prediction).astype(np.uint8)
+    matrix.update(wrong, truth)  # a prediction on void is nobody's business
+    assert matrix.counts.sum() == (truth != 255).sum()
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "message"),
+    [
+        (np.zeros((4, 5), np.uint8), np.zeros((4, 4), np.uint8), r"\(4, 5\).*\(4, 4\)"),
+        (np.zeros((4, 4), np.int64), np.zeros((4, 4), np.uint8), "int64"),
+        (np.zeros((4, 4), np.uint8), np.zeros((1, 4, 4), np.uint8), r"\(1, 4, 4\)"),
+    ],
+)
+def test_shapes_and_types_are_checked(prediction, truth, message):
+    with pytest.raises(ValueError, match=message):
+        ConfusionMatrix(num_classes=4).update(prediction, truth)
+
+
+@pytest.mark.parametrize("arguments", [{"num_classes": 0}, {"num_classes": 256}, {"num_classes": 8, "ignore_label": 7}])
+def test_impossible_classes_are_refused(arguments):
+    with pytest.raises(ValueError, match="must be"):
+        ConfusionMatrix(**arguments)

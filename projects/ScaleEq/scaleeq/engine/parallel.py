@@ -1,10 +1,13 @@
 """Data-parallel wrapping, above both engines.
 
-Source: torch's DistributedDataParallel. Detectron2's own wrapper names a GPU unless told otherwise, so it fails on CPU; this
-one names the device that the parameters are on, and none for CPU (gloo).
+Source: torch's DistributedDataParallel. Detectron2's own wrapper names a GPU unless told otherwise, so it fails on CPU;
+this one names the device that the parameters are on, and none for CPU (gloo).
 """
 
 from __future__ import annotations
+
+import inspect
+from typing import Any
 
 import torch.distributed as dist
 from torch import nn
@@ -15,7 +18,7 @@ def wrap_ddp(model: nn.Module, *, broadcast_buffers: bool = False, find_unused_p
     """The model itself in a job of one process, else wrapped so that gradients are averaged over processes.
 
     model: on its final device. ValueError where its parameters are on several devices.
-    broadcast_buffers: copy rank 0's buffers (BN's running statistics) before each forward; Detectron2's trainer does not.
+    broadcast_buffers: copy rank 0's buffers (BN's running statistics) before each forward; Detectron2's does not.
     find_unused_parameters: for models whose forward skips parameters.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
@@ -25,9 +28,15 @@ def wrap_ddp(model: nn.Module, *, broadcast_buffers: bool = False, find_unused_p
         names = sorted(map(str, devices))
         raise ValueError(f"the model's parameters are on {names}; move it to one device with model.to(...) first")
     on_gpu = [device for device in devices if device.type == "cuda"]
-    return DistributedDataParallel(
-        model,
-        device_ids=on_gpu or None,
-        broadcast_buffers=broadcast_buffers,
-        find_unused_parameters=find_unused_parameters,
-    )
+    options: dict[str, Any] = {
+        "device_ids": on_gpu or None,
+        "find_unused_parameters": find_unused_parameters,
+        _buffer_option(): broadcast_buffers,
+    }
+    return DistributedDataParallel(model, **options)
+
+
+def _buffer_option() -> str:
+    """The name of DistributedDataParallel's option, which newer versions of torch renamed."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"

@@ -1,7 +1,7 @@
 """Scalars of a training and the writers that show them.
 
-Source: the interface and behaviour of Detectron2's `utils/events.py`: what is smoothed and over which window, the printer's
-line, the lines of metrics.json. A window of n means the samples of the last n iterations, however many were put.
+Source: the interface and behaviour of Detectron2's `utils/events.py`: what is smoothed and over which window, the
+printer's line, the lines of metrics.json. A window of n means the samples of the last n iterations, however many.
 Deviations: name_scope ends after an exception too; an ETA that would divide by zero iterations is left out.
 """
 

@@ -1,7 +1,7 @@
 """The hooks that every training has.
 
 Source: the interface and behaviour of Detectron2's `engine/hooks.py` (what is measured, put and logged, and when; the
-last evaluation happens in after_train and only after a success) and `solver/lr_scheduler.py` (a schedule as a multiplier).
+last evaluation happens in after_train and only after a success) and `solver/lr_scheduler.py` (multipliers).
 Deviations: none known.
 """
 

@@ -1,7 +1,7 @@
 """Loggers that write to the terminal (rank 0) and to files (every rank).
 
-Source: the interface, line format and file names of Detectron2's `utils/logger.py`. Deviation: the root that is set up when
-no name is given is this package ("scaleeq.engine.standalone", shown as "engine"); there it is "detectron2" ("d2").
+Source: the interface, line format and file names of Detectron2's `utils/logger.py`. Deviation: the root that is set up
+when no name is given is this package ("scaleeq.engine.standalone", shown as "engine"); there it is "detectron2" ("d2").
 """
 
 from __future__ import annotations

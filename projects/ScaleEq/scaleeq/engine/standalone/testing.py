@@ -29,7 +29,7 @@ def print_csv_format(results: Mapping[str, Any]) -> None:
 
 
 def verify_results(cfg: Any, results: Mapping[str, Mapping[str, float]]) -> bool:
-    """Compare with cfg.TEST.EXPECTED_RESULTS, a list of [task, metric, expected, tolerance]; exit with 1 if they differ.
+    """Compare with cfg.TEST.EXPECTED_RESULTS, [[task, metric, expected, tolerance], ...]; exit with 1 if they differ.
 
     A metric that is missing or not finite differs; a missing task raises KeyError.
     """

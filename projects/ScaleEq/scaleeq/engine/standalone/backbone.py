@@ -6,6 +6,7 @@ Source: Detectron2's modeling/backbone/backbone.py. Deviations: none.
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ class Backbone(nn.Module, metaclass=ABCMeta):
         super().__init__()
 
     @abstractmethod
-    def forward(self, *args: Tensor) -> dict[str, Tensor]:
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """x: (N, C, H, W), images -> {name: (N, C_i, H_i, W_i)}."""
 
     @property

@@ -1,0 +1,108 @@
+"""The trainer hooks, run by the engine's own training loop. Oracle: the branches measured by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from scaleeq.engine import TrainerBase
+from scaleeq.statistics.hooks import CalibrationHook, ScaleStatisticsHook
+from tests.statistics.test_calibration import TinyNet, make_loader
+
+
+class Loop(TrainerBase):
+    """Forward and backward on fixed batches, plain SGD."""
+
+    def __init__(self, model: torch.nn.Module, *hooks) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        self.register_hooks(list(hooks))
+
+    def run_step(self) -> None:
+        loss = self.model(make_loader(1, seed=self.iter)[0]).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+def test_calibration_runs_once_and_only_in_a_fresh_run(tmp_path):
+    loaders = []
+
+    def build_loader():
+        loaders.append(make_loader())
+        return loaders[-1]
+
+    model = TinyNet()
+    hook = CalibrationHook(model, build_loader, output_dir=str(tmp_path))
+    Loop(model, hook).train(0, 1)
+    content = json.loads((tmp_path / "scale_statistics.json").read_text())
+    stds = {branch: float(e.std) for branch, e in model.last.equalizer_of.items()}
+    assert {b: v["std"] for b, v in content["fusions"]["last"]["branches"].items()} == pytest.approx(stds, rel=1e-6)
+    assert list(content["fusions"]) == ["context", "last"]
+    before = {key: value.clone() for key, value in model.state_dict().items() if "equalizers" in key}
+    Loop(model, hook).train(1, 3)
+    assert len(loaders) == 1
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
+def test_resuming_without_statistics_is_refused_by_name(tmp_path):
+    model = TinyNet()
+    with pytest.raises(RuntimeError, match=r"resumed at iteration 5.*context, last are not calibrated"):
+        Loop(model, CalibrationHook(model, make_loader, output_dir=str(tmp_path))).train(5, 6)
+
+
+@pytest.mark.parametrize("implementation", ["module", "reparametrize"])
+@pytest.mark.parametrize("granularity", ["branch", "channel"])
+def test_scales_are_recorded_every_n_iterations_and_at_the_end(tmp_path, implementation, granularity):
+    model = TinyNet(dropout=0.0, implementation=implementation, granularity=granularity)
+    hooks = [CalibrationHook(model, make_loader, output_dir=str(tmp_path))]
+    loop = Loop(model, *hooks, ScaleStatisticsHook(model, period=3, output_dir=str(tmp_path)))
+    seen = {}
+
+    def measure(module, args, out):
+        seen.setdefault(loop.iter, out.detach())
+
+    model.last.branches["fine"].lateral.register_forward_hook(measure)
+    loop.train(0, 6)
+    history = loop.storage.history("scale/last/fine/std").values()
+    assert [iteration for _, iteration in history] == [0, 3, 5]
+    for value, iteration in history:
+        assert value == pytest.approx(float(seen[iteration].std(correction=0)), rel=1e-4)
+    mean, _ = loop.storage.history("scale/last/fine/mean").values()[-1]
+    assert mean == pytest.approx(float(seen[5].mean()), abs=1e-5)
+    stds = [loop.storage.history(f"scale/last/{branch}/std").values()[-1][0] for branch in ("fine", "context")]
+    assert loop.storage.history("scale/last/spread").latest() == pytest.approx(max(stds) / min(stds))
+    equalizer = model.last.equalizer_of["fine"]
+    equalized = ((seen[5] - equalizer.mean) / equalizer.std).std(correction=0)
+    assert loop.storage.history("scale/last/fine/std_equalized").latest() == pytest.approx(float(equalized), rel=1e-4)
+    end = json.loads((tmp_path / "scale_statistics.json").read_text())["at_end"]
+    assert end["iteration"] == 5
+    assert end["fusions"]["last"]["branches"]["fine"]["std"] == pytest.approx(stds[0])
+    assert model.last.observer is None
+
+
+def test_recording_changes_no_weight(tmp_path):
+    trained = []
+    for period in (0, 1):
+        model = TinyNet(dropout=0.0)
+        hooks = [CalibrationHook(model, make_loader, output_dir=str(tmp_path))]
+        hooks.append(ScaleStatisticsHook(model, period=period, output_dir=str(tmp_path)))
+        Loop(model, *hooks).train(0, 3)
+        trained.append(model.state_dict())
+    assert all(torch.equal(trained[0][key], trained[1][key]) for key in trained[0])
+
+
+def test_models_without_equalizers_are_recorded_but_not_calibrated(tmp_path):
+    model = TinyNet()
+    for fusion in (model.context, model.last):
+        for equalizer in fusion.equalizer_of.values():
+            equalizer.set_statistics(torch.tensor(0.0), torch.tensor(1.0), 1)
+        fusion.fold()
+    hooks = [CalibrationHook(model, lambda: pytest.fail("nothing to calibrate"), output_dir=str(tmp_path))]
+    Loop(model, *hooks, ScaleStatisticsHook(model, period=1, output_dir=str(tmp_path))).train(0, 2)
+    content = json.loads((tmp_path / "scale_statistics.json").read_text())
+    assert list(content) == ["at_end"]
+    assert set(content["at_end"]["fusions"]["last"]["branches"]["fine"]) == {"mean", "std"}

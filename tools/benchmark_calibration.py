@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""Measure what a calibration costs, as a ratio to plain forwards in the same run; prints one JSON object.
+
+Example: python tools/benchmark_calibration.py --config-file configs/quickstart.yaml --size 128 128 --images 32
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+import scaleeq.segmentor  # noqa: F401  (registers the model)
+from scaleeq.engine import build_model, load_config
+from scaleeq.statistics.benchmark import calibration_cost
+from scaleeq.training import choose_device
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--size", type=int, nargs=2, default=[128, 128], metavar=("HEIGHT", "WIDTH"), help="pixels")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+    arguments = parser.parse_args()
+
+    cfg = load_config(arguments.config_file, [*arguments.opts, "MODEL.SCALE_EQUALIZER.ENABLED", "True"])
+    choose_device(cfg)
+    model = build_model(cfg)
+    shape = (arguments.batch, 3, *arguments.size)
+    batches = [torch.randn(shape, device=cfg.MODEL.DEVICE) for _ in range(arguments.images // arguments.batch)]
+    result = calibration_cost(model, batches, rounds=arguments.rounds)
+    print(json.dumps({"config": arguments.config_file, "size": arguments.size, "batch": arguments.batch, **result}))
+
+
+if __name__ == "__main__":
+    main()

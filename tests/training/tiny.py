@@ -1,4 +1,4 @@
-"""The smallest run that goes through everything: ResNet-18, width 8, crops of 64 x 64 pixels, four images to test on."""
+"""The smallest run that goes through everything: ResNet-18, width 8, crops of 64 x 64 pixels, four test images."""
 
 from __future__ import annotations
 

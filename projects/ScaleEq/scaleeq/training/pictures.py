@@ -56,7 +56,7 @@ def plot_predictions(cfg: CfgNode, weights: str, path: Path, *, num_images: int 
     for axis, title in zip(axes[0], ("image", "truth", "prediction"), strict=True):
         axis.set_title(title)
     names_and_colors = [*zip(metadata.stuff_classes, metadata.stuff_colors, strict=True), ("void", VOID_COLOR)]
-    patches = [Patch(color=np.asarray(color) / 255, label=name) for name, color in names_and_colors]
+    patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*color), label=name) for name, color in names_and_colors]
     figure.legend(handles=patches, loc="outside lower center", ncols=5, fontsize="small", frameon=False)
     _save(figure, path)
 
@@ -84,20 +84,25 @@ def branch_scales(statistics: Mapping[str, Any]) -> dict[str, dict[str, dict[str
 
 
 def plot_branch_scales(statistics: Mapping[str, Any], path: Path) -> None:
-    """One panel per fusion, one group of bars per branch."""
+    """One panel per fusion, one group of bars per branch; of the equalized fusions alone, where there are any."""
     scales = branch_scales(statistics)
+    equalized = {fusion: series for fusion, series in scales.items() if len(series) > 1}
+    scales = equalized or scales
+    labels = list(dict.fromkeys(label for series in scales.values() for label in series))
     figure, axes = plt.subplots(len(scales), 1, figsize=(7.5, 2.8 * len(scales)), squeeze=False, layout="constrained")
     for axis, (fusion, series) in zip(axes[:, 0], scales.items(), strict=True):
-        branches = list(next(iter(series.values())))
+        branches = list(dict.fromkeys(branch for values in series.values() for branch in values))
         width = 0.8 / len(series)
         for index, (label, values) in enumerate(series.items()):
             positions = np.arange(len(branches)) + (index - (len(series) - 1) / 2) * width
-            axis.bar(positions, [values.get(branch, 0.0) for branch in branches], width, label=label)
+            heights = [values.get(branch, 0.0) for branch in branches]
+            axis.bar(positions, heights, width, color=f"C{labels.index(label)}")
         axis.set_xticks(range(len(branches)), branches)
         axis.axhline(1.0, color="gray", linewidth=0.8, linestyle=":")
         axis.set_title(fusion)
         axis.set_ylabel("standard deviation")
-    axes[0, 0].legend(fontsize="small", title="equalization")
+    patches = [Patch(color=f"C{index}", label=label) for index, label in enumerate(labels)]
+    figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize="small", title="equalization")
     _save(figure, path)
 
 

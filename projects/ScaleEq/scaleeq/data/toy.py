@@ -49,6 +49,14 @@ COLORS = (
     (150, 30, 140),
 )
 SKY, WATER, MEADOW, FIELD, WALL, POLE, BEE, BEETLE = range(8)
+# A texture is a pattern in [0, 1] between two colours. (K, 2, 3), RGB.
+_BLUE, _GREEN, _YELLOW = (
+    ((110, 150, 200), (190, 210, 235)),
+    ((85, 125, 50), (190, 180, 80)),
+    ((45, 35, 30), (235, 190, 60)),
+)
+_BRICK, _GREY = ((160, 85, 60), (175, 165, 155)), ((50, 45, 45), (110, 105, 100))
+TEXTURE_COLORS = np.array((_BLUE, _BLUE, _GREEN, _GREEN, _BRICK, _GREY, _YELLOW, _YELLOW), np.float32)
 
 
 def render_scene(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -160,33 +168,27 @@ def _draw_void(labels: np.ndarray, walls: list[tuple[int, int, int, int]], rng: 
 
 def _paint(labels: np.ndarray, walls: list[tuple[int, int, int, int]], rng: np.random.Generator) -> np.ndarray:
     """Image: (H, W, 3) uint8 in RGB of the labels: (H, W) without void."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-    textures = {
-        SKY: _mix((110, 150, 200), (190, 210, 235), _blobs(rng, 40)),
-        WATER: _mix((110, 150, 200), (190, 210, 235), _blobs(rng, 40)),
-        MEADOW: _mix((85, 125, 50), (190, 180, 80), _contrast(_blobs(rng, _between(rng, GROUND_PERIOD_PX) // 2))),
-        FIELD: _mix((85, 125, 50), (190, 180, 80), _contrast(_stripes(x, y, rng))),
-        POLE: _mix((50, 45, 45), (110, 105, 100), _blobs(rng, 8)),
+    y, x = _grid()
+    shift_x, shift_y = rng.integers(4, size=2)
+    column, row = (x + shift_x) // 2 % 2, (y + shift_y) // 2 % 2
+    patterns = {
+        SKY: _blobs(rng, 40),
+        WATER: _blobs(rng, 40),
+        MEADOW: _contrast(_blobs(rng, _between(rng, GROUND_PERIOD_PX) // 2)),
+        FIELD: _contrast(_stripes(x, y, rng)),
+        POLE: _blobs(rng, 8),
+        BEE: 0.5 + INSECT_CONTRAST * (row + 0 * column - 0.5),
+        BEETLE: 0.5 + INSECT_CONTRAST * ((row + column) % 2 - 0.5),
     }
-    dark, light = np.array((45, 35, 30), np.float32), np.array((235, 190, 60), np.float32)
-    phase_x, phase_y = rng.integers(4, size=2)
-    column, row = ((x + phase_x) // 2) % 2, ((y + phase_y) // 2) % 2
-    for label, pattern in ((BEE, row), (BEETLE, (column + row) % 2)):
-        textures[label] = _mix(dark, light, 0.5 + INSECT_CONTRAST * (pattern - 0.5))
-    canvas = np.zeros((HEIGHT, WIDTH, 3), np.float32)
-    for label, texture in textures.items():
-        canvas[labels == label] = texture[labels == label]
+    weight = np.zeros(labels.shape, np.float32)
+    for label, pattern in patterns.items():
+        np.copyto(weight, pattern, where=labels == label, casting="same_kind")
     for left, top, right, bottom in walls:
         window = (slice(top, bottom), slice(left, right))
-        inside = labels[window] == WALL
-        canvas[window][inside] = _bricks(x[window] - left, y[window] - top, rng)[inside]
-    return _light(canvas, x, y, rng)
-
-
-def _mix(low: tuple | np.ndarray, high: tuple | np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Colours between low and high: (H, W, 3) float32; weight: (H, W) in [0, 1]."""
-    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
-    return low + (high - low) * weight[..., None].astype(np.float32)
+        bricks = _bricks(x[:, : right - left], y[: bottom - top])
+        np.copyto(weight[window], bricks, where=labels[window] == WALL)
+    low, high = (table[labels] for table in TEXTURE_COLORS.transpose(1, 0, 2))
+    return _light(low + (high - low) * weight[..., None], x, y, rng)
 
 
 def _contrast(weight: np.ndarray) -> np.ndarray:
@@ -214,10 +216,9 @@ def _stripes(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarr
     return 0.5 + 0.35 * np.sin(2 * math.pi * along / period_px + phase)
 
 
-def _bricks(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bricks of 8 x 4 pixels with joints of one pixel, every other row shifted: (H, W, 3)."""
-    joint = (y % 4 == 0) | ((x + 4 * (y // 4 % 2)) % 8 == 0)
-    return _mix((165 * rng.uniform(0.8, 1.1), 85, 60), (175, 165, 155), joint)
+def _bricks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Bricks of 8 x 4 pixels, every other row shifted: mask (H, W) of the joints, one pixel wide."""
+    return (y % 4 == 0) | ((x + 4 * (y // 4 % 2)) % 8 == 0)
 
 
 def _light(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import logging
 import math
-import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..fusion import EqualizerSpec, Fusion, Observation
+from .mode import measuring
 from .moments import BranchMoments
 from .report import BranchStatistics, CalibrationReport
 
@@ -103,7 +100,8 @@ def calibrate(
         for fusion in fusions.values():
             for equalizer in fusion.equalizer_of.values():
                 equalizer.reset()
-        with _measuring(model):
+        buffers = [b for fusion in fusions.values() for b in fusion.equalizers.buffers()]
+        with measuring(model, written=buffers):
             while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
                 measurement = _Measurement(pending, gather or (lambda value: [value]))
                 measurement.run(getattr(model, "logits", model), inputs, loader, num_images)
@@ -227,29 +225,3 @@ class _Measurement:
                 stds = torch.where(dead, 1.0, stds)
             equalizer.set_statistics(torch.zeros_like(means) if rms else means, stds, self.num_images)
         return measured
-
-
-@contextmanager
-def _measuring(model: nn.Module) -> Iterator[None]:
-    """The mode of calibration; restores modules' modes, buffers and random states."""
-    modes = {module: module.training for module in model.modules()}
-    equalizers = {id(b) for fusion in fusions_of(model).values() for b in fusion.equalizers.buffers()}
-    buffers = [(b, b.clone()) for b in model.buffers() if id(b) not in equalizers]
-    states = (random.getstate(), np.random.get_state())
-    devices = {p.device.index for p in model.parameters() if p.is_cuda}
-    model.train()  # a model may keep frozen batch norms in eval mode: they stay so
-    batch_norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
-    model.eval()
-    for norm in batch_norms:
-        norm.training = True
-    try:
-        with torch.random.fork_rng(sorted(devices)):
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        random.setstate(states[0])
-        np.random.set_state(states[1])

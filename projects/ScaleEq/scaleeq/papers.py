@@ -1,0 +1,82 @@
+"""Which paper lives in which file, and each number: what is expected, from where, and the file that holds what was measured.
+
+`python -m scaleeq.papers` prints the tables of README.md from this module and from docs/results/*.json.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper, and the modules of this package that hold it."""
+
+    title: str
+    arxiv: str
+    modules: str
+
+
+@dataclass(frozen=True)
+class Number:
+    """One result: `expected` with its source, and the evidence file in docs/results ("" or absent: not run)."""
+
+    config: str
+    what: str
+    expected: str
+    source: str
+    evidence: str
+
+
+PAPERS = (
+    Paper("Scale equalization for multi-level feature fusion", "2402.01149", "fusion/equalizer.py, statistics/"),
+    Paper("UPerNet", "1807.10221", "heads/uper.py"),
+    Paper("Pyramid pooling (PSPNet)", "1612.01105", "fusion/pooling.py"),
+    Paper("Feature pyramid networks", "1612.03144", "pyramids/fpn.py"),
+    Paper("Fully convolutional networks", "1411.4038", "heads/fcn.py"),
+)
+
+NUMBERS = (
+    Number("configs/quickstart.yaml", "mIoU, toy val", "60 or more", "this project's own check", "quickstart.json"),
+    Number("configs/camvid/uper_r18.yaml", "mIoU, CamVid val", "50 or more", "this project's own goal", "camvid_uper_r18.json"),
+    Number(
+        "configs/camvid/uper_r18_scale_equalizer.yaml",
+        "mIoU, CamVid val",
+        "50 or more",
+        "this project's own goal",
+        "camvid_uper_r18_scale_equalizer.json",
+    ),
+)
+
+
+def measured(number: Number) -> str:
+    """The mIoU in a number's evidence file, or "not run"."""
+    path = RESULTS / number.evidence
+    if not number.evidence or not path.is_file():
+        return "not run"
+    return f"{json.loads(path.read_text())['sem_seg']['mIoU']:.1f}"
+
+
+def results_table() -> str:
+    """Markdown: config, number, expected, measured, evidence."""
+    rows = [
+        (f"`{n.config}`", n.what, f"{n.expected} ({n.source})", measured(n), f"`docs/results/{n.evidence}`")
+        for n in NUMBERS
+    ]
+    return tabulate(rows, headers=("config", "number", "expected", "measured", "evidence"), tablefmt="github")
+
+
+def papers_table() -> str:
+    """Markdown: paper, arXiv number, where it lives."""
+    rows = [(p.title, f"[{p.arxiv}](https://arxiv.org/abs/{p.arxiv})", f"`{p.modules}`") for p in PAPERS]
+    return tabulate(rows, headers=("paper", "arXiv", "in projects/ScaleEq/scaleeq/"), tablefmt="github")
+
+
+if __name__ == "__main__":
+    print(papers_table(), results_table(), sep="\n\n")

@@ -189,6 +189,12 @@ class Trainer(TrainerBase):
         return FirstBatches(self.build_train_loader(self.cfg), math.ceil(num_images / self.cfg.SOLVER.IMS_PER_BATCH))
 
     def _evaluate(self) -> Results:
+        """Test the model that the checkpoint holds: on every rank with the main process's running statistics."""
+        if comm.get_world_size() > 1:
+            buffers = dict(self.checkpointer.model.named_buffers())
+            own = {name: buffer.cpu() for name, buffer in buffers.items()} if comm.is_main_process() else None
+            for name, value in comm.all_gather(own)[0].items():
+                buffers[name].copy_(value)
         self.last_eval_results = self.test(self.cfg, self.checkpointer.model)
         return self.last_eval_results
 

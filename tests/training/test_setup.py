@@ -1,0 +1,28 @@
+"""The device that a run gets."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from scaleeq.engine import load_config
+from scaleeq.training import choose_device
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the CUDA device that the config asks for")
+def test_without_cuda_the_cpu_is_chosen_and_the_log_says_so(caplog):
+    cfg = load_config("")
+    assert cfg.MODEL.DEVICE == "cuda"
+    with caplog.at_level(logging.WARNING, logger="scaleeq"):
+        choose_device(cfg)
+    assert cfg.MODEL.DEVICE == "cpu"
+    assert "no CUDA device" in caplog.text
+
+
+def test_the_cpu_stays_the_cpu(caplog):
+    cfg = load_config("", ["MODEL.DEVICE", "cpu"])
+    choose_device(cfg)
+    assert cfg.MODEL.DEVICE == "cpu"
+    assert not caplog.text

@@ -229,9 +229,9 @@ def learning_rates(engine: Engine, folder: Path) -> Any:
 
 
 def whole_training(engine: Engine, folder: Path) -> Any:
-    """All hooks at work: what lies in the output folder and what was printed, fresh (0-12), then continued (7-16)."""
+    """All hooks at work: what lies in the output folder and what was printed, fresh (0-11), then continued (7-17)."""
     record = {}
-    for start, stop in ((0, 12), (7, 16)):
+    for start, stop in ((0, 11), (7, 17)):
         model = nn.Linear(1, 1)
         nn.init.constant_(model.bias, 0.25)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -267,7 +267,8 @@ def whole_training(engine: Engine, folder: Path) -> Any:
         for line in lines:
             line.update({key: "<seconds>" for key in ("time", "eta_seconds") if key in line})
         last = (folder / "last_checkpoint").read_text()
-        record[f"{start}-{stop}"] = [states, lines, last, log, trainer.iter, read_tensorboard(folder)]
+        timed = [iteration for _, iteration in trainer.storage.history("time").values()]
+        record[f"{start}-{stop}"] = [states, lines, last, log, trainer.iter, timed, read_tensorboard(folder)]
         for events in folder.glob("events.out.tfevents.*"):
             events.unlink()
     return record

@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from tests.engine.running_sides import captured_log, draws, mask, outcome, read_tensorboard, restored_loggers
+from tests.engine.running_sides import (
+    captured_log,
+    draws,
+    mask,
+    outcome,
+    read_tensorboard,
+    restored_loggers,
+    without_memory,
+)
 
 Engine = SimpleNamespace
 
@@ -79,20 +87,15 @@ def printed_lines(engine: Engine, folder: Path) -> Any:
     record["losses"] = lines(None, 20, losses, [0, 1, 2, 3])
     record["window"] = lines(None, 2, {**losses, "lr": [0.1, 1e-7, 0.123456789]}, [0, 1, 2, 3])
     record["end"] = lines(3, 20, {**losses, "lr": [0.1]}, [2, 3, 4])
-    times = {"time": [0.5, 4000.0, 0.25], "data_time": [0.125, 0.25, 1.0], "loss": [1.0, 2.0, 3.0]}
-    printer = engine.CommonMetricPrinter(100, 2)
-    raw: list[str] = []
-    printer.logger.info, original = raw.append, printer.logger.info
-    try:
-        with engine.EventStorage() as storage:
-            for index in range(3):
-                for name, values in times.items():
-                    storage.put_scalar(name, values[index])
+    # Given times are exact: the ETA takes the median of the last 1000, the averages all or the window.
+    with engine.EventStorage() as storage, captured_log(engine, hide=without_memory) as log:
+        printer = engine.CommonMetricPrinter(100, 2)
+        for index in range(60):
+            storage.put_scalars(time=0.5 if index < 31 else 4000.0, data_time=index / 8, loss=index)
+            if index % 10 == 9:
                 printer.write()
-                storage.step()
-            record["times"] = [[line.partition("max_mem")[0].rstrip() for line in raw], storage.latest()]
-    finally:
-        printer.logger.info = original
+            storage.step()
+        record["times"] = [log, storage.latest()]
     return record
 
 

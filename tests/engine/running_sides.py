@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,19 +71,24 @@ def mask(text: str) -> str:
     text = re.sub(r"\d\d/\d\d <clock>", "<date>", text)
     text = re.sub(r"\(\d+\.\d+ s", "(<seconds> s", text)
     text = re.sub(r"((?:last_)?time: )\d+\.\d+", r"\1<seconds>", text)
+    return without_memory(text)
+
+
+def without_memory(text: str) -> str:
+    """Hide what only machines with a GPU print."""
     return re.sub(r"max_mem: \d+M", "", text).rstrip()
 
 
 @contextmanager
-def captured_log(engine: SimpleNamespace) -> Iterator[list[list[str]]]:
-    """Fill a list with [last part of the logger's name, level, masked message] of what the engine logs inside."""
+def captured_log(engine: SimpleNamespace, hide: Callable[[str], str] = mask) -> Iterator[list[list[str]]]:
+    """Fill a list with [end of the logger's name, level, message with parts hidden] of what the engine logs inside."""
     lines: list[list[str]] = []
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             # setup_logger's handlers abbreviate names in place, so take the name's end
             part = "" if record.name == engine.root else record.name.rpartition(".")[2]
-            lines.append([part, record.levelname, mask(record.getMessage())])
+            lines.append([part, record.levelname, hide(record.getMessage())])
 
     logger, handler = logging.getLogger(engine.root), Collect()
     level = logger.level

@@ -136,6 +136,15 @@ def test_wrong_values_are_refused_with_the_way_out(options, message):
         make_model(*options)
 
 
+@pytest.mark.parametrize("key", ["PYRAMID.NAME", "PYRAMID.TRANSFER", "FUSION.TRANSFER", "FUSION.COMBINE"])
+def test_keys_of_parts_that_a_head_lacks_are_refused(key):
+    with pytest.raises(ValueError, match=f"MODEL.{key} is 'fpn', but FCNHead has no"):
+        make_model(
+            *("MODEL.SEM_SEG_HEAD.NAME", "FCNHead", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res5']"),
+            *("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "32", f"MODEL.{key}", "fpn"),
+        )
+
+
 def test_fcn_head_is_a_main_head_too():
     model = make_model(
         *("MODEL.SEM_SEG_HEAD.NAME", "FCNHead", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res5']"),

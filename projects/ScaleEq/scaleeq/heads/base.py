@@ -130,6 +130,15 @@ def check_common_stride(cfg: Any, stride: int) -> int:
     return stride
 
 
+def refuse_keys(cfg: Any, head: str, *keys: str) -> None:
+    """ValueError for a key of MODEL that is set, although the head has no such part."""
+    for key in keys:
+        node, name = key.split(".")
+        value = cfg.MODEL[node][name]
+        if value:
+            raise ValueError(f"MODEL.{key} is {value!r}, but {head} has no {node.lower()}; leave it ''")
+
+
 def equalizer_specs(cfg: Any) -> dict[str, EqualizerSpec | None]:
     """Which Fusions are equalized: "head" and "pyramid" -> spec or None, from MODEL.SCALE_EQUALIZER."""
     keys = cfg.MODEL.SCALE_EQUALIZER

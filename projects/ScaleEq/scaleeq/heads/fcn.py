@@ -23,6 +23,7 @@ from .base import (
     check_common_stride,
     common_arguments,
     equalizer_specs,
+    refuse_keys,
     resolve_levels,
     resolve_norm,
 )
@@ -70,6 +71,7 @@ class FCNHead(SegmentationHead):
         head = cfg.MODEL.SEM_SEG_HEAD
         if len(head.IN_FEATURES) != 1:
             raise ValueError(f"FCNHead reads one level; MODEL.SEM_SEG_HEAD.IN_FEATURES is {head.IN_FEATURES}")
+        refuse_keys(cfg, "FCNHead", "PYRAMID.NAME", "PYRAMID.TRANSFER", "FUSION.TRANSFER", "FUSION.COMBINE")
         ((level, shape),) = resolve_levels(head.IN_FEATURES, input_shape).items()
         check_common_stride(cfg, shape.stride)
         return {

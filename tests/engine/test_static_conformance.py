@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from scaleeq.engine import standalone
@@ -82,7 +83,7 @@ def test_a_dumped_config_is_read_by_the_other_side(tmp_path: Path) -> None:
         read = reader.get_cfg()
         read.merge_from_file(str(tmp_path / "config.yaml"))
         assert (read.SOLVER.STEPS, read.MODEL.WEIGHTS) == ((5, 6), "x")
-        assert read.dump() == cfg.dump()
+        assert yaml.safe_load(read.dump()) == yaml.safe_load(cfg.dump())
 
 
 @needs_detectron2

@@ -58,7 +58,7 @@ def read_yaml_files(path: Path, _children: tuple[Path, ...] = ()) -> Iterator[tu
         raise FileNotFoundError(f"there is no config file {path}{needed_by}")
     tree = _parse(path)
     bases = tree.pop(BASE_KEY, None) or []
-    for name in [bases] if isinstance(bases, str) else bases:
+    for name in bases if isinstance(bases, list) else [bases]:
         if not isinstance(name, str):
             raise ValueError(f"{path}: {BASE_KEY} is a path or a list of paths, not {bases!r}")
         yield from read_yaml_files(path.parent / Path(name).expanduser(), (*_children, path))

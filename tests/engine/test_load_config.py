@@ -1,0 +1,133 @@
+"""load_config. Oracles: Detectron2's own merging (through the engine's CfgNode), and messages written out here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scaleeq.config import add_scaleeq_config
+from scaleeq.engine import CfgNode, get_cfg, load_config
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_without_a_file_it_is_the_defaults_with_our_keys() -> None:
+    expected = get_cfg()
+    add_scaleeq_config(expected)
+    cfg = load_config(None)
+    assert type(cfg) is CfgNode
+    assert cfg == expected
+    assert "SCALE_EQUALIZER" in cfg.MODEL
+    assert not cfg.is_frozen()
+
+
+def test_equals_the_engines_own_merging(tmp_path: Path) -> None:
+    write(tmp_path, "base/first.yaml", "SOLVER: {BASE_LR: 1e-3, STEPS: [1, 2]}\nMODEL: {WEIGHTS: a, MASK_ON: true}\n")
+    write(tmp_path, "base/second.yaml", "SOLVER: {MAX_ITER: 7, WEIGHT_DECAY_BIAS: 0.5, STEPS: [3]}\nSEED: 4\n")
+    middle = "_BASE_: [base/first.yaml, base/second.yaml]\nDATASETS: {TRAIN: [x]}\n"
+    write(tmp_path, "middle.yaml", middle)
+    top = write(tmp_path, "top/top.yaml", "_BASE_: ../middle.yaml\nVERSION: 2\nMODEL: {WEIGHTS: c}\n")
+    opts = [
+        "SOLVER.BASE_LR",
+        "0.5",
+        "DATASETS.TEST",
+        "('y', 'z')",
+        "MODEL.DEVICE",
+        "cpu",
+        "SEED",
+        9,
+        "OUTPUT_DIR",
+        "a/b",
+    ]
+    expected = get_cfg()
+    add_scaleeq_config(expected)
+    expected.merge_from_file(top)
+    expected.merge_from_list(opts)
+    cfg = load_config(top, opts)
+    assert cfg == expected
+    assert (cfg.SOLVER.STEPS, cfg.MODEL.WEIGHTS, cfg.MODEL.MASK_ON, cfg.SOLVER.MAX_ITER) == ((3,), "c", True, 7)
+
+
+def test_base_is_left_as_it_is(tmp_path: Path) -> None:
+    base = CfgNode({"A": {"B": 1}})
+    base.freeze()
+    cfg = load_config(write(tmp_path, "a.yaml", "A: {B: 2}"), base=base)
+    assert (cfg.A.B, base.A.B, cfg.is_frozen(), base.is_frozen()) == (2, 1, False, True)
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "a.yaml", "# nothing\n")) == load_config("")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("SOLVER: {BASE_LRR: 0.1}", KeyError, "no config key 'SOLVER.BASE_LRR'; did you mean SOLVER.BASE_LR, "),
+        ("MODEL: {NUM_CLASSES: 3}", KeyError, "MODEL.SEM_SEG_HEAD.NUM_CLASSES"),
+        ("SOLVR: {BASE_LR: 0.1}", KeyError, "no config key 'SOLVR'; did you mean SOLVER"),
+        (
+            "SOLVER: {BASE_LR: 1}",
+            ValueError,
+            "SOLVER.BASE_LR is of type float (now 0.001) and cannot be 1, of type int; w",
+        ),
+        ("SOLVER: {BASE_LR: 1}", ValueError, "write 1.0"),
+        (
+            "SOLVER: {MAX_ITER: many}",
+            ValueError,
+            "SOLVER.MAX_ITER is of type int (now 40000) and cannot be 'many'",
+        ),
+        ("SOLVER: {MAX_ITER: {A: 1}}", ValueError, "SOLVER.MAX_ITER is of type int"),
+        ("SOLVER: 3", ValueError, "SOLVER is a section with keys LR_SCHEDULER_NAME, "),
+        ("VERSION: 1", ValueError, "config VERSION 1 cannot be read, only 2"),
+        ("OUTPUT_DIR: !!python/object/apply:os.getcwd []", ValueError, "python tags are not read"),
+        ("OUTPUT_DIR: !!python/name:os.getcwd", ValueError, "python tags are not read"),
+        ("SEED: 1\nSEED: 2", ValueError, "has the key 'SEED' twice"),
+        ("SOLVER: {BASE_LR: 0.1, BASE_LR: 0.2}", ValueError, "has the key 'BASE_LR' twice"),
+        ("SEED: [1", ValueError, "is not a config in plain YAML"),
+        ("- SEED", ValueError, "holds a list, not keys with values"),
+        ("_BASE_: wrong.yaml", ValueError, "goes round in a circle"),
+        ("_BASE_: 3", ValueError, "_BASE_ is a path or a list of paths, not 3"),
+        ("_BASE_: [3]", ValueError, "_BASE_ is a path or a list of paths, not [3]"),
+        ("_BASE_: absent.yaml", FileNotFoundError, "absent.yaml, the _BASE_ of"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(
+    text: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, "wrong.yaml", text)
+    with pytest.raises(error) as caught:
+        load_config(path)
+    assert path in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_the_file_named_is_the_one_that_is_wrong(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "SEED: x")
+    with pytest.raises(ValueError, match=r"base\.yaml: SEED is of type int"):
+        load_config(write(tmp_path, "top.yaml", "_BASE_: base.yaml\nSEED: 3"))
+
+
+@pytest.mark.parametrize(
+    ("opts", "error", "message"),
+    [
+        (["SEED"], ValueError, "pairs KEY VALUE, but there are 1 words: SEED"),
+        (["SEED", "x"], ValueError, "command line: SEED is of type int"),
+        (["SED", "1"], KeyError, "command line: there is no config key 'SED'; did you mean SEED"),
+        (["SOLVER", "1"], ValueError, "command line: SOLVER is a section"),
+        (["_BASE_", "x"], KeyError, "no config key '_BASE_'"),
+    ],
+)
+def test_wrong_overrides(opts: list[str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        load_config(None, opts)
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no config file .*nowhere\.yaml$"):
+        load_config(tmp_path / "nowhere.yaml")

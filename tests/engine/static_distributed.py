@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -21,7 +23,8 @@ EPS = 1e-3
 
 def two_processes(folder: Path) -> list[Any]:
     """Per rank: side -> record."""
-    launch(_run_rank, 2, dist_url=f"file://{folder}/rendezvous", args=(str(folder),))
+    with patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):  # the children see it: gloo, also where a GPU is
+        launch(_run_rank, 2, dist_url=f"file://{folder}/rendezvous", args=(str(folder),))
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 

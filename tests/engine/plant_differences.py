@@ -3,8 +3,8 @@
     python -m tests.engine.plant_differences [--only WORD] [--write]
 
 Each difference is one textual edit, made alone. The package and the tests are copied to a temporary folder, and
-tests/engine runs there until its first failure. Prints a table; --write puts it into docs/engine.md. Exit code 1 where a
-difference is not caught, or where the tests fail without one; an edit that no longer applies to one place is an error.
+tests/engine runs there until its first failure. Prints a table; --write puts it into docs/engine.md. Exit code 1 where
+a difference is not caught, or where the tests fail without one; an edit that does not apply to one place is an error.
 """
 
 from __future__ import annotations

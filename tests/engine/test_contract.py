@@ -5,6 +5,7 @@ Oracle: Detectron2 0.6, by itself where it is installed, and everywhere by golde
 
 from __future__ import annotations
 
+import ast
 import json
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from scaleeq import engine
 from scaleeq.engine import standalone
-from scaleeq.engine.contract import CONTRACT, MAX_NAMES, Name, load_names
+from scaleeq.engine.contract import CONTRACT, MAX_NAMES, Name, load_names, markdown_table
 from tests.engine import running_sides, static_scenarios
 from tests.engine.record_goldens import FOLDER
 from tests.engine.record_goldens_running import SCENARIOS as RUNNING
@@ -107,3 +108,29 @@ def test_listed_scenarios_exist_and_use_the_name(entry: Name, folder_of: Any) ->
     assert entry.scenarios, "no scenario holds both sides together"
     for scenario in entry.scenarios:
         assert entry.name in names_used(scenario, folder_of(scenario)), f"{scenario} never touches it"
+
+
+def importing_rooms() -> dict[str, set[str]]:
+    """Name -> rooms of the package (and "tools") that import it through the door."""
+    package = Path(engine.__file__).parents[1]
+    found: dict[str, set[str]] = {}
+    for top in (package, package.parents[2] / "tools"):
+        for file in top.rglob("*.py"):
+            room = file.relative_to(top).parts[0].removesuffix(".py") if top == package else "tools"
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[-1] == "engine":
+                    for alias in node.names:
+                        found.setdefault(alias.name, set()).add(room)
+    return found
+
+
+def test_listed_callers_call() -> None:
+    rooms = importing_rooms()
+    names = {entry.name for entry in CONTRACT}
+    listed = {(entry.name, caller) for entry in CONTRACT for caller in entry.callers.split(", ")}
+    assert {pair for pair in listed if pair[1] not in rooms.get(pair[0], set()) | names} == set()
+
+
+def test_the_page_shows_the_contract() -> None:
+    page = Path(__file__).parents[2] / "docs" / "engine.md"
+    assert markdown_table() in page.read_text(), "print it with scaleeq.engine.contract.markdown_table()"

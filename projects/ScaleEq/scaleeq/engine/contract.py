@@ -21,30 +21,30 @@ class Name:
 
     name: str
     module: str  # of Detectron2, without "detectron2."
-    callers: str
+    callers: str  # rooms of the package, "tools", or names of the contract that work through it
     scenarios: tuple[str, ...]  # of tests/engine: run through both sides, they must use the name
 
 
 CONTRACT: tuple[Name, ...] = (
-    Name("CfgNode", "config", "config, load_config", ("config_tree", "config_use")),
-    Name("get_cfg", "config", "load_config, tools", ("config_tree", "config_use")),
+    Name("CfgNode", "config", "engine, tools, training", ("config_tree", "config_use")),
+    Name("get_cfg", "config", "engine", ("config_tree", "config_use")),
     Name("configurable", "config", "heads, segmentor", ("configurable",)),
     Name("META_ARCH_REGISTRY", "modeling", "segmentor", ("builders",)),
     Name("BACKBONE_REGISTRY", "modeling", "backbones", ("builders",)),
     Name("SEM_SEG_HEADS_REGISTRY", "modeling", "heads", ("builders",)),
     Name("Backbone", "modeling", "backbones", ("builders",)),
     Name("ShapeSpec", "layers", "backbones, heads", ("builders",)),
-    Name("build_model", "modeling", "training", ("builders",)),
+    Name("build_model", "modeling", "tools, training", ("builders",)),
     Name("build_backbone", "modeling", "segmentor", ("builders",)),
     Name("build_sem_seg_head", "modeling", "segmentor", ("builders",)),
     Name("ImageList", "structures", "segmentor", ("image_list",)),
     Name("sem_seg_postprocess", "modeling.postprocessing", "segmentor", ("postprocess", "postprocess_floats")),
-    Name("NaiveSyncBatchNorm", "layers", "layers", ("batch_norm", "batch_norm_floats")),
-    Name("DatasetCatalog", "data", "data", ("catalogs",)),
-    Name("MetadataCatalog", "data", "data, evaluation", ("catalogs",)),
+    Name("NaiveSyncBatchNorm", "layers", "heads", ("batch_norm", "batch_norm_floats")),
+    Name("DatasetCatalog", "data", "data, evaluation, training", ("catalogs",)),
+    Name("MetadataCatalog", "data", "data, evaluation, training", ("catalogs",)),
     Name("InferenceSampler", "data.samplers", "data", ("inference_sampler",)),
     Name("TrainerBase", "engine", "training", ("training_calls", "training_failures", "hook_states", "whole_training")),
-    Name("HookBase", "engine", "training, statistics", ("training_calls", "hook_states")),
+    Name("HookBase", "engine", "statistics, training", ("training_calls", "hook_states")),
     Name("IterationTimer", "engine.hooks", "training", ("whole_training",)),
     Name("LRScheduler", "engine.hooks", "training", ("learning_rates",)),
     Name("PeriodicWriter", "engine.hooks", "training", ("whole_training",)),
@@ -54,17 +54,17 @@ CONTRACT: tuple[Name, ...] = (
     Name("default_argument_parser", "engine", "tools", ("command_line",)),
     Name("default_setup", "engine", "tools", ("setup",)),
     Name("default_writers", "engine", "training", ("whole_training",)),
-    Name("EventStorage", "utils.events", "training", ("storage_values", "printed_lines", "written_files")),
-    Name("get_event_storage", "utils.events", "segmentor, statistics", ("storage_values",)),
+    Name("EventStorage", "utils.events", "TrainerBase", ("storage_values", "printed_lines", "written_files")),
+    Name("get_event_storage", "utils.events", "statistics", ("storage_values",)),
     Name("EventWriter", "utils.events", "training", ("storage_values",)),
     Name("DatasetEvaluator", "evaluation", "evaluation", ("evaluations",)),
-    Name("DatasetEvaluators", "evaluation", "evaluation", ("evaluations",)),
+    Name("DatasetEvaluators", "evaluation", "inference_on_dataset", ("evaluations",)),
     Name("inference_on_dataset", "evaluation", "training", ("evaluations",)),
     Name("print_csv_format", "evaluation", "training", ("results",)),
     Name("verify_results", "evaluation", "training", ("results",)),
     Name("DetectionCheckpointer", "checkpoint", "engine", ("detection_checkpointer",)),
-    Name("comm", "utils", "everywhere", ("one_process",)),
-    Name("seed_all_rng", "utils.env", "training", ("seeds",)),
+    Name("comm", "utils", "data, evaluation, heads, statistics, training", ("one_process",)),
+    Name("seed_all_rng", "utils.env", "default_setup", ("seeds",)),
     Name("setup_logger", "utils.logger", "tools", ("log_files",)),
 )
 

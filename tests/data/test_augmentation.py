@@ -6,6 +6,7 @@ import colorsys
 
 import numpy as np
 import pytest
+import torch
 
 from scaleeq.data import augmentation as aug
 from scaleeq.data.augmentation import Crop, TrainAugmentation
@@ -38,6 +39,27 @@ def test_random_scale_of_a_range_reaches_half_and_double():
 def test_choice_takes_only_the_given_sizes():
     rng = np.random.default_rng(0)
     assert {aug.draw_short_side((3, 9, 27), "choice", rng) for _ in range(60)} == {3, 9, 27}
+
+
+@pytest.mark.parametrize("shape", [(31, 80), (74, 20), (148, 200), (37, 50)])
+def test_labels_are_resized_to_the_label_under_the_centre(shape):
+    """By the closed form floor((i + 1/2) * size / new size); a label that was not there never appears."""
+    labels = np.random.default_rng(0).choice(np.array([0, 7, 255], np.uint8), (37, 50))
+    rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(shape, (37, 50), strict=True))
+    np.testing.assert_array_equal(aug.resize_labels(labels, shape), labels[rows][:, columns])
+
+
+def test_images_are_resized_as_torch_does():
+    """Bilinear without corners aligned, at OpenCV's precision of one grey level."""
+    image = pair(37, 50)[0]
+    for shape in [(31, 80), (74, 20)]:
+        planes = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
+        expected = (
+            torch.nn.functional.interpolate(planes, shape, mode="bilinear", align_corners=False)[0]
+            .permute(1, 2, 0)
+            .numpy()
+        )
+        assert np.abs(aug.resize_image(image, shape) - expected).max() <= 1
 
 
 def test_image_and_labels_keep_together():

@@ -14,6 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 quickstart: $(VENV)/installed-test
 	$(BIN)/python tools/train_net.py --config-file configs/quickstart.yaml
+	$(BIN)/python tools/plot_run.py output/quickstart
 
 test: $(VENV)/installed-test
 	$(PYTEST)

@@ -1,4 +1,4 @@
-"""Which paper lives in which file, and each number: what is expected, from where, and the file that holds what was measured.
+"""Which paper lives in which file, and each number: what is expected, by whom, and the file of what was measured.
 
 `python -m scaleeq.papers` prints the tables of README.md from this module and from docs/results/*.json.
 """
@@ -44,7 +44,13 @@ PAPERS = (
 
 NUMBERS = (
     Number("configs/quickstart.yaml", "mIoU, toy val", "60 or more", "this project's own check", "quickstart.json"),
-    Number("configs/camvid/uper_r18.yaml", "mIoU, CamVid val", "50 or more", "this project's own goal", "camvid_uper_r18.json"),
+    Number(
+        "configs/camvid/uper_r18.yaml",
+        "mIoU, CamVid val",
+        "50 or more",
+        "this project's own goal",
+        "camvid_uper_r18.json",
+    ),
     Number(
         "configs/camvid/uper_r18_scale_equalizer.yaml",
         "mIoU, CamVid val",

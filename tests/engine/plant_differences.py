@@ -118,9 +118,13 @@ def plant(difference: Difference, copy: Path) -> None:
 
 
 def first_failure(copy: Path) -> str | None:
-    """The first test of tests/engine that fails in the copy; None where all pass."""
-    files = [str(Path("tests/engine", name)) for name in FIRST]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files, "tests/engine"]
+    """The first test of tests/engine that fails in the copy, conformance first; None where all pass."""
+    return _run([str(Path("tests/engine", name)) for name in FIRST], copy) or _run(["tests/engine"], copy)
+
+
+def _run(paths: list[str], copy: Path) -> str | None:
+    plain = ["--assert=plain", "--tb=no"]  # a readable difference of long lists takes minutes
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *plain, *paths]
     environment = os.environ | {"PYTHONPATH": str(copy / "projects" / "ScaleEq"), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=1200)
     found = re.search(r"^(?:FAILED|ERROR) tests/engine/(.+?)(?: - .*)?$", result.stdout, re.MULTILINE)

@@ -11,14 +11,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scaleeq.engine import DetectionCheckpointer
-
-_Result = TypeVar("_Result")
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -90,6 +88,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         if saved and all(name.startswith("module.") for name in saved):  # written from within DistributedDataParallel
             saved = {name.removeprefix("module."): tensor for name, tensor in saved.items()}
         wanted = self.checkpointables if self._wanted is None else self._wanted
+        absent_states = [f"missing in the file: the state of {name!r}" for name in wanted if name not in checkpoint]
         misfits = [f"missing in the file: {name} {tuple(own[name].shape)}" for name in own if name not in saved]
         misfits += [f"unknown to the model: {name} {tuple(saved[name].shape)}" for name in saved if name not in own]
         misfits += [
@@ -97,21 +96,20 @@ class SafeCheckpointer(DetectionCheckpointer):
             for name in own
             if name in saved and own[name].shape != saved[name].shape
         ]
-        misfits += [f"missing in the file: the state of {name!r}" for name in wanted if name not in checkpoint]
-        if misfits:
-            hint = "; to load the model alone, pass checkpointables=[]" if "state of" in misfits[-1] else ""
-            raise ValueError(f"{filename} does not fit, nothing was loaded{hint}:\n  " + "\n  ".join(misfits))
+        if misfits or absent_states:
+            hint = "; to load the model alone, pass checkpointables=[]" if absent_states else ""
+            lines = "\n  ".join(misfits + absent_states)
+            raise ValueError(f"{filename} does not fit, nothing was loaded{hint}:\n  {lines}")
 
 
-def _replace(file: Path, write: Callable[[Path], _Result]) -> _Result:
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
     """Lets `write` fill a file beside `file`, which then takes its place in one step, or is removed after an error."""
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        result = write(part)
+        write(part)
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
-    return result
 
 
 def _read(file: Path, *, shown_as: Path, mmap: bool | None = None) -> Any:

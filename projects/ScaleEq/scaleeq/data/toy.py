@@ -27,10 +27,10 @@ from scaleeq.data.catalog import IGNORE_LABEL, Record, register_dataset
 HEIGHT, WIDTH = 128, 128
 NUM_SCENES = {"train": 512, "val": 64}
 # Difficulty: raise the noise or lower the contrasts for a harder data set.
-NOISE = 18.0  # standard deviation in grey levels
+NOISE = 15.0  # standard deviation in grey levels
 LIGHT_CONTRAST = 0.35  # relative difference of brightness between opposite corners, at most
-INSECT_CONTRAST = 0.5  # of stripes and checks, 1 = yellow against black
-GROUND_CONTRAST = 0.5  # of blobs and stripes on the ground
+INSECT_CONTRAST = 0.6  # of stripes and checks, 1 = yellow against black
+GROUND_CONTRAST = 0.6  # of blobs and stripes on the ground
 INSECT_AXIS_PX = (4, 10)
 POLE_THICKNESS_PX = (2, 4)
 WALL_SIDE_PX = (16, 100)

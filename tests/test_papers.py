@@ -13,9 +13,16 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
 
 
-@pytest.mark.parametrize("table", [papers.papers_table, papers.results_table])
-def test_readme_holds_the_printed_table(table):
-    assert table() in (ROOT / "README.md").read_text(), "print it again: python -m scaleeq.papers"
+@pytest.mark.parametrize(
+    ("page", "table"),
+    [
+        ("README.md", papers.papers_table),
+        ("README.md", papers.results_table),
+        ("docs/scale_equalizers.md", papers.scales_table),
+    ],
+)
+def test_pages_hold_the_printed_tables(page, table):
+    assert table() in (ROOT / page).read_text(), "print it again: python -m scaleeq.papers"
 
 
 @pytest.mark.parametrize("number", papers.NUMBERS, ids=lambda number: number.config)
@@ -24,7 +31,7 @@ def test_numbers_name_configs_and_evidence_that_exist(number):
     path = papers.RESULTS / number.evidence
     if papers.measured(number) != "not run":
         evidence = json.loads(path.read_text())
-        assert {"sem_seg", "weights_sha256", "engine", "command"} <= set(evidence)
+        assert {"sem_seg", "weights_sha256", "engine", "command", "scales"} <= set(evidence)
 
 
 @pytest.mark.parametrize("paper", papers.PAPERS, ids=lambda paper: paper.arxiv)

@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from scaleeq.engine import CfgNode, comm, default_argument_parser, default_setup, launch, load_config, setup_logger
-from scaleeq.training import Trainer, choose_device, evaluate_only, limit_threads
+from scaleeq.training import Trainer, choose_device, evaluate_only, limit_threads, log_engine
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -31,6 +31,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     choose_device(cfg)
     cfg.freeze()
     default_setup(cfg, args)
+    log_engine()
     limit_threads(cfg)
     return cfg
 

@@ -24,7 +24,7 @@ PATH = Path(__file__).parent / "goldens" / "running.json"
 def two_processes(side: str, folder: Path) -> list[Any]:
     """What both ranks of a job of two processes on CPU saw, started by that side's launch."""
     with patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):  # the children see it: gloo, also where a GPU is
-        load_side(side).launch(run_rank, 2, dist_url="auto", args=(side, str(folder)))
+        load_side(side).launch(run_rank, 2, dist_url=f"file://{folder}/rendezvous", args=(side, str(folder)))
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -78,7 +78,11 @@ def test_scales_are_recorded_every_n_iterations_and_at_the_end(tmp_path, impleme
     equalizer = model.last.equalizer_of["fine"]
     equalized = ((seen[5] - equalizer.mean) / equalizer.std).std(correction=0)
     assert loop.storage.history("scale/last/fine/std_equalized").latest() == pytest.approx(float(equalized), rel=1e-4)
-    end = json.loads((tmp_path / "scale_statistics.json").read_text())["at_end"]
+    content = json.loads((tmp_path / "scale_statistics.json").read_text())
+    assert set(content) == {"fusions", "at_start", "at_end"}
+    start, end = content["at_start"], content["at_end"]
+    assert start["iteration"] == 0
+    assert start["fusions"]["last"]["branches"]["fine"]["std"] == pytest.approx(history[0][0])
     assert end["iteration"] == 5
     assert end["fusions"]["last"]["branches"]["fine"]["std"] == pytest.approx(stds[0])
     assert model.last.observer is None
@@ -101,8 +105,9 @@ def test_models_without_equalizers_are_recorded_but_not_calibrated(tmp_path):
         for equalizer in fusion.equalizer_of.values():
             equalizer.set_statistics(torch.tensor(0.0), torch.tensor(1.0), 1)
         fusion.fold()
+    (tmp_path / "scale_statistics.json").write_text('{"fusions": "of an earlier run"}')
     hooks = [CalibrationHook(model, lambda: pytest.fail("nothing to calibrate"), output_dir=str(tmp_path))]
     Loop(model, *hooks, ScaleStatisticsHook(model, period=1, output_dir=str(tmp_path))).train(0, 2)
     content = json.loads((tmp_path / "scale_statistics.json").read_text())
-    assert list(content) == ["at_end"]
+    assert list(content) == ["at_start", "at_end"]
     assert set(content["at_end"]["fusions"]["last"]["branches"]["fine"]) == {"mean", "std"}

@@ -18,23 +18,33 @@ def test_colorize_closed_form():
     assert picture.tolist() == [[[1, 2, 3], [4, 5, 6]], [[0, 0, 0], [4, 5, 6]]]
 
 
-CALIBRATED = {"fusions": {"head": {"branches": {"p2": {"std": 0.5}, "p3": {"std": 0.4}}}}}
-TRAINED = {"head": {"branches": {"p2": {"std": 0.6, "std_equalized": 1.2}, "p3": {"std": 0.5, "std_equalized": 1.25}}}}
+def record(p2: float, p3: float, std: float | None) -> dict:
+    """Branches of one fusion; `std` is what its equalizers divide by, None: it has none."""
+    branches = {name: {"std": value} for name, value in (("p2", p2), ("p3", p3))}
+    if std is not None:
+        for branch in branches.values():
+            branch["std_equalized"] = branch["std"] / std
+    return {"fusions": {"head": {"branches": branches}}}
+
+
+STATISTICS = {"at_start": record(0.5, 0.4, 0.5), "at_end": record(0.6, 0.5, 0.5)}
 
 
 def test_series_follow_the_file():
-    assert branch_scales(CALIBRATED) == {
-        "head": {"before, at calibration": {"p2": 0.5, "p3": 0.4}, "after, at calibration": {"p2": 1.0, "p3": 1.0}}
+    assert branch_scales(STATISTICS) == {
+        "head": {
+            "before, first iteration": {"p2": 0.5, "p3": 0.4},
+            "after, first iteration": {"p2": 1.0, "p3": 0.8},
+            "before, last iteration": {"p2": 0.6, "p3": 0.5},
+            "after, last iteration": {"p2": 1.2, "p3": 1.0},
+        }
     }
-    both = branch_scales({**CALIBRATED, "at_end": {"fusions": TRAINED}})["head"]
-    assert both["before, trained"] == {"p2": 0.6, "p3": 0.5}
-    assert both["after, trained"] == {"p2": 1.2, "p3": 1.25}
-    plain = {"head": {"branches": {"p2": {"std": 0.6}}}}  # of a model without equalizers
-    assert branch_scales({"at_end": {"fusions": plain}}) == {"head": {"before, trained": {"p2": 0.6}}}
+    plain = {"at_end": record(0.6, 0.5, None)}  # of a model without equalizers, resumed
+    assert branch_scales(plain) == {"head": {"before, last iteration": {"p2": 0.6, "p3": 0.5}}}
 
 
 def test_pictures_are_written(tmp_path):
-    plot_branch_scales({**CALIBRATED, "at_end": {"fusions": TRAINED}}, tmp_path / "scales.png")
+    plot_branch_scales(STATISTICS, tmp_path / "scales.png")
     cfg = tiny_config(tmp_path)
     torch.save({"model": Trainer.build_model(cfg).state_dict()}, tmp_path / "model.pth")
     plot_predictions(cfg, str(tmp_path / "model.pth"), tmp_path / "predictions.png", num_images=2)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from scaleeq import engine
+
 from .tiny import BASE, OPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -39,3 +41,4 @@ def test_a_mistake_is_told_and_the_exit_status_says_so(tmp_path):
     assert refused.returncode != 0
     assert "MODEL.WEIGHTS" in refused.stderr
     assert (tmp_path / "config.yaml").is_file()
+    assert f"Engine: {engine.NAME}" in (tmp_path / "log.txt").read_text()

@@ -1,6 +1,7 @@
 """Which paper lives in which file, and each number: what is expected, by whom, and the file of what was measured.
 
-`python -m scaleeq.papers` prints the tables of README.md from this module and from docs/results/*.json.
+`python -m scaleeq.papers` prints the tables of README.md and docs/scale_equalizers.md from this module and from
+docs/results/*.json.
 """
 
 from __future__ import annotations
@@ -84,5 +85,21 @@ def papers_table() -> str:
     return tabulate(rows, headers=("paper", "arXiv", "in projects/ScaleEq/scaleeq/"), tablefmt="github")
 
 
+def scales_table() -> str:
+    """Markdown: the std of every branch of every run that left evidence, in its first and its last iteration."""
+    rows = []
+    for number in NUMBERS:
+        path = RESULTS / number.evidence
+        scales = json.loads(path.read_text())["scales"] if path.is_file() else {}
+        first, last = (scales.get(key, {}).get("fusions", {}) for key in ("at_start", "at_end"))
+        for fusion in first:
+            for branch, start in first[fusion]["branches"].items():
+                records = (start, last[fusion]["branches"][branch])
+                stds = [f"{r[key]:.3f}" if key in r else "-" for key in ("std", "std_equalized") for r in records]
+                rows.append((f"`{Path(number.config).stem}`", fusion, branch, *stds))
+    headers = ("run", "fusion", "branch", "std, first", "std, last", "equalized, first", "equalized, last")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
 if __name__ == "__main__":
-    print(papers_table(), results_table(), sep="\n\n")
+    print(papers_table(), results_table(), scales_table(), sep="\n\n")

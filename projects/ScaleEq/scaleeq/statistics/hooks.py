@@ -49,6 +49,8 @@ class CalibrationHook(HookBase):
         self.path = Path(output_dir) / FILE_NAME
 
     def before_train(self) -> None:
+        if self.trainer.start_iter == 0 and comm.is_main_process():
+            self.path.unlink(missing_ok=True)  # of an earlier run in the same folder
         model = _plain(self.model)
         fusions = fusions_of(model)
         pending = [name for name, fusion in fusions.items() if not is_calibrated(fusion)]
@@ -71,8 +73,8 @@ class ScaleStatisticsHook(HookBase):
     """Every `period` iterations, mean, std and spread of every Fusion's branches go to the event storage.
 
     Scalars scale/<fusion>/<branch>/{mean, std} are of the branch before its equalizer, scale/<fusion>/spread is the
-    largest over the smallest std; with equalizers also .../std_equalized and .../spread_equalized. At the end of
-    training the last record is added to scale_statistics.json as "at_end".
+    largest over the smallest std; with equalizers also .../std_equalized and .../spread_equalized. In
+    scale_statistics.json the record of the first iteration is "at_start", the last one "at_end".
     """
 
     def __init__(self, model: nn.Module, *, period: int = 100, output_dir: str = "."):
@@ -111,12 +113,18 @@ class ScaleStatisticsHook(HookBase):
                 storage.put_scalar(f"scale/{fusion}/{key}", value, smoothing_hint=False)
             self._latest["fusions"][fusion] = {"branches": record, **spreads}
         self._stop_observing()
+        if self.trainer.iter == 0:
+            self._add_to_file("at_start")
 
     def after_train(self) -> None:
         self._stop_observing()
-        if self._latest and comm.is_main_process():
+        if self._latest:
+            self._add_to_file("at_end")
+
+    def _add_to_file(self, key: str) -> None:
+        if comm.is_main_process():
             content = json.loads(self.path.read_text()) if self.path.exists() else {}
-            write_json(self.path, {**content, "at_end": self._latest})
+            write_json(self.path, {**content, key: self._latest})
 
     def _stop_observing(self) -> None:
         self._seen = {}

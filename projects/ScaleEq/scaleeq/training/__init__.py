@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .evaluate import evaluate_only
-from .setup import check_labels, choose_device, limit_threads
+from .setup import check_labels, choose_device, limit_threads, log_engine
 from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 from .trainer import Trainer
 
@@ -16,4 +16,5 @@ __all__ = [
     "choose_device",
     "evaluate_only",
     "limit_threads",
+    "log_engine",
 ]

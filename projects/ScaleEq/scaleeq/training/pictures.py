@@ -64,29 +64,23 @@ def plot_predictions(cfg: CfgNode, weights: str, path: Path, *, num_images: int 
 def branch_scales(statistics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     """fusion -> series -> branch -> standard deviation, from the content of scale_statistics.json.
 
-    Series: before and after equalization at calibration (after: 1, which is what calibration sets), and the same two
-    after training; each where the file has it.
+    Series: before equalization and after it, as measured in the first iteration of training and in the last; each
+    where the file has it.
     """
-    start, end = statistics.get("fusions", {}), statistics.get("at_end", {}).get("fusions", {})
     scales: dict[str, dict[str, dict[str, float]]] = {}
-    for fusion in {**start, **end}:
-        start_branches, end_branches = (part.get(fusion, {}).get("branches", {}) for part in (start, end))
-        series = {
-            "before, at calibration": {name: branch["std"] for name, branch in start_branches.items()},
-            "after, at calibration": dict.fromkeys(start_branches, 1.0),
-            "before, trained": {name: branch["std"] for name, branch in end_branches.items()},
-            "after, trained": {
-                name: branch["std_equalized"] for name, branch in end_branches.items() if "std_equalized" in branch
-            },
-        }
-        scales[fusion] = {label: values for label, values in series.items() if values}
+    for key, time in (("at_start", "first iteration"), ("at_end", "last iteration")):
+        for fusion, content in statistics.get(key, {}).get("fusions", {}).items():
+            for name, std in (("before", "std"), ("after", "std_equalized")):
+                values = {branch: record[std] for branch, record in content["branches"].items() if std in record}
+                if values:
+                    scales.setdefault(fusion, {})[f"{name}, {time}"] = values
     return scales
 
 
 def plot_branch_scales(statistics: Mapping[str, Any], path: Path) -> None:
     """One panel per fusion, one group of bars per branch; of the equalized fusions alone, where there are any."""
     scales = branch_scales(statistics)
-    equalized = {fusion: series for fusion, series in scales.items() if len(series) > 1}
+    equalized = {fusion: series for fusion, series in scales.items() if any("after" in label for label in series)}
     scales = equalized or scales
     labels = list(dict.fromkeys(label for series in scales.values() for label in series))
     figure, axes = plt.subplots(len(scales), 1, figsize=(7.5, 2.8 * len(scales)), squeeze=False, layout="constrained")

@@ -7,6 +7,7 @@ import os
 
 import torch
 
+from scaleeq import engine
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, comm
 
 logger = logging.getLogger(__name__)
@@ -17,6 +18,11 @@ def choose_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %r but no CUDA device is available: running on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+
+
+def log_engine() -> None:
+    """Say in the run's log which engine it has; the choice itself was made before there was a log."""
+    logger.info("Engine: %s %s", engine.NAME, engine.VERSION)
 
 
 def limit_threads(cfg: CfgNode) -> None:

@@ -13,10 +13,11 @@ from scaleeq.training import choose_device
 
 @pytest.fixture
 def log(caplog):
-    """The text of this module's warnings, whether or not another test has set up the loggers of a run."""
+    """The text of this module's messages, whether or not another test has set up the loggers of a run."""
     logger = logging.getLogger("scaleeq.training.setup")
     logger.addHandler(caplog.handler)
-    yield caplog
+    with caplog.at_level(logging.INFO, logger.name):
+        yield caplog
     logger.removeHandler(caplog.handler)
 
 

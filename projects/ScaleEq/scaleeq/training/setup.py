@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 def choose_device(cfg: CfgNode) -> None:
     """Set MODEL.DEVICE to "cpu", and say so, where it asks for CUDA and there is none; `cfg` must not be frozen."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("MODEL.DEVICE is %r but no CUDA device is available: running on the CPU", cfg.MODEL.DEVICE)
+        logger.info("MODEL.DEVICE is %r but no CUDA device is available: running on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
 
 from . import comm
@@ -45,6 +44,8 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
 
     def _global_moments(self, x: Tensor) -> tuple[Tensor, Tensor, Any]:
         """x: (N, C, H, W) -> mean (C,), mean of squares (C,), and the momentum of this update."""
+        from fvcore.nn.distributed import differentiable_all_reduce  # here: importing fvcore.nn makes torch warn
+
         num_images, channels = x.shape[:2]
         moments = torch.cat([x.mean(dim=(0, 2, 3)), (x * x).mean(dim=(0, 2, 3))])
         if self._stats_mode == "":

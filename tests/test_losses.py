@@ -42,6 +42,27 @@ def test_void_everywhere_is_zero_with_zero_gradients(average):
     assert math.isnan(F.cross_entropy(logits, labels, ignore_index=255).item())  # what this survives
 
 
+@pytest.mark.parametrize("average", ["valid", "all"])
+def test_class_weights_are_torchs(average):
+    logits, labels = make_case()
+    weights = [0.5, 2.0, 0.0, 1.0, 3.0]
+    loss = SegmentationLoss(class_weights=weights, average_over=average)(logits, labels)
+    reduction = "mean" if average == "valid" else "sum"
+    expected = F.cross_entropy(logits, labels, torch.tensor(weights), ignore_index=255, reduction=reduction)
+    torch.testing.assert_close(loss, expected if average == "valid" else expected / labels.numel())
+    void = SegmentationLoss(class_weights=weights, average_over=average)(logits, torch.full_like(labels, 255))
+    assert void.item() == 0
+    assert not SegmentationLoss(class_weights=weights).state_dict()
+
+
+def test_wrong_class_weights_are_refused():
+    logits, labels = make_case()
+    with pytest.raises(ValueError, match="has 2 numbers for 5 classes"):
+        SegmentationLoss(class_weights=[1.0, 2.0])(logits, labels)
+    with pytest.raises(ValueError, match="weights are not negative"):
+        SegmentationLoss(class_weights=[1.0, -2.0])
+
+
 def test_module_upsamples_to_the_labels_and_weights():
     logits, labels = make_case()
     small = logits[..., ::2, ::2]

@@ -46,6 +46,7 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
     cfg.MODEL.FUSION.COMBINE = ""  # "", "concat", "sum"
 
     cfg.MODEL.LOSS = node()
+    cfg.MODEL.LOSS.CLASS_WEIGHTS = []  # one factor per class; empty: all 1
     cfg.MODEL.LOSS.AVERAGE_OVER = (
         "valid"  # "valid": pixels that carry a label; "all": every pixel (mmsegmentation's recipes)
     )

@@ -114,7 +114,10 @@ def common_arguments(cfg: Any) -> dict[str, Any]:
         "num_classes": head.NUM_CLASSES,
         "dropout": head.DROPOUT,
         "loss": SegmentationLoss(
-            ignore_value=head.IGNORE_VALUE, average_over=cfg.MODEL.LOSS.AVERAGE_OVER, weight=head.LOSS_WEIGHT
+            ignore_value=head.IGNORE_VALUE,
+            average_over=cfg.MODEL.LOSS.AVERAGE_OVER,
+            weight=head.LOSS_WEIGHT,
+            class_weights=cfg.MODEL.LOSS.CLASS_WEIGHTS,
         ),
     }
 

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
         ("README.md", papers.papers_table),
         ("README.md", papers.results_table),
         ("docs/scale_equalizers.md", papers.scales_table),
+        ("docs/scale_equalizers.md", papers.calibration_cost_table),
     ],
 )
 def test_pages_hold_the_printed_tables(page, table):

@@ -101,5 +101,13 @@ def scales_table() -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
+def calibration_cost_table() -> str:
+    """Markdown: what tools/benchmark_calibration.py printed, as a ratio to a plain forward in the same run."""
+    runs = json.loads((RESULTS / "calibration_cost.json").read_text())
+    rows = [(f"`{run['command'].partition('.py ')[2]}`", run["passes"], f"{run['ratio']:.2f}") for run in runs]
+    headers = ("benchmark_calibration.py", "passes", "an image and pass / a plain forward")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
 if __name__ == "__main__":
-    print(papers_table(), results_table(), scales_table(), sep="\n\n")
+    print(papers_table(), results_table(), scales_table(), calibration_cost_table(), sep="\n\n")

@@ -131,3 +131,8 @@ def test_wrong_overrides(opts: list[str], error: type[Exception], message: str) 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no config file .*nowhere\.yaml$"):
         load_config(tmp_path / "nowhere.yaml")
+
+
+def test_an_option_among_the_overrides_is_told_where_it_goes():
+    with pytest.raises(ValueError, match=r"KEY VALUE; options such as --resume go before them, but there are 3 words"):
+        load_config("", ["SEED", "1", "--resume"])

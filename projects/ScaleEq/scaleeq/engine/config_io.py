@@ -38,8 +38,9 @@ def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgN
         for key, value in _leaves(tree, cfg, str(file)):
             _set(cfg, key, value, str(file))
     if len(opts) % 2:
+        late = "; options such as --resume go before them" if any(str(word).startswith("--") for word in opts) else ""
         raise ValueError(
-            f"overrides come in pairs KEY VALUE, but there are {len(opts)} words: {' '.join(map(str, opts))}"
+            f"overrides come in pairs KEY VALUE{late}, but there are {len(opts)} words: {' '.join(map(str, opts))}"
         )
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         _set(cfg, str(key), value, "command line")

@@ -140,6 +140,20 @@ def test_dropout_is_off_and_batch_norms_use_the_batch():
     assert reports[0] == reports[1]
 
 
+def test_autocast_is_off():
+    exact = calibrate(TinyNet(), make_loader())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert calibrate(TinyNet(), make_loader()) == exact
+
+
+def test_statistics_are_exact_in_float64():
+    model = NoNorm().double()
+    x = make_loader(2, seed=5)[0].double() + 0.1
+    calibrate(model, [x], num_images=-1)
+    assert float(model.fusion.equalizer_of["a"].mean) == pytest.approx(float(x.mean()), rel=1e-13)
+    assert float(model.fusion.equalizer_of["a"].std) == pytest.approx(float(x.std(correction=0)), rel=1e-13)
+
+
 def test_frozen_batch_norms_stay_frozen():
     class Frozen(TinyNet):
         def train(self, mode=True):

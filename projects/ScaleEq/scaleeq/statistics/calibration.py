@@ -3,8 +3,8 @@ algorithm 1).
 
 Fusions are measured one after another in the order in which they run, so that each sees its inputs equalized already
 (UPerNet: the pyramid pooling, then the final fusion). Batch norms use batch statistics, because a fresh decoder's
-running statistics are meaningless; dropout and drop path are off. Parameters, buffers (except the equalizers') and the
-random state stay bit-identical.
+running statistics are meaningless; dropout, drop path and autocast are off. Parameters, buffers (except the
+equalizers') and the random state stay bit-identical.
 """
 
 from __future__ import annotations
@@ -210,10 +210,10 @@ class _Measurement:
                 relative_standard_error=moments.relative_standard_error(),
             )
             equalizer = fusion.equalizer_of[branch]
-            means, variances = torch.tensor(mean), torch.tensor(variance, dtype=torch.float64)
+            means, variances = torch.tensor([mean, variance], dtype=torch.float64)
             if equalizer.granularity == "channel":
                 means, variances = moments.mean, moments.variance
-            stds = (variances + means.double() ** 2 if rms else variances).sqrt()
+            stds = (variances + means**2 if rms else variances).sqrt()
             dead = stds <= DEAD * math.sqrt(largest)
             if dead.any():
                 logger.warning(

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def measuring(model: nn.Module, *, written: Iterable[torch.Tensor] = ()) -> Iterator[None]:
-    """Batch norms that would train use batch statistics, dropout and drop path are off.
+    """Batch norms that would train use batch statistics; dropout, drop path and autocast are off.
 
     Afterwards the modes of all modules, all buffers but those `written`, and the random states of python, numpy and
     torch are bit-identical.
@@ -30,7 +30,7 @@ def measuring(model: nn.Module, *, written: Iterable[torch.Tensor] = ()) -> Iter
     for norm in batch_norms:
         norm.training = True
     try:
-        with torch.random.fork_rng(sorted(devices)):
+        with torch.random.fork_rng(sorted(devices)), torch.autocast("cuda" if devices else "cpu", enabled=False):
             yield
     finally:
         for module, training in modes.items():

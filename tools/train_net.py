@@ -20,7 +20,16 @@ from typing import Any
 # Threads that wait by spinning make every step of a busy machine 5 to 10 times slower. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from scaleeq.engine import CfgNode, comm, default_argument_parser, default_setup, launch, load_config, setup_logger
+from scaleeq.engine import (
+    CfgNode,
+    comm,
+    default_argument_parser,
+    default_setup,
+    launch,
+    leave_job,
+    load_config,
+    setup_logger,
+)
 from scaleeq.training import Trainer, choose_device, evaluate_only, limit_threads, log_engine
 
 
@@ -38,11 +47,16 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg = setup(args)
+    results: dict[str, Any] | None
     if args.eval_only:
-        return evaluate_only(cfg, Trainer, resume=args.resume)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+        results = evaluate_only(cfg, Trainer, resume=args.resume)
+    else:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        results = trainer.train()
+        del trainer  # it holds the process group
+    leave_job(comm)
+    return results
 
 
 if __name__ == "__main__":

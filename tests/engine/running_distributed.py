@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from scaleeq.engine.parallel import wrap_ddp
+from scaleeq.engine.parallel import leave_job, wrap_ddp
 from tests.engine.running_sides import draws, load_side, outcome, restored_loggers
 
 
@@ -22,6 +22,7 @@ def run_rank(side: str, folder: str) -> None:
     parts = (_communication, _barrier, _setup, _inference, _training)
     record = {part.__name__.strip("_"): part(engine, rank, Path(folder)) for part in parts}
     (Path(folder) / f"rank{rank}.json").write_text(json.dumps(record))
+    leave_job(engine.comm)
 
 
 def run_machine_rank(side: str, folder: str) -> None:

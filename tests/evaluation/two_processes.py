@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from scaleeq.config import add_scaleeq_config
 from scaleeq.data import build_test_loader, build_train_loader
-from scaleeq.engine import get_cfg
+from scaleeq.engine import comm, get_cfg, leave_job
 from scaleeq.evaluation import SemSegEvaluator
 from tests.evaluation.test_sem_seg import CLASSES, NAME, guesses
 
@@ -39,7 +39,7 @@ def main(rank: int, folder: Path) -> None:
         result["tested"].append(batch[0]["image_id"])
     result["metrics"] = evaluator.evaluate()
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
-    dist.destroy_process_group()
+    leave_job(comm)
 
 
 if __name__ == "__main__":

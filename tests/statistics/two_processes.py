@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from scaleeq import calibrate
-from scaleeq.engine import comm
+from scaleeq.engine import comm, leave_job
 from tests.statistics.test_calibration import NoNorm
 
 
@@ -30,7 +30,7 @@ def main(rank: int, folder: Path) -> None:
     report = calibrate(model, batches()[rank::2], num_images=-1, gather=comm.all_gather)
     result = {"measured": measured(model), "report": report.to_dict()["fusion"]}
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
-    dist.destroy_process_group()
+    leave_job(comm)
 
 
 if __name__ == "__main__":

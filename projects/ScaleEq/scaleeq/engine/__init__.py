@@ -24,6 +24,7 @@ from .contract import CONTRACT, Side, load_names
 if TYPE_CHECKING:
     from .checkpointer import SafeCheckpointer as SafeCheckpointer
     from .config_io import load_config as load_config
+    from .parallel import leave_job as leave_job
     from .parallel import wrap_ddp as wrap_ddp
     from .standalone import *  # noqa: F403
 
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
 CHOICES = ("auto", "detectron2", "standalone")
 INSTALL_PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 
-_OURS = {"load_config": "config_io", "SafeCheckpointer": "checkpointer", "wrap_ddp": "parallel"}
+_OURS = {
+    "load_config": "config_io",
+    "SafeCheckpointer": "checkpointer",
+    "wrap_ddp": "parallel",
+    "leave_job": "parallel",
+}
 _CHOSEN = ("NAME", "VERSION", "FEATURES")
 
 

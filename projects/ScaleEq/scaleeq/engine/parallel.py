@@ -6,7 +6,9 @@ this one names the device that the parameters are on, and none for CPU (gloo).
 
 from __future__ import annotations
 
+import gc
 import inspect
+from types import ModuleType
 from typing import Any
 
 import torch.distributed as dist
@@ -40,3 +42,18 @@ def _buffer_option() -> str:
     """The name of DistributedDataParallel's option, which newer versions of torch renamed."""
     known = inspect.signature(DistributedDataParallel).parameters
     return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+
+
+def leave_job(comm: ModuleType) -> None:
+    """Destroy the process groups at the end of a job of several processes; nothing for one process.
+
+    comm: of either engine. It keeps references to groups, and so do models wrapped for the job; torch aborts a process
+    ("terminate called without an active exception") that still has one of a gloo group when it exits.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    comm._get_global_gloo_group.cache_clear()
+    comm.create_local_process_group.cache_clear()
+    comm._LOCAL_PROCESS_GROUP = None  # type: ignore[attr-defined]
+    dist.destroy_process_group()
+    gc.collect()

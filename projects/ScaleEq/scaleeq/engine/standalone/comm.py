@@ -82,7 +82,7 @@ def synchronize() -> None:
 
 
 @functools.lru_cache
-def _cpu_group() -> Any:
+def _get_global_gloo_group() -> Any:
     """All ranks, on gloo: pickled objects need not travel through GPU memory."""
     return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
 
@@ -95,7 +95,7 @@ def all_gather(data: Any, group: Any = None) -> list[Any]:
     """Every rank's `data` (anything that pickles), in order of rank, on every rank."""
     if get_world_size() == 1:
         return [data]
-    group = _cpu_group() if group is None else group
+    group = _get_global_gloo_group() if group is None else group
     if _group_size(group) == 1:
         return [data]
     gathered: list[Any] = [None] * _group_size(group)
@@ -107,7 +107,7 @@ def gather(data: Any, dst: int = 0, group: Any = None) -> list[Any]:
     """Every rank's `data` (anything that pickles), in order of rank, on rank `dst`; an empty list on the others."""
     if get_world_size() == 1:
         return [data]
-    group = _cpu_group() if group is None else group
+    group = _get_global_gloo_group() if group is None else group
     if _group_size(group) == 1:
         return [data]
     gathered: list[Any] | None = [None] * _group_size(group) if dist.get_rank(group) == dst else None

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from ..parallel import leave_job
 from . import comm
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
@@ -87,4 +88,4 @@ def _worker(
         torch.cuda.set_device(local_rank)
     comm.synchronize()
     main_func(*args)
-    dist.destroy_process_group()
+    leave_job(comm)

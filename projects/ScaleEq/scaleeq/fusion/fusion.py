@@ -62,7 +62,7 @@ class Fusion(nn.Module):
         equalizer: how to equalize the branches; None: not at all.
 
     Raises:
-        ValueError: an unknown reference; "reparametrize" before a mix that takes no input scale.
+        ValueError: an unknown reference; an equalizer before a concatenation whose mix it cannot fold into.
     """
 
     def __init__(

@@ -15,12 +15,12 @@ import torch
 
 @dataclass
 class BranchMoments:
-    """Count, mean (C,) and sum of squared deviations (C,), float64; each batch's (count, mean, variance) overall."""
+    """Count, mean (C,) and sum of squared deviations (C,), float64; each batch's (mean, variance) overall."""
 
     count: float = 0.0
     mean: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     squares: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    batches: list[tuple[float, float, float]] = field(default_factory=list)
+    batches: list[tuple[float, float]] = field(default_factory=list)
 
     def update(self, x: torch.Tensor, valid: torch.Tensor | None = None) -> None:
         """Add one batch.
@@ -36,7 +36,7 @@ class BranchMoments:
             count = float(pixels.numel() / pixels.shape[1])
             mean, variance = mean.double().cpu(), variance.double().cpu()
             parts._merge_moments(BranchMoments(count, mean, variance * count))
-        parts.batches = [(parts.count, *parts.scalar())]
+        parts.batches = [parts.scalar()]
         self.merge(parts)
 
     def merge(self, other: BranchMoments) -> None:
@@ -74,7 +74,7 @@ class BranchMoments:
         mean, variance = self.scalar()
         if variance == 0:
             return 0.0
-        deviations = torch.tensor([v + (m - mean) ** 2 for _, m, v in self.batches], dtype=torch.float64)
+        deviations = torch.tensor([v + (m - mean) ** 2 for m, v in self.batches], dtype=torch.float64)
         return float(deviations.std() / deviations.mean()) / (2 * math.sqrt(len(self.batches)))
 
 

@@ -14,7 +14,7 @@ def add_scaleeq_config(cfg: Any) -> None:
     node = type(cfg)
     _add_model_keys(cfg, node)
     _add_scale_equalizer_keys(cfg, node)
-    _add_data_and_solver_keys(cfg)
+    _add_data_and_solver_keys(cfg, node)
 
 
 def _add_model_keys(cfg: Any, node: Any) -> None:
@@ -45,11 +45,27 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
     cfg.MODEL.FUSION.TRANSFER = ""  # "", "bilinear", "nearest"
     cfg.MODEL.FUSION.COMBINE = ""  # "", "concat", "sum"
 
+    _add_loss_keys(cfg, node)
+
+    cfg.MODEL.WEIGHTS_STRICT = True  # False: of MODEL.WEIGHTS, load what fits and list the rest (a new NUM_CLASSES)
+    cfg.MODEL.CHANNELS_LAST = False  # memory format of convolutions and maps
+    cfg.MODEL.COMPILE = False  # torch.compile for backbone and heads
+
+
+def _add_loss_keys(cfg: Any, node: Any) -> None:
     cfg.MODEL.LOSS = node()
-    cfg.MODEL.LOSS.CLASS_WEIGHTS = []  # one factor per class; empty: all 1
-    cfg.MODEL.LOSS.AVERAGE_OVER = (
-        "valid"  # "valid": pixels that carry a label; "all": every pixel (mmsegmentation's recipes)
-    )
+    loss = cfg.MODEL.LOSS
+    loss.CLASS_WEIGHTS = []  # one factor per class; empty: all 1
+    loss.AVERAGE_OVER = "valid"  # "valid": pixels that carry a label; "all": every pixel (mmsegmentation's recipes)
+    loss.LABEL_SMOOTHING = 0.0  # share of the target that is spread over all classes
+    loss.FOCAL_GAMMA = 0.0  # exponent of (1 - p) on each pixel's loss (arXiv 1708.02002); 0: cross entropy
+    loss.OHEM = "off"  # "off", "top_k" (DeepLab: the hardest share of the pixels), "threshold" (HRNet, mmsegmentation)
+    loss.OHEM_TOP_K = 0.25  # "top_k": share of the valid pixels that is kept
+    loss.OHEM_ANNEAL_ITERS = 0  # "top_k": iterations in which the share goes from 1 to OHEM_TOP_K
+    loss.OHEM_THRESHOLD = 0.7  # "threshold": pixels with a lower probability of their class are kept; 0: MIN_KEPT alone
+    loss.OHEM_MIN_KEPT = 100000  # "threshold": at least so many pixels an image
+    loss.DICE_WEIGHT = 0.0  # of a Dice loss beside the cross entropy (arXiv 1606.04797)
+    loss.LOVASZ_WEIGHT = 0.0  # of a Lovasz-softmax loss beside the cross entropy (arXiv 1705.08790)
 
 
 def _add_scale_equalizer_keys(cfg: Any, node: Any) -> None:
@@ -66,7 +82,7 @@ def _add_scale_equalizer_keys(cfg: Any, node: Any) -> None:
     equalizer.STATISTICS_PERIOD = 100  # iterations between two records of the branch statistics; 0: never
 
 
-def _add_data_and_solver_keys(cfg: Any) -> None:
+def _add_data_and_solver_keys(cfg: Any, node: Any) -> None:
     # DeepLab's keys: a crop in which one class covers more than this share of the labelled pixels is drawn again.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     # MaskFormer's key: SSD's photometric distortion.
@@ -76,3 +92,18 @@ def _add_data_and_solver_keys(cfg: Any) -> None:
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # of learned position tables (MaskFormer's key)
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # a floor of the learning rate / BASE_LR
+    cfg.SOLVER.LAYER_DECAY = 1.0  # factor on the learning rate per backbone layer, counted from the head down; 1: none
+    cfg.SOLVER.LAYER_DECAY_BY = "stage"  # what a layer is: "stage", "block"
+    cfg.SOLVER.LAYER_DECAY_LAYERS = 0  # layers to count from; 0: as many as the backbone has
+    cfg.SOLVER.ACCUMULATE = 1  # forward and backward passes per step; IMS_PER_BATCH stays the effective batch
+    cfg.SOLVER.EMA_DECAY = 0.0  # of an average of the weights, which is what is evaluated; 0: none
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"  # "bfloat16", "float16" (with a loss scaler)
+    cfg.SOLVER.KEEP_CHECKPOINTS = 3  # the newest so many, beside model_best and model_final; 0: all
+    cfg.SOLVER.EARLY_STOP_PATIENCE = 0  # evaluations without a new best mIoU after which training ends; 0: never
+    cfg.TEST.VALIDATION_LOSS = False  # also the cross entropy over the valid pixels of DATASETS.TEST
+    cfg.DETERMINISTIC = False  # deterministic algorithms alone, where torch has them
+    # Weights & Biases as one more writer.
+    cfg.WANDB = node()
+    cfg.WANDB.ENABLED = False
+    cfg.WANDB.PROJECT = "scaleeq"
+    cfg.WANDB.NAME = ""  # of the run; empty: OUTPUT_DIR

@@ -77,7 +77,7 @@ def test_what_cannot_be_read_back_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_the_file_is_complete_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import scaleeq.engine.checkpointer as module
+    import scaleeq.files as module
 
     seen = []
     replace = module.os.replace

@@ -9,7 +9,6 @@ a local folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scaleeq.engine import DetectionCheckpointer
+from scaleeq.files import replacing, write_text
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -39,19 +39,14 @@ class SafeCheckpointer(DetectionCheckpointer):
         content = {"model": self.model.state_dict(), **states, **kwargs}
         self.logger.info("Saving checkpoint to %s", file)
 
-        def write(part: Path) -> None:
-            with part.open("wb") as stream:
-                torch.save(content, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
+        with replacing(file) as part:
+            torch.save(content, part)
             _read(part, shown_as=file, mmap=True)  # maps the tensors, does not read them
-
-        _replace(file, write)
         self.tag_last_checkpoint(file.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Writes the name into `<save_dir>/last_checkpoint`, which has either its old content or the new one."""
-        _replace(Path(self.save_dir, "last_checkpoint"), lambda part: part.write_text(last_filename_basename))
+        write_text(Path(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Loads model and checkpointables (None: all of them; []: the model alone); returns what else is in the file.
@@ -100,16 +95,6 @@ class SafeCheckpointer(DetectionCheckpointer):
             hint = "; to load the model alone, pass checkpointables=[]" if absent_states else ""
             lines = "\n  ".join(misfits + absent_states)
             raise ValueError(f"{filename} does not fit, nothing was loaded{hint}:\n  {lines}")
-
-
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a file beside `file`, which then takes its place in one step, or is removed after an error."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read(file: Path, *, shown_as: Path, mmap: bool | None = None) -> Any:

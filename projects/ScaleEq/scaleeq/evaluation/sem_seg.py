@@ -8,7 +8,6 @@ boundary IoU.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -22,6 +21,7 @@ from tabulate import tabulate
 
 from scaleeq.engine import DatasetCatalog, DatasetEvaluator, MetadataCatalog, comm
 from scaleeq.evaluation.confusion import ConfusionMatrix, Metrics, metrics_from_counts
+from scaleeq.files import write_json
 
 FILE_NAME = "sem_seg_evaluation.json"
 ABSENT = "exclude"
@@ -151,7 +151,6 @@ class SemSegEvaluator(DatasetEvaluator):
         )
 
     def _write(self, results: dict[str, float], counts: np.ndarray, num_images: int) -> None:
-        """Write, then rename: a reader never sees half a file."""
         assert self.output_dir is not None
         content = {
             "dataset": self.dataset_name,
@@ -160,11 +159,7 @@ class SemSegEvaluator(DatasetEvaluator):
             "sem_seg": {name: None if math.isnan(value) else value for name, value in results.items()},
             "confusion": counts.tolist(),
         }
-        os.makedirs(self.output_dir, exist_ok=True)
-        path = os.path.join(self.output_dir, FILE_NAME)
-        with open(path + ".part", "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.replace(path + ".part", path)
+        write_json(os.path.join(self.output_dir, FILE_NAME), content, indent=None)
 
 
 def _number(value: float) -> str:

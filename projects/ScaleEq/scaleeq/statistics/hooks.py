@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from ..engine import HookBase, comm, get_event_storage
+from ..files import write_json
 from ..fusion import Fusion, Observation, ScaleEqualizer
 from .calibration import calibrate, fusions_of, is_calibrated
-from .report import spread, write_json
+from .report import spread
 
 logger = logging.getLogger(__name__)
 

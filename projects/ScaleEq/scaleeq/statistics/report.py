@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 
@@ -54,12 +50,3 @@ def spread(stds: Any) -> float:
     """Largest over smallest standard deviation of the branches of a fusion; 1 is equilibrium."""
     stds = list(stds)
     return max(stds) / min(stds) if min(stds) > 0 else float("inf")
-
-
-def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all: beside it first, then renamed."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, target)

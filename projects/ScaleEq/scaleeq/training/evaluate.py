@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scaleeq import engine
 from scaleeq.engine import CfgNode, SafeCheckpointer, comm, verify_results
-from scaleeq.statistics.report import write_json
+from scaleeq.files import write_json
 
 from .setup import check_labels
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 
 from scaleeq.engine import HookBase
-from scaleeq.statistics.report import write_json
+from scaleeq.files import replacing, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +71,7 @@ class BestCheckpoint(HookBase):
         if iteration != self.trainer.storage.iter or not value > self.value:
             return
         self.value, self.iteration = value, iteration
-        partial = self._weights_file.with_name(self._weights_file.name + ".partial")
-        torch.save({"model": self._model.state_dict()}, partial)
-        os.replace(partial, self._weights_file)
+        with replacing(self._weights_file) as part:
+            torch.save({"model": self._model.state_dict()}, part)
         write_json(self._record_file, {"metric": self._metric, "value": value, "iteration": iteration})
         logger.info("New best %s: %.4f at iteration %d", self._metric, value, iteration)

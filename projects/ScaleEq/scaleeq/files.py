@@ -1,0 +1,71 @@
+"""How a run's files are written: beside their place first, then renamed, so that each is the old one or the new one.
+
+Source: the usual recipe for POSIX file systems (write, fsync, rename, fsync of the folder). The part has a fixed name,
+`.<name>.part`: a writer that is killed leaves at most this one, and the next writer of the same file overwrites it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def part_of(path: str | os.PathLike[str]) -> Path:
+    """Where the next content of `path` is written before it takes its place."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.part")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives the path to write to; after the block that file takes the place of `path`, on the disk too.
+
+        with replacing("model.pth") as part:
+            torch.save(content, part)
+
+    The folder is made where it is missing. After an error `path` is as it was, and the part is removed.
+    OSError: as the block raises it; where the disk is full, it names `path` and says what to do.
+    """
+    path, part = Path(path), part_of(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        _flush(part, os.O_RDWR)
+        os.replace(part, path)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        kept = "the file from before is untouched" if path.exists() else "nothing was written"
+        raise OSError(
+            error.errno, f"{error.strerror}: no room to write {path}; {kept}. Free some space, or choose another folder"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # some network file systems cannot flush a folder; the file is in its place
+        _flush(path.parent, os.O_RDONLY)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file (UTF-8), whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Write a JSON file, whole or not at all; indent None: on one line."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

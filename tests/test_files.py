@@ -1,0 +1,125 @@
+"""Files are the old ones or the new ones. Oracles: bytes on disk; a real process killed while it writes; the system's
+own limit on the size of a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scaleeq import files
+from scaleeq.files import part_of, replacing, write_json, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_are_written_and_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "folder" / "record.json"
+    write_json(file, {"miou": 1.5, "name": "größer"})
+    assert json.loads(file.read_text(encoding="utf-8")) == {"miou": 1.5, "name": "größer"}
+    write_json(str(file), {"miou": 2}, indent=None)
+    assert file.read_bytes() == b'{"miou": 2}\n'
+    write_text(file, "grün")
+    assert file.read_bytes() == "grün".encode()
+    assert names(file.parent) == ["record.json"]
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), OSError("other"), KeyboardInterrupt()])
+def test_an_error_leaves_the_old_file_alone(error: BaseException, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+    with pytest.raises(type(error)) as caught, replacing(file) as part:
+        part.write_text("half of the n")
+        raise error
+    assert caught.value is error
+    assert file.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.txt"):
+        pass
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_content_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert (tmp_path / "a.json").read_text() == "{}\n"
+
+
+def test_file_then_rename_then_folder_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real calls, written down as they happen."""
+    seen: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        seen.append(("fsync", os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        fsync(descriptor)
+
+    def watched_replace(source: Path, target: Path) -> None:
+        seen.append(("replace", target.name))
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "fsync", watched_fsync)
+    monkeypatch.setattr(files.os, "replace", watched_replace)
+    write_text(tmp_path / "a.txt", "new")
+    assert seen == [("fsync", ".a.txt.part"), ("replace", "a.txt"), ("fsync", tmp_path.name)]
+
+
+KILLED = """
+import sys, time
+from scaleeq.files import replacing
+with replacing(sys.argv[1]) as part, part.open("w") as stream:
+    stream.write("half of the new content, which is longer than the one that follows")
+    stream.flush()
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_writer_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(file)], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
+        writer.send_signal(signal.SIGKILL)
+    assert writer.returncode == -signal.SIGKILL
+    assert file.read_text() == "old"
+    assert names(tmp_path) == [".a.txt.part", "a.txt"] == sorted([part_of(file).name, file.name])
+    write_text(file, "new")
+    assert file.read_text() == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+NO_ROOM = """
+import resource, signal, sys
+from scaleeq.files import write_text
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_text(sys.argv[1], "x" * 5000)
+"""
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="the system cannot limit the size of files")
+@pytest.mark.parametrize(("old", "kept"), [("old", "the file from before is untouched"), (None, "nothing was written")])
+def test_no_room_names_the_file_and_the_way_out(old: str | None, kept: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    if old is not None:
+        file.write_text(old)
+    before = names(tmp_path)
+    result = subprocess.run([sys.executable, "-c", NO_ROOM, str(file)], capture_output=True, text=True)
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("OSError:") and f"no room to write {file}; {kept}. Free some space" in message
+    assert names(tmp_path) == before
+    assert old is None or file.read_text() == old

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scaleeq.losses import SegmentationLoss, cross_entropy
+from scaleeq.losses import LossOptions, SegmentationLoss, cross_entropy
 
 
 def make_case(void: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,21 +46,23 @@ def test_void_everywhere_is_zero_with_zero_gradients(average):
 def test_class_weights_are_torchs(average):
     logits, labels = make_case()
     weights = [0.5, 2.0, 0.0, 1.0, 3.0]
-    loss = SegmentationLoss(class_weights=weights, average_over=average)(logits, labels)
+    loss = SegmentationLoss(options=LossOptions(class_weights=weights, average_over=average))(logits, labels)
     reduction = "mean" if average == "valid" else "sum"
     expected = F.cross_entropy(logits, labels, torch.tensor(weights), ignore_index=255, reduction=reduction)
     torch.testing.assert_close(loss, expected if average == "valid" else expected / labels.numel())
-    void = SegmentationLoss(class_weights=weights, average_over=average)(logits, torch.full_like(labels, 255))
+    void = SegmentationLoss(options=LossOptions(class_weights=weights, average_over=average))(
+        logits, torch.full_like(labels, 255)
+    )
     assert void.item() == 0
-    assert not SegmentationLoss(class_weights=weights).state_dict()
+    assert not SegmentationLoss(options=LossOptions(class_weights=weights)).state_dict()
 
 
 def test_wrong_class_weights_are_refused():
     logits, labels = make_case()
     with pytest.raises(ValueError, match="has 2 numbers for 5 classes"):
-        SegmentationLoss(class_weights=[1.0, 2.0])(logits, labels)
+        SegmentationLoss(options=LossOptions(class_weights=[1.0, 2.0]))(logits, labels)
     with pytest.raises(ValueError, match="weights are not negative"):
-        SegmentationLoss(class_weights=[1.0, -2.0])
+        LossOptions(class_weights=[1.0, -2.0])
 
 
 def test_module_upsamples_to_the_labels_and_weights():
@@ -80,6 +82,6 @@ def test_other_ignore_values_and_precisions():
 
 def test_unknown_averages_are_refused():
     with pytest.raises(ValueError, match="'batch'; choose one of valid, all"):
-        SegmentationLoss(average_over="batch")
+        LossOptions(average_over="batch")
     with pytest.raises(ValueError, match="'batch'; choose one of valid, all"):
         cross_entropy(*make_case(), average_over="batch")

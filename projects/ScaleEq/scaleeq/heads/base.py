@@ -16,7 +16,7 @@ from torch import nn
 from ..engine import ShapeSpec, comm
 from ..fusion import EqualizerSpec
 from ..layers import NormFactory, norm_factory
-from ..losses import SegmentationLoss
+from ..losses import LossOptions, SegmentationLoss
 
 Features = Mapping[str, torch.Tensor]
 
@@ -115,9 +115,8 @@ def common_arguments(cfg: Any) -> dict[str, Any]:
         "dropout": head.DROPOUT,
         "loss": SegmentationLoss(
             ignore_value=head.IGNORE_VALUE,
-            average_over=cfg.MODEL.LOSS.AVERAGE_OVER,
             weight=head.LOSS_WEIGHT,
-            class_weights=cfg.MODEL.LOSS.CLASS_WEIGHTS,
+            options=LossOptions.from_config(cfg),
         ),
     }
 

@@ -15,7 +15,7 @@ from torch import nn
 from ..engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
 from ..fusion import Branch, Concat, EqualizerSpec, Fusion
 from ..layers import ConvNormAct, NormFactory, batch_norm
-from ..losses import SegmentationLoss
+from ..losses import LossOptions, SegmentationLoss
 from .base import (
     Features,
     Level,
@@ -89,17 +89,23 @@ class FCNHead(SegmentationHead):
 
 
 def auxiliary_heads(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, FCNHead]:
-    """The heads of MODEL.AUX_HEAD: level -> one convolution and a classifier, with its loss weight."""
+    """The heads of MODEL.AUX_HEAD: level -> one convolution and a classifier, with its loss weight.
+
+    Their loss is the main head's without OHEM, as in mmsegmentation and HRNet-OCR, whose OHEM is the main head's alone.
+    """
     keys = cfg.MODEL.AUX_HEAD
     if len(keys.IN_FEATURES) != len(keys.LOSS_WEIGHTS):
         raise ValueError(
             f"MODEL.AUX_HEAD has {len(keys.IN_FEATURES)} IN_FEATURES {keys.IN_FEATURES} "
             f"but {len(keys.LOSS_WEIGHTS)} LOSS_WEIGHTS {keys.LOSS_WEIGHTS}; give one weight per level"
         )
+    options = LossOptions.from_config(cfg).without_ohem()
     heads = {}
     for level, weight in zip(keys.IN_FEATURES, keys.LOSS_WEIGHTS, strict=True):
         shared = common_arguments(cfg)
-        shared["loss"].weight = weight
+        shared["loss"] = SegmentationLoss(
+            ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, weight=weight, options=options
+        )
         heads[level] = FCNHead(
             **shared,
             in_feature=level,

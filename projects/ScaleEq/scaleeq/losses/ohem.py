@@ -1,0 +1,1 @@
+OHEM_KINDS = ("top_k", "threshold")

@@ -109,6 +109,15 @@ class ScaleEqSegmentor(nn.Module):
             losses |= {f"{name}_aux_{level}": loss for name, loss in auxiliary.items()}
         return losses
 
+    def pixel_count(self, batched_inputs: list[dict[str, Any]]) -> float:
+        """What the mean over pixels of this batch's loss divides by."""
+        images = ImageList.from_tensors(
+            [record["image"] for record in batched_inputs],
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+        return float(self.sem_seg_head.loss.pixel_count(self._targets(batched_inputs, images.tensor.shape[-2:])))
+
     def calibration_inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images (N, 3, H, W), and the share (N, 2) of height and width of each that is not padding (None: all)."""
         images = self.preprocess(batched_inputs)

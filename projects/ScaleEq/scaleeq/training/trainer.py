@@ -1,9 +1,9 @@
 """The trainer: one class whose parts can be replaced one by one.
 
 Source: the override points of Detectron2's DefaultTrainer, so that its users find what they know. Deviations: the step
-is our own (bf16 autocast also on the CPU; a loss that is not finite stops every rank before it harms the weights), a
-resumed run continues the stream of training samples where the checkpoint left it, and an enabled scale equalizer is
-calibrated before the first iteration.
+is our own (step.py), and a loss or a gradient that is not finite stops every rank before it harms the weights; random
+numbers and training samples are functions of the seed and the iteration, so a resumed run goes on as if it had never
+stopped; an enabled scale equalizer is calibrated before the first iteration.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -49,9 +49,12 @@ from scaleeq.evaluation import SemSegEvaluator
 from scaleeq.statistics import require_calibrated
 from scaleeq.statistics.hooks import CalibrationHook, ScaleStatisticsHook
 
+from .diagnosis import describe_step
+from .ema import WeightAverage
 from .hooks import BestCheckpoint, FirstBatches
 from .setup import check_labels
 from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
+from .step import TrainingStep, autocast_dtype, micro_batch_size, seed_iteration
 
 logger = logging.getLogger(__name__)
 
@@ -73,15 +76,26 @@ class Trainer(TrainerBase):
         check_labels(cfg)
         self.cfg = cfg
         self.max_iter = cfg.SOLVER.MAX_ITER
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         model = self.build_model(cfg)
         self.optimizer = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.average = WeightAverage(model, decay=cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
+        saved = {"ema": self.average} if self.average else {}
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **saved)
+        if cfg.MODEL.COMPILE:
+            _compile(model)
         self.model = wrap_ddp(model)
         self.model.train()
+        self.step = TrainingStep(
+            self.model,
+            self.optimizer,
+            micro_batch=micro_batch_size(cfg, comm.get_world_size()),
+            device_type=torch.device(cfg.MODEL.DEVICE).type,
+            dtype=autocast_dtype(cfg),
+            clip_gradients=build_gradient_clipper(cfg),
+        )
         self.last_eval_results: Results = {}
-        self._clip_gradients = build_gradient_clipper(cfg)
-        self._device_type = torch.device(cfg.MODEL.DEVICE).type
         self._samples: Iterator[list[dict]] | None = None
         self.register_hooks(self.build_hooks())
 
@@ -92,6 +106,8 @@ class Trainer(TrainerBase):
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1  # the checkpoint names the iteration that was finished
+            if self.average:
+                self.average.resume(self.start_iter)
 
     def train(self) -> Results | None:  # type: ignore[override]
         """Run from start_iter to max_iter; returns the last evaluation's results on the main process, else None.
@@ -111,49 +127,72 @@ class Trainer(TrainerBase):
         batch = next(self._sample_stream())
         data_time_s = time.perf_counter() - started
 
-        with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self.cfg.SOLVER.AMP.ENABLED):
-            losses = self.model(batch)
-        self._write_metrics(losses, data_time_s)
-
-        self.optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
+        seed_iteration(self.seed, rank=comm.get_rank(), iteration=self.iter)
+        losses, gradient_norm = self.step.backward(batch, self.iter)
         self.after_backward()
-        if self._clip_gradients is not None:
-            self._clip_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
-        self.optimizer.step()
+        self._write_metrics(batch, losses, gradient_norm, data_time_s)
+        self.step.update()
+        if self.average:
+            self.average.update(self.step.plain_model)
 
     def _sample_stream(self) -> Iterator[list[dict]]:
         """The training batches from start_iter on; made at the first step, when the starting point is known."""
         if self._samples is None:
             seek = {"start_iteration": self.start_iter} if self.start_iter else {}
-            self._samples = iter(self.build_train_loader(self.cfg, **seek))
+            self._samples = iter(self.build_train_loader(self._seeded(), **seek))
         return self._samples
 
-    def _write_metrics(self, losses: dict[str, torch.Tensor], data_time_s: float) -> None:
-        """Put the losses, averaged over ranks, into the event storage.
+    def _seeded(self) -> CfgNode:
+        """The config with the seed that this run has, drawn or resumed, where it names none."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.SEED = self.seed
+        return cfg
 
-        FloatingPointError: a loss is infinite or NaN on some rank; raised on every rank.
+    def _write_metrics(
+        self, batch: list[dict], losses: dict[str, torch.Tensor], gradient_norm: torch.Tensor, data_time_s: float
+    ) -> None:
+        """Put the losses, averaged over ranks, and the norm of the gradients into the event storage.
+
+        FloatingPointError: one of them is not finite on some rank (but gradients may overflow under a loss scaler,
+        which then skips the update); raised on every rank.
         """
-        own = {name: loss.detach().item() for name, loss in losses.items()}
-        ranks = comm.all_gather({"losses": own, "data_time": data_time_s})
-        if not all(math.isfinite(value) for rank in ranks for value in rank["losses"].values()):
-            raise FloatingPointError(
-                f"a loss is not finite at iteration {self.iter}: {[rank['losses'] for rank in ranks]} (one per rank); "
-                "the weights are those before this iteration. Try a lower SOLVER.BASE_LR, or SOLVER.CLIP_GRADIENTS"
-            )
+        names = sorted(losses)
+        *values, norm = torch.stack([*(losses[name].float() for name in names), gradient_norm]).tolist()
+        own = dict(zip(names, values, strict=True))
+        ranks = comm.all_gather({"losses": own, "norm": norm, "data_time": data_time_s})
+        checked = [[*rank["losses"].values(), 0.0 if self.step.scaler.is_enabled() else rank["norm"]] for rank in ranks]
+        if not all(math.isfinite(value) for rank in checked for value in rank):
+            self._refuse(batch, own, norm)
         mean = {name: sum(rank["losses"][name] for rank in ranks) / len(ranks) for name in own}
         if comm.is_main_process():
             self.storage.put_scalar("data_time", max(rank["data_time"] for rank in ranks))
             self.storage.put_scalar("total_loss", sum(mean.values()))
+            self.storage.put_scalar("grad_norm", norm)
             self.storage.put_scalars(**mean)
 
+    def _refuse(self, batch: list[dict], losses: dict[str, float], norm: float) -> NoReturn:
+        """FloatingPointError on every rank, saying what is known about a step that is not finite."""
+        rates = " and ".join(f"{rate:.3g}" for rate in sorted({group["lr"] for group in self.optimizer.param_groups}))
+        own = describe_step(self.step, batch, losses=losses, norm=norm)
+        ranks = [f"rank {rank}: {text}" for rank, text in enumerate(comm.all_gather(own)) if text]
+        raise FloatingPointError(
+            f"iteration {self.iter} is not finite, at a learning rate of {rates}; "
+            "weights and checkpoints are those from before it.\n" + "\n".join(ranks) + "\n"
+            "Look at the files; or try a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, or SOLVER.CLIP_GRADIENTS"
+        )
+
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, hooks (the schedule among them) and optimizer."""
-        return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Iteration, hooks (the schedule among them), optimizer, loss scaler and seed."""
+        own = {"optimizer": self.optimizer.state_dict(), "scaler": self.step.scaler.state_dict(), "seed": self.seed}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
+        if state_dict.get("scaler"):
+            self.step.scaler.load_state_dict(state_dict["scaler"])
+        self.seed = state_dict.get("seed", self.seed)
 
     # ------------------------------------------------------------------------------------------------ what to override
 
@@ -186,22 +225,32 @@ class Trainer(TrainerBase):
     def _calibration_loader(self) -> Iterable[list[dict]]:
         """The training data from its beginning, about one epoch of it."""
         num_images = sum(len(DatasetCatalog.get(name)) for name in self.cfg.DATASETS.TRAIN)
-        return FirstBatches(self.build_train_loader(self.cfg), math.ceil(num_images / self.cfg.SOLVER.IMS_PER_BATCH))
+        return FirstBatches(
+            self.build_train_loader(self._seeded()), math.ceil(num_images / self.cfg.SOLVER.IMS_PER_BATCH)
+        )
+
+    def evaluated(self) -> tuple[nn.Module, str]:
+        """The model that evaluation looks at, and what its weights are: "ema" or "trained"."""
+        return (self.average.model, "ema") if self.average else (self.checkpointer.model, "trained")
 
     def _evaluate(self) -> Results:
         """Test the model that the checkpoint holds: on every rank with the main process's running statistics."""
+        model, kind = self.evaluated()
         if comm.get_world_size() > 1:
-            buffers = dict(self.checkpointer.model.named_buffers())
+            buffers = dict(model.named_buffers())
             own = {name: buffer.cpu() for name, buffer in buffers.items()} if comm.is_main_process() else None
             for name, value in comm.all_gather(own)[0].items():
                 buffers[name].copy_(value)
-        self.last_eval_results = self.test(self.cfg, self.checkpointer.model)
+        logger.info("Evaluating the %s weights", kind)
+        self.last_eval_results = self.test(self.cfg, model)
         return self.last_eval_results
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model on MODEL.DEVICE."""
+        """The model on MODEL.DEVICE, in the memory format of MODEL.CHANNELS_LAST."""
         model = build_model(cfg)
+        if cfg.MODEL.CHANNELS_LAST:
+            model = model.to(memory_format=torch.channels_last)
         logger.info("Model:\n%s", model)
         return model
 
@@ -257,3 +306,10 @@ class Trainer(TrainerBase):
                 logger.info("Evaluation results for %s in csv format:", name)
                 print_csv_format(results[name])
         return results[names[0]] if len(names) == 1 else results
+
+
+def _compile(model: nn.Module) -> None:
+    """torch.compile backbone and heads in place, names in the state dict unchanged; pre- and post-processing stay."""
+    for name, part in model.named_children():
+        if name in ("backbone", "sem_seg_head"):
+            part.compile()

@@ -1,0 +1,154 @@
+"""One training step: its random state, its micro-batches, mixed precision and gradients.
+
+The gradient is that of the whole batch of SOLVER.IMS_PER_BATCH samples, however it is cut into micro-batches and
+ranks: each loss that is a mean over pixels divides by the mean pixel count of all of them (losses.prepare_step). What
+cannot be cut so: batch norm sees a micro-batch (SyncBN: that of all ranks), and OHEM, Dice and Lovasz look at one
+micro-batch of one rank. Own design; loss scaling is torch's GradScaler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from scaleeq.engine import CfgNode, comm, seed_all_rng
+from scaleeq.losses import prepare_step
+
+from .solver import Clipper
+
+Batch = list[dict[str, Any]]
+Losses = dict[str, torch.Tensor]
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def seed_iteration(seed: int, *, rank: int, iteration: int) -> None:
+    """Seed every generator of this process with a function of the arguments.
+
+    So an iteration's random numbers depend neither on how many were drawn before nor on an interruption, and a
+    checkpoint has no generator to keep.
+    """
+    seed_all_rng(int(np.random.SeedSequence([seed, rank, iteration]).generate_state(1)[0]))
+
+
+def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """The type of SOLVER.AMP; None without it. ValueError for another type."""
+    name = cfg.SOLVER.AMP.DTYPE
+    if name not in DTYPES:
+        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; choose one of {', '.join(DTYPES)}")
+    return DTYPES[name] if cfg.SOLVER.AMP.ENABLED else None
+
+
+def micro_batch_size(cfg: CfgNode, world_size: int) -> int:
+    """Samples of one forward pass on one of `world_size` processes.
+
+    ValueError: SOLVER.IMS_PER_BATCH, the batch of a whole step, cannot be cut so.
+    """
+    batch, passes = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE
+    if passes < 1:
+        raise ValueError(f"SOLVER.ACCUMULATE is {passes}; a step has at least one forward pass")
+    if batch < 1 or batch % (passes * world_size):
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is the batch of a whole step: {batch} samples cannot be split evenly among "
+            f"{world_size} processes with {passes} passes each (SOLVER.ACCUMULATE)"
+        )
+    return batch // (passes * world_size)
+
+
+def gradient_norm(model: nn.Module) -> torch.Tensor:
+    """() float32: the 2-norm over the gradients of all parameters that have one; 0 where none has."""
+    norms = [torch.linalg.vector_norm(p.grad.float()) for p in model.parameters() if p.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+
+
+class TrainingStep:
+    """Gradients of a batch, then the update of the weights; between them the caller may refuse the gradients.
+
+    Args:
+        model: batch -> losses; a DistributedDataParallel one exchanges gradients once a step.
+        micro_batch: samples per forward pass.
+        dtype: of autocast; None: no autocast. float16 scales the losses, and skips updates whose gradients overflow.
+        clip_gradients: applied to the complete gradients.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        micro_batch: int,
+        device_type: str = "cpu",
+        dtype: torch.dtype | None = None,
+        clip_gradients: Clipper | None = None,
+    ):
+        self.model = model
+        self.optimizer = optimizer
+        self.micro_batch = micro_batch
+        self.device_type = device_type
+        self.dtype = dtype
+        self.clip_gradients = clip_gradients
+        self.scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
+
+    @property
+    def plain_model(self) -> nn.Module:
+        """The model without its DistributedDataParallel wrapper."""
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+
+    def backward(self, batch: Batch, iteration: int) -> tuple[Losses, torch.Tensor]:
+        """Leave the gradients of `batch`, this process's share, in the parameters.
+
+        Returns name -> (), each loss averaged over the micro-batches, detached; and (), the norm of the gradients.
+        """
+        parts = self.micro_batches(batch)
+        prepare_step(self.plain_model, iteration=iteration, mean_count=self._mean_pixel_count(parts))
+        self.optimizer.zero_grad()
+        sums: Losses = {}
+        for index, part in enumerate(parts):
+            with self._exchange(index == len(parts) - 1):
+                losses = self.forward(part)
+                total = torch.stack(list(losses.values())).sum() / len(parts)
+                self.scaler.scale(total).backward()
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + loss.detach() / len(parts)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        return sums, gradient_norm(self.plain_model)
+
+    def update(self) -> None:
+        """Clip the gradients and step the optimizer (not where a scaled gradient overflowed)."""
+        if self.clip_gradients is not None:
+            self.clip_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def micro_batches(self, batch: Batch) -> list[Batch]:
+        """The batch in the order of its samples, cut into pieces of `micro_batch`."""
+        return [batch[first : first + self.micro_batch] for first in range(0, len(batch), self.micro_batch)]
+
+    def forward(self, part: Batch) -> Losses:
+        """Name -> loss of a micro-batch."""
+        with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None):
+            return self.model(part)
+
+    @contextlib.contextmanager
+    def _exchange(self, complete: bool) -> Iterator[None]:
+        """Gradients are summed over ranks in the last backward pass of a step, not before."""
+        if complete or not isinstance(self.model, DistributedDataParallel):
+            yield
+        else:
+            with self.model.no_sync():
+                yield
+
+    def _mean_pixel_count(self, parts: list[Batch]) -> float:
+        """Pixels that a loss averages over, mean over all micro-batches of all ranks; 0: there is only this one."""
+        count = getattr(self.plain_model, "pixel_count", None)
+        if count is None or (len(parts) == 1 and comm.get_world_size() == 1):
+            return 0.0
+        counts = comm.all_gather([count(part) for part in parts])
+        return sum(map(sum, counts)) / sum(map(len, counts))

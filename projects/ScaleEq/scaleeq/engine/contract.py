@@ -55,7 +55,7 @@ CONTRACT: tuple[Name, ...] = (
     Name("default_setup", "engine", "tools", ("setup",)),
     Name("default_writers", "engine", "training", ("whole_training",)),
     Name("EventStorage", "utils.events", "TrainerBase", ("storage_values", "printed_lines", "written_files")),
-    Name("get_event_storage", "utils.events", "statistics", ("storage_values",)),
+    Name("get_event_storage", "utils.events", "statistics, training", ("storage_values",)),
     Name("EventWriter", "utils.events", "training", ("storage_values",)),
     Name("DatasetEvaluator", "evaluation", "evaluation", ("evaluations",)),
     Name("DatasetEvaluators", "evaluation", "inference_on_dataset", ("evaluations",)),

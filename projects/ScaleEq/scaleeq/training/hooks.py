@@ -1,8 +1,9 @@
-"""A hook of our own, the best checkpoint, and a finite view of the training data for another, calibration.
+"""Hooks around evaluation (the best weights, early stop, an evaluation lost to a kill), and a finite view of a loader.
 
-Deviation from Detectron2's BestCheckpointer: the best value lives in a file beside the checkpoint, so that a resumed
-run knows it (a checkpoint is written before the evaluation of the same iteration and could not); only the weights are
-saved, and `last_checkpoint`, which names where to resume, is left alone.
+Deviation from Detectron2's BestCheckpointer: what is known about evaluations lives in a file beside the checkpoints, so
+that a resumed run knows it (a checkpoint is written before the evaluation of the same iteration and could not); only
+the weights are saved, and `last_checkpoint`, which names where to resume, is left alone. Whether to stop early follows
+from that file alone. All else is our own design.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from scaleeq.engine import HookBase
+from scaleeq.engine import EvalHook, HookBase, SafeCheckpointer, comm
 from scaleeq.files import replacing, write_json
 
 logger = logging.getLogger(__name__)
@@ -35,18 +36,27 @@ class FirstBatches:
 
 
 class BestCheckpoint(HookBase):
-    """Keeps OUTPUT_DIR/model_best.pth, the weights with the highest `metric`; runs on the main process, after EvalHook.
+    """Keeps OUTPUT_DIR/model_best.pth, the evaluated weights with the highest `metric`; runs on the main process.
 
-    Its memory is OUTPUT_DIR/model_best.json: {"metric", "value", "iteration"}, read again when a run resumes.
+    Its memory is OUTPUT_DIR/model_best.json: {"metric", "value", "iteration", "evaluated"}, the last one being the
+    latest iteration that was evaluated; it is read again when a run resumes. Belongs after the writers, so that an
+    evaluation on record is in their files too.
     """
 
-    def __init__(self, model: nn.Module, output_dir: str, *, metric: str = "sem_seg/mIoU") -> None:
-        self._model = model
+    def __init__(
+        self, evaluated: Callable[[], tuple[nn.Module, str]], output_dir: str, *, metric: str = "sem_seg/mIoU"
+    ) -> None:
+        """
+        evaluated: () -> the model that evaluation looks at, and the kind of its weights, "trained" or "ema".
+        metric: as in metrics.json.
+        """
+        self._evaluated_model = evaluated
         self._weights_file = Path(output_dir) / "model_best.pth"
         self._record_file = Path(output_dir) / "model_best.json"
-        self._metric = metric
+        self.metric = metric
         self.value = -math.inf
         self.iteration = -1
+        self.evaluated = -1
 
     def before_train(self) -> None:
         """A resumed run continues with the best of its first part; a fresh one starts anew."""
@@ -55,23 +65,126 @@ class BestCheckpoint(HookBase):
         if not self._record_file.is_file():
             return
         record = json.loads(self._record_file.read_text())
-        if record["metric"] == self._metric:
+        if record["metric"] != self.metric:
+            return
+        self.evaluated = record.get("evaluated", record["iteration"])
+        if record["value"] is not None:
             self.value, self.iteration = record["value"], record["iteration"]
-            logger.info("Best %s so far: %.4f at iteration %d", self._metric, self.value, self.iteration)
+            logger.info("Best %s so far: %.4f at iteration %d", self.metric, self.value, self.iteration)
 
     def after_step(self) -> None:
         self._check()
 
     def after_train(self) -> None:
         self._check()
+        del self._evaluated_model  # it often closes over the trainer, which owns this hook
 
     def _check(self) -> None:
         """Look at the latest value once; what an earlier iteration measured was looked at then."""
-        value, iteration = self.trainer.storage.latest().get(self._metric, (math.nan, -1))
-        if iteration != self.trainer.storage.iter or not value > self.value:
+        value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
+        if iteration != self.trainer.storage.iter:
             return
-        self.value, self.iteration = value, iteration
+        self.evaluated = iteration
+        if value > self.value:
+            self.value, self.iteration = value, iteration
+            self._save_weights()  # before the record: a kill between the two costs one more evaluation, not the best
+            logger.info("New best %s: %.4f at iteration %d", self.metric, value, iteration)
+        best = self.value if math.isfinite(self.value) else None
+        record = {"metric": self.metric, "value": best, "iteration": self.iteration, "evaluated": self.evaluated}
+        write_json(self._record_file, record)
+
+    def _save_weights(self) -> None:
+        model, kind = self._evaluated_model()
+        content = {"model": model.state_dict(), "weights_kind": kind, "iteration": self.iteration}
         with replacing(self._weights_file) as part:
-            torch.save({"model": self._model.state_dict()}, part)
-        write_json(self._record_file, {"metric": self._metric, "value": value, "iteration": iteration})
-        logger.info("New best %s: %.4f at iteration %d", self._metric, value, iteration)
+            torch.save({**content, self.metric: self.value}, part)
+
+
+class MissedEvaluation(HookBase):
+    """On a resume: evaluates first, if the last checkpoint's iteration was due for an evaluation that a kill took.
+
+    Whether one was due is the EvalHook's to say. On every rank; belongs after the hooks that it is given.
+    """
+
+    def __init__(
+        self, evaluation: EvalHook, best: BestCheckpoint | None, *, followers: Sequence[HookBase | None] = ()
+    ) -> None:
+        """
+        best: knows what was evaluated; None off the main process.
+        followers: hooks whose after_step runs between the two, such as the writers'; None is skipped.
+        """
+        self._best = best
+        self._hooks = [hook for hook in (evaluation, *followers, best) if hook is not None]
+
+    def before_train(self) -> None:
+        trainer = self.trainer
+        finished = trainer.start_iter - 1
+        missed = trainer.start_iter > 0 and self._best is not None and self._best.evaluated < finished
+        if not comm.all_gather(missed)[0]:
+            return
+        trainer.iter = trainer.storage.iter = finished
+        for hook in self._hooks:
+            hook.after_step()
+        trainer.iter = trainer.storage.iter = trainer.start_iter
+
+
+class StopTraining(BaseException):
+    """Ends TrainerBase.train early and cleanly; no Exception, because that one would be logged as a failure."""
+
+    def __init__(self, *, at_start: bool) -> None:
+        """at_start: no iteration was run, since the run had stopped before it was resumed."""
+        super().__init__()
+        self.at_start = at_start
+
+
+class EarlyStop(HookBase):
+    """Ends training after `patience` evaluations without a new best: writes model_final, raises StopTraining.
+
+    On every rank, last in the list; the main process decides for all. A resumed run decides as the unbroken one.
+    """
+
+    def __init__(
+        self, checkpointer: SafeCheckpointer, best: BestCheckpoint | None, *, patience: int, eval_period: int
+    ) -> None:
+        """
+        best: None off the main process.
+        patience: evaluations. eval_period: iterations between two of them.
+        """
+        self._checkpointer = checkpointer
+        self._best = best
+        self._patience = patience
+        self._period = eval_period
+
+    def before_train(self) -> None:
+        finished = self.trainer.start_iter - 1
+        if finished >= 0 and self._evaluations_since_best(finished) >= self._patience:
+            self.trainer.iter = finished  # the checkpoint's, not that of an iteration that will not run
+            self._stop(at_start=True)
+
+    def after_step(self) -> None:
+        finished = self.trainer.iter
+        if (finished + 1) % self._period or finished + 1 == self.trainer.max_iter:
+            return
+        since_best = self._evaluations_since_best(finished)
+        if since_best < 0:
+            raise RuntimeError(
+                "SOLVER.EARLY_STOP_PATIENCE compares values of sem_seg/mIoU of the first data set in DATASETS.TEST, "
+                f"and the evaluation at iteration {finished} gave none"
+            )
+        if since_best >= self._patience:
+            self._stop(at_start=False)
+
+    def _evaluations_since_best(self, iteration: int) -> int:
+        """The same on every rank; -1 where the latest evaluation on record is not that of `iteration`."""
+        best = self._best
+        known = best is not None and best.evaluated == iteration
+        return comm.all_gather((iteration - best.iteration) // self._period if best and known else -1)[0]
+
+    def _stop(self, *, at_start: bool) -> None:
+        if self._best is not None:
+            logger.info(
+                "Early stop: no better %s than %.4f of iteration %d in %d evaluations (SOLVER.EARLY_STOP_PATIENCE)",
+                *(self._best.metric, self._best.value, self._best.iteration, self._patience),
+            )
+            self._checkpointer.save("model_final", iteration=self.trainer.iter)
+        raise StopTraining(at_start=at_start)

@@ -1,0 +1,124 @@
+"""What a run writes down: metrics.json over a resume, the moment of writing, and Weights & Biases as one more writer.
+
+Sources: the writers' conventions are Detectron2's (a scalar is written once, smoothed over a window of 20 iterations
+where it was put so); Weights & Biases' documentation of `wandb.init`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaleeq.engine import CfgNode, EventWriter, HookBase, PeriodicWriter, get_event_storage
+from scaleeq.files import write_text
+
+
+class EvaluationWriter(PeriodicWriter):
+    """Writes every `period` iterations, and right after each evaluation, so that a kill cannot lose its results."""
+
+    def __init__(self, writers: Sequence[EventWriter], *, period: int = 20, eval_period: int = 0) -> None:
+        super().__init__(writers, period)
+        self._all = list(writers)
+        self._periods = period, eval_period
+
+    def after_step(self) -> None:
+        super().after_step()
+        done = self.trainer.iter + 1
+        period, eval_period = self._periods
+        if eval_period > 0 and done % eval_period == 0 and done % period and done != self.trainer.max_iter:
+            for writer in self._all:
+                writer.write()
+
+
+class MetricsFile(HookBase):
+    """Makes OUTPUT_DIR/metrics.json fit to be continued; on the main process, before the writers.
+
+    A last line that a kill cut short is dropped, and the line {"iteration": start, "resumed": true} says that a run
+    goes on there: iterations between the last checkpoint and the kill come again after it, and the later lines count.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self.path = Path(output_dir) / "metrics.json"
+
+    def before_train(self) -> None:
+        if not self.path.is_file():
+            return
+        with self.path.open("r+b") as file:  # in place: the writer has the file open, for appending
+            num_whole_bytes = file.read().rfind(b"\n") + 1
+            file.truncate(num_whole_bytes)
+            if not num_whole_bytes:
+                return
+            file.seek(0, os.SEEK_END)
+            file.write(json.dumps({"iteration": self.trainer.start_iter, "resumed": True}).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class WandbWriter(EventWriter):
+    """Shows the scalars on Weights & Biases, over the iteration that each was put at.
+
+    The run's id is kept in OUTPUT_DIR/wandb_run_id.txt, so a resumed training continues the same run; iterations that
+    come again after a kill are there twice. WANDB_MODE=offline keeps everything in OUTPUT_DIR/wandb.
+    """
+
+    def __init__(
+        self, *, project: str, name: str, output_dir: str, config: Mapping[str, Any], window_size: int = 20
+    ) -> None:
+        """
+        name: of the run. config: plain values, shown with it. window_size: iterations of the median.
+
+        ImportError: wandb is not installed.
+        """
+        wandb = import_wandb()
+        id_file = Path(output_dir) / "wandb_run_id.txt"
+        if not id_file.is_file():
+            write_text(id_file, secrets.token_hex(4))
+        self._run = wandb.init(
+            project=project,
+            name=name,
+            config=dict(config),
+            dir=output_dir,
+            id=id_file.read_text(),
+            resume="allow",
+        )
+        # Its own steps may only grow, those of a resumed run need not.
+        self._run.define_metric("iteration", hidden=True)
+        self._run.define_metric("*", step_metric="iteration")
+        self._window_size = window_size
+        self._last_write = -1
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> WandbWriter:
+        """As WANDB says; on the main process only."""
+        name = cfg.WANDB.NAME or cfg.OUTPUT_DIR
+        config = yaml.safe_load(cfg.dump())
+        return cls(project=cfg.WANDB.PROJECT, name=name, output_dir=cfg.OUTPUT_DIR, config=config)
+
+    def write(self) -> None:
+        lines: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+            if iteration > self._last_write:
+                lines.setdefault(iteration, {})[name] = value
+        for iteration in sorted(lines):
+            self._run.log({**lines[iteration], "iteration": iteration})
+        self._last_write = max(lines, default=self._last_write)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def import_wandb() -> Any:
+    """The package. ImportError: it is not installed; says how to get it."""
+    try:
+        return importlib.import_module("wandb")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "WANDB.ENABLED is set, but wandb is not installed: pip install wandb (or scaleeq[wandb]), or switch it off"
+        ) from error

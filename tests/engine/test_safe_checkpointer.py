@@ -72,7 +72,7 @@ def test_a_save_that_fails_leaves_the_old_files(value: Any, tmp_path: Path) -> N
 
 
 def test_what_cannot_be_read_back_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.pth is truncated.*more than tensors and plain values"):
+    with pytest.raises(ValueError, match=r"model\.pth holds numpy.*nothing but tensors and plain values"):
         SafeCheckpointer(a_model(), str(tmp_path)).save("model", random=np.arange(3))
 
 
@@ -112,7 +112,7 @@ def test_all_misfits_in_one_error_and_nothing_loaded(tmp_path: Path) -> None:
     checkpointer.load(str(good), checkpointables=[])  # an error leaves no traces
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
 def test_a_truncated_file_is_refused_by_name(share: float, tmp_path: Path) -> None:
     checkpointer = SafeCheckpointer(a_model(), str(tmp_path))
     checkpointer.save("model")
@@ -153,7 +153,7 @@ class Payload:
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     torch.save({"model": {}, "x": Payload()}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match=r"evil\.pth .* more than tensors"):
+    with pytest.raises(ValueError, match=r"evil\.pth holds exec; .* no code is run"):
         SafeCheckpointer(a_model()).load(str(tmp_path / "evil.pth"))
 
 

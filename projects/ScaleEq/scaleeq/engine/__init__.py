@@ -4,9 +4,10 @@ Source: this project's design (docs/engine.md). The choice is made at the first 
 SCALEEQ_ENGINE=auto (default), detectron2 or standalone. A forced choice never falls back, and a Detectron2 that is
 installed but does not import is an error, never a reason to go on without it.
 
-Here are the names of `contract.CONTRACT`, and ours above both engines: load_config, SafeCheckpointer, wrap_ddp. NAME is
-the engine chosen, VERSION its version (standalone: the Detectron2 that it reproduces), FEATURES what it can do.
-Outside this package ask FEATURES, not NAME. Importing `scaleeq.engine.standalone` directly chooses nothing.
+Here are the names of `contract.CONTRACT`, and ours above both engines: load_config, SafeCheckpointer, write_checkpoint,
+wrap_ddp, leave_job. NAME is the engine chosen, VERSION its version (standalone: the Detectron2 that it reproduces),
+FEATURES what it can do. Outside this package ask FEATURES, not NAME. Importing `scaleeq.engine.standalone` directly
+chooses nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from .contract import CONTRACT, Side, load_names
 
 if TYPE_CHECKING:
+    from .checkpoint_file import write_checkpoint as write_checkpoint
     from .checkpointer import SafeCheckpointer as SafeCheckpointer
     from .config_io import load_config as load_config
     from .parallel import leave_job as leave_job
@@ -38,6 +40,7 @@ INSTALL_PAGE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.ht
 _OURS = {
     "load_config": "config_io",
     "SafeCheckpointer": "checkpointer",
+    "write_checkpoint": "checkpoint_file",
     "wrap_ddp": "parallel",
     "leave_job": "parallel",
 }

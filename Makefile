@@ -12,8 +12,9 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: quickstart test test-slow lint types clean
 
+# Goes on where an interrupted one stopped; a finished one is only evaluated again.
 quickstart: $(VENV)/installed-test
-	$(BIN)/python tools/train_net.py --config-file configs/quickstart.yaml
+	$(BIN)/python tools/train_net.py --config-file configs/quickstart.yaml --resume
 	$(BIN)/python tools/plot_run.py output/quickstart
 
 test: $(VENV)/installed-test

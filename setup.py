@@ -42,5 +42,5 @@ setup(
     packages=find_packages(SOURCE),
     package_data={"scaleeq": ["**/*.yaml", "**/*.json"]},
     install_requires=REQUIREMENTS,
-    extras_require={"test": TEST, "dev": DEV},
+    extras_require={"test": TEST, "dev": DEV, "wandb": ["wandb>=0.16"]},
 )

@@ -6,7 +6,8 @@
     python tools/train_net.py --config-file C --eval-only MODEL.WEIGHTS model_final.pth
     python tools/train_net.py --config-file C --num-gpus 2
 
---resume goes on after an interruption; --eval-only writes OUTPUT_DIR/inference/results.json; without a GPU,
+--resume goes on after an interruption (from the start where there is no checkpoint yet); without it, a folder that
+holds a run is refused. --eval-only writes into OUTPUT_DIR/inference: results.json, config.yaml, log.txt. Without a GPU,
 --num-gpus is the number of processes on the CPU. KEY VALUE pairs at the end override the config. Data sets are found
 under $DETECTRON2_DATASETS (default ./datasets).
 """
@@ -30,17 +31,29 @@ from scaleeq.engine import (
     load_config,
     setup_logger,
 )
-from scaleeq.training import Trainer, choose_device, evaluate_only, limit_threads, log_engine
+from scaleeq.training import (
+    Trainer,
+    check_output_dir,
+    choose_device,
+    evaluate_only,
+    evaluation_config,
+    limit_threads,
+    log_changes,
+    log_engine,
+)
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """The frozen config of the command line; its OUTPUT_DIR, log and seeds are set up."""
     cfg = load_config(args.config_file, args.opts)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="scaleeq")
+    changes = check_output_dir(cfg, resume=args.resume, eval_only=args.eval_only)
+    written = evaluation_config(cfg) if args.eval_only else cfg
+    setup_logger(written.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="scaleeq")
     choose_device(cfg)
     cfg.freeze()
-    default_setup(cfg, args)
+    default_setup(written, args)
     log_engine()
+    log_changes(changes)
     limit_threads(cfg)
     return cfg
 

@@ -83,8 +83,40 @@ def check_labels(labels: np.ndarray, num_classes: int, ignore_label: int, *, sou
     if len(undeclared):
         raise ValueError(
             f"labels {undeclared.tolist()} in {source} are neither one of the {num_classes} classes "
-            f"(0..{num_classes - 1}) nor the ignore label {ignore_label}"
+            f"(0..{num_classes - 1}) nor the ignore label {ignore_label}. "
+            + _likely_cause(present.tolist(), undeclared.tolist(), num_classes, ignore_label)
         )
+
+
+def _likely_cause(present: list[int], undeclared: list[int], num_classes: int, ignore_label: int) -> str:
+    """What is usually behind undeclared labels, and the way out.
+
+    present: the labels in a picture; undeclared: those of them that are no class and not the ignore label.
+    """
+    if undeclared == [num_classes] and 0 not in present:
+        return (
+            "The labels seem to start at 1: write them from 0 on, or give the data set's records a label_map "
+            f"({{1: 0, 2: 1, ..., {num_classes}: {num_classes - 1}, 0: {ignore_label}}})"
+        )
+    if undeclared == [num_classes]:
+        return (
+            f"Is label 0 or {num_classes} a class too, then set MODEL.SEM_SEG_HEAD.NUM_CLASSES to {num_classes + 1}; "
+            f"or is it void, then give the data set's records a label_map ({{{num_classes}: {ignore_label}}})"
+        )
+    if undeclared == [255]:
+        return (
+            "255 usually marks void pixels: set MODEL.SEM_SEG_HEAD.IGNORE_VALUE, and the data set's ignore_label, "
+            "to 255"
+        )
+    if len(undeclared) > 8 and undeclared[-1] >= 2 * num_classes:
+        return (
+            "So many values beyond the classes look like grey levels or colours, not like class indexes: is this the "
+            "picture for people? Data sets often come with both"
+        )
+    return (
+        "Is MODEL.SEM_SEG_HEAD.NUM_CLASSES that of this data set? Values that mark void pixels become the ignore "
+        f"label by a label_map in the data set's records ({{{undeclared[-1]}: {ignore_label}}})"
+    )
 
 
 def _read_image_file(path: str) -> np.ndarray:
@@ -99,7 +131,8 @@ def _read_label_file(path: str) -> np.ndarray:
     if labels.ndim != 2:
         raise ValueError(
             f"the labels {path} are a picture with {labels.shape[2]} channels (mode {mode}); "
-            "expected one channel of class indexes, grey or palette"
+            "expected one channel of class indexes, grey or palette: is this the picture for people? Data sets often "
+            "come with both"
         )
     if labels.dtype != np.uint8:
         if labels.min() < 0 or labels.max() > 255:

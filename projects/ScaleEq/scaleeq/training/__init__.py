@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .evaluate import evaluate_only
-from .setup import check_labels, choose_device, limit_threads, log_engine
+from .output_dir import check_disk_space, check_output_dir, evaluation_config, log_changes
+from .setup import check_before_training, check_labels, choose_device, limit_threads, log_engine
 from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 from .trainer import Trainer
 
@@ -12,9 +13,14 @@ __all__ = [
     "build_gradient_clipper",
     "build_lr_scheduler",
     "build_optimizer",
+    "check_before_training",
+    "check_disk_space",
     "check_labels",
+    "check_output_dir",
     "choose_device",
     "evaluate_only",
+    "evaluation_config",
     "limit_threads",
+    "log_changes",
     "log_engine",
 ]

@@ -1,7 +1,8 @@
 """Evaluation of given weights, with a record of what was evaluated: OUTPUT_DIR/inference/results.json.
 
 The file holds the result dict itself ({"sem_seg": {...}}, in percent) and beside it what the number depends on: engine,
-hash of the weights, seconds an image, parameters and multiply-adds.
+weights ("ema" is their average over training, "trained" what the optimizer left) and their hash, seconds an image,
+parameters and multiply-adds.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
             f"(now {cfg.OUTPUT_DIR})"
         )
     weights_file = checkpointer.get_checkpoint_file() if from_run else cfg.MODEL.WEIGHTS
-    checkpointer.load(weights_file, checkpointables=[])
+    weights_kind = checkpointer.load_weights(weights_file)
+    logger.info("Evaluating the %s weights of %s", weights_kind, weights_file)
 
     with inference_clock(model) as clock:
         results = trainer_class.test(cfg, model)
@@ -64,6 +66,7 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
             "device": cfg.MODEL.DEVICE,
             "engine": engine.NAME,
             "weights": str(weights_file),
+            "weights_kind": weights_kind,
             "weights_sha256": hash_weights(model.state_dict()),
         }
         path = Path(cfg.OUTPUT_DIR) / "inference" / "results.json"

@@ -1,16 +1,30 @@
-"""What a run needs before its model exists: device, threads, and a label set that fits."""
+"""What a run needs before its model exists: device, threads, and every mistake in the config that can be seen by then.
+
+A mistake that a user types is told before the first step, not after hours: at the first evaluation, at the first
+checkpoint, or never. The checks of the output folder are in `output_dir`. Own design.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+import numbers
 import os
 
 import torch
 
 from scaleeq import engine
+from scaleeq.data.catalog import Record, datasets_root
+from scaleeq.data.reading import has_labels, read_pair
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, comm
 
+from .step import micro_batch_size
+from .writers import import_wandb
+
 logger = logging.getLogger(__name__)
+
+NUM_FIRST_RECORDS = 4  # of each data set are read before training
+OVERALL_METRICS = ("mIoU", "fwIoU", "mACC", "pACC")
 
 
 def choose_device(cfg: CfgNode) -> None:
@@ -34,6 +48,73 @@ def limit_threads(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE == "cpu" and processes > 1 and "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // processes))
+
+
+def check_before_training(cfg: CfgNode) -> None:
+    """Everything below, in the order of its cost: keys first, then names, then files.
+
+    ValueError, KeyError, FileNotFoundError, ImportError: what is wrong, and the way out.
+    """
+    micro_batch_size(cfg, comm.get_world_size())
+    check_schedule(cfg)
+    check_evaluation(cfg)
+    if cfg.WANDB.ENABLED:
+        import_wandb()
+    check_labels(cfg)
+    check_first_records(cfg)
+
+
+def check_schedule(cfg: CfgNode) -> None:
+    """ValueError: the learning rate's schedule, or the period of checkpoints, does not fit the length of the run."""
+    solver = cfg.SOLVER
+    if solver.MAX_ITER < 1:
+        raise ValueError(f"SOLVER.MAX_ITER is {solver.MAX_ITER}; a run has at least one iteration")
+    if not 0 <= solver.WARMUP_ITERS < solver.MAX_ITER:
+        raise ValueError(
+            f"SOLVER.WARMUP_ITERS is {solver.WARMUP_ITERS}, but the run has only SOLVER.MAX_ITER = {solver.MAX_ITER} "
+            "iterations: the learning rate would never reach SOLVER.BASE_LR. Set SOLVER.WARMUP_ITERS below MAX_ITER "
+            "(0: no warm-up)"
+        )
+    beyond = [step for step in solver.STEPS if step >= solver.MAX_ITER]
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and beyond:
+        raise ValueError(
+            f"SOLVER.STEPS lowers the learning rate at {', '.join(map(str, beyond))}, but the run ends at "
+            f"SOLVER.MAX_ITER = {solver.MAX_ITER}: set SOLVER.STEPS for this length (now {tuple(solver.STEPS)}; "
+            "(): the rate stays)"
+        )
+    if solver.CHECKPOINT_PERIOD < 1:
+        raise ValueError(f"SOLVER.CHECKPOINT_PERIOD is {solver.CHECKPOINT_PERIOD}; it counts iterations, from 1 on")
+
+
+def check_evaluation(cfg: CfgNode) -> None:
+    """ValueError: what the config expects of evaluations cannot be, because of how it sets them up."""
+    tests, expected = cfg.DATASETS.TEST, cfg.TEST.EXPECTED_RESULTS
+    patience = cfg.SOLVER.EARLY_STOP_PATIENCE
+    if patience < 0 or (patience and not (tests and 0 < cfg.TEST.EVAL_PERIOD < cfg.SOLVER.MAX_ITER)):
+        raise ValueError(
+            f"SOLVER.EARLY_STOP_PATIENCE is {patience} evaluations, but with DATASETS.TEST {tuple(tests)}, "
+            f"TEST.EVAL_PERIOD {cfg.TEST.EVAL_PERIOD} and SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER} there are none while "
+            "training; set TEST.EVAL_PERIOD below MAX_ITER, or EARLY_STOP_PATIENCE 0"
+        )
+    if expected and len(tests) != 1:
+        raise ValueError(
+            f"TEST.EXPECTED_RESULTS is compared with one data set's results, but DATASETS.TEST is {tuple(tests)}"
+        )
+    for row in expected:
+        kinds = (str, str, numbers.Real, numbers.Real)
+        if len(row) != 4 or not all(map(isinstance, row, kinds)):
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS has the row {row!r}; expected [task, metric, value, tolerance], for example "
+                "['sem_seg', 'mIoU', 40.0, 0.5]"
+            )
+        task, metric, value, tolerance = row
+        if task == "sem_seg" and metric not in OVERALL_METRICS and not metric.startswith(("IoU-", "ACC-")):
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS names the metric {metric!r}; choose one of {', '.join(OVERALL_METRICS)}, "
+                "IoU-<class>, ACC-<class>"
+            )
+        if not (math.isfinite(value) and tolerance >= 0):
+            raise ValueError(f"TEST.EXPECTED_RESULTS has the row {row!r}, which nothing can meet")
 
 
 def check_labels(cfg: CfgNode) -> None:
@@ -60,3 +141,40 @@ def check_labels(cfg: CfgNode) -> None:
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but {name} marks void pixels with "
                 f"{ignore_label}"
             )
+
+
+def check_first_records(cfg: CfgNode) -> None:
+    """Read the first few records of every data set of the run, also of those that are needed only hours later.
+
+    FileNotFoundError: a data set is missing or has no image. ValueError: labels are missing, of another size than
+    their image, or outside the classes.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty; name a data set, for example ('toy_sem_seg_train',)")
+    head = cfg.MODEL.SEM_SEG_HEAD
+    for key, names in (("DATASETS.TRAIN", cfg.DATASETS.TRAIN), ("DATASETS.TEST", cfg.DATASETS.TEST)):
+        for name in names:
+            for record in _records(name, key)[:NUM_FIRST_RECORDS]:
+                if not has_labels(record):
+                    if key == "DATASETS.TEST" and MetadataCatalog.get(name).get("evaluator_type") != "sem_seg":
+                        continue
+                    raise ValueError(
+                        f"{key} names {name}, whose {record['file_name']} has no labels; "
+                        f"{'train' if key == 'DATASETS.TRAIN' else 'evaluate'} on a split that has them"
+                    )
+                try:
+                    read_pair(record, num_classes=head.NUM_CLASSES, ignore_label=head.IGNORE_VALUE)
+                except ValueError as error:
+                    raise ValueError(f"{key} names {name}: {error}") from error
+
+
+def _records(name: str, key: str) -> list[Record]:
+    where = "set" if "DETECTRON2_DATASETS" in os.environ else "not set: the default"
+    root = f"DETECTRON2_DATASETS is {os.path.abspath(datasets_root())} ({where})"
+    try:
+        records = DatasetCatalog.get(name)
+    except (OSError, AssertionError) as error:  # Detectron2's own data sets assert
+        raise FileNotFoundError(f"{key} names {name}, which cannot be read: {error}. {root}") from error
+    if not records:
+        raise FileNotFoundError(f"{key} names {name}, which has no image. {root}")
+    return records

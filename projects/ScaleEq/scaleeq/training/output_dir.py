@@ -1,0 +1,174 @@
+"""What must be true of OUTPUT_DIR before a run writes there: it is this run's, and it has room.
+
+A fresh run does not overwrite another one's checkpoints, a resumed run is the one that the folder holds, and a disk
+that is too small is noticed before the first checkpoint is due. Own design.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from scaleeq.engine import CfgNode, comm
+from scaleeq.engine.config_io import read_yaml_files
+
+logger = logging.getLogger(__name__)
+
+# A resumed run may change these of MODEL: where weights come from, where and how they compute, what is watched.
+FREE_MODEL_KEYS = (
+    "MODEL.WEIGHTS",
+    "MODEL.WEIGHTS_STRICT",
+    "MODEL.DEVICE",
+    "MODEL.COMPILE",
+    "MODEL.CHANNELS_LAST",
+    "MODEL.TIMM.PRETRAINED",
+    "MODEL.TIMM.PRETRAINED_FILE",
+    "MODEL.SCALE_EQUALIZER.STATISTICS_PERIOD",
+)
+# These make no difference to the run, or cannot be compared.
+IGNORED_KEYS = ("OUTPUT_DIR", "VERSION", "DATALOADER.", "TEST.EXPECTED_RESULTS")
+STATES_PER_PARAMETER = {"SGD": 1, "ADAMW": 2}  # tensors that the optimizer keeps (SGD: where there is momentum)
+
+
+def evaluation_config(cfg: CfgNode) -> CfgNode:
+    """The config with OUTPUT_DIR/inference as its folder: an evaluation's log and config.yaml are no training's."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "inference")
+    cfg.freeze()
+    return cfg
+
+
+def check_output_dir(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> list[str]:
+    """Refuse a folder that holds another run; before anything is written there.
+
+    Returns the keys that a resumed run changes, as "KEY: old -> new", for log_changes; on every rank, as the main
+    process sees the folder. ValueError: a fresh run where there are checkpoints, or a resumed one with another model.
+    """
+    if eval_only:
+        return []
+    changes: list[str] = []
+    problem = None
+    if comm.is_main_process():
+        try:
+            changes = _check_output_dir(cfg, resume=resume)
+        except ValueError as error:
+            problem = str(error)
+    changes, problem = comm.all_gather((changes, problem))[0]  # nobody goes on, and writes, before the check is done
+    if problem is not None:
+        raise ValueError(problem)
+    return changes
+
+
+def _check_output_dir(cfg: CfgNode, *, resume: bool) -> list[str]:
+    folder = Path(cfg.OUTPUT_DIR)
+    checkpoints = sorted(path.name for path in (*folder.glob("last_checkpoint"), *folder.glob("model_*.pth")))
+    if not checkpoints:
+        return []
+    if not resume:
+        raise ValueError(
+            f"OUTPUT_DIR {folder} holds the checkpoints of another run ({', '.join(checkpoints[:4])}"
+            f"{', ...' if len(checkpoints) > 4 else ''}). Go on with that run: --resume. Start a new one elsewhere: "
+            "OUTPUT_DIR another/folder. Or delete the folder first"
+        )
+    changes = _changed_keys(cfg, folder / "config.yaml")
+    refused = [f"{key}: {text}" for key, text in changes.items() if _is_another_model(key)]
+    if refused:
+        lines = "\n  ".join(refused)
+        raise ValueError(
+            f"--resume in {folder}, but its checkpoints are of another model; in its config.yaml -> now:\n  {lines}\n"
+            "Resume with the config of that run, or start a new one in another OUTPUT_DIR"
+        )
+    return [f"{key}: {text}" for key, text in changes.items()]
+
+
+def _is_another_model(key: str) -> bool:
+    return key.startswith("MODEL.") and key not in FREE_MODEL_KEYS
+
+
+def _changed_keys(cfg: CfgNode, file: Path) -> dict[str, str]:
+    """Key -> "old -> new" for every key that both a run's config.yaml and this config have, with other values.
+
+    The file is written in place at every start, so a kill may have cut it short; then it is not compared.
+    """
+    if not file.is_file():
+        return {}
+    new = yaml.safe_load(cfg.dump())
+    try:
+        [(_, old)] = read_yaml_files(file)
+    except ValueError as error:
+        return {"config.yaml": f"not compared, {error}"}
+    if not old.keys() >= new.keys():
+        return {"config.yaml": "not compared, it lacks whole sections"}
+    before, now = dict(_leaves(old)), dict(_leaves(new))
+    return {
+        key: f"{before[key]!r} -> {now[key]!r}"
+        for key in sorted(before.keys() & now.keys())
+        if before[key] != now[key] and not key.startswith(IGNORED_KEYS)
+    }
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def log_changes(changes: list[str]) -> None:
+    """One warning in the run's log, where a resumed run is not quite the one that was begun."""
+    if changes:
+        logger.warning(
+            "This run goes on with another config than it began with; in its config.yaml -> now:\n  %s",
+            "\n  ".join(changes),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- disk
+
+
+def checkpoint_bytes(model: nn.Module, *, optimizer_states: int, average: bool) -> int:
+    """About the size of a checkpoint.
+
+    optimizer_states: tensors that the optimizer keeps per trained parameter. average: EMA weights are kept too.
+    """
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    return weights * (2 if average else 1) + trained * optimizer_states
+
+
+def check_disk_space(cfg: CfgNode, model: nn.Module, *, free_bytes: int | None = None) -> None:
+    """Compare the free space with what the run will write.
+
+    free_bytes: None: what OUTPUT_DIR's file system says to the main process.
+    OSError: not even one checkpoint fits (it is written beside the older ones); on every rank. A warning: not all.
+    """
+    states = STATES_PER_PARAMETER.get(cfg.SOLVER.OPTIMIZER, 0)
+    if cfg.SOLVER.OPTIMIZER == "SGD" and not cfg.SOLVER.MOMENTUM:
+        states = 0
+    size = checkpoint_bytes(model, optimizer_states=states, average=cfg.SOLVER.EMA_DECAY > 0)
+    folder = Path(cfg.OUTPUT_DIR).absolute()
+    if free_bytes is None:
+        existing = next(path for path in (folder, *folder.parents) if path.is_dir())
+        free_bytes = shutil.disk_usage(existing).free
+    free_bytes = comm.all_gather(free_bytes)[0]
+    text = f"a checkpoint of this run takes about {size / 1e6:.0f} MB, and OUTPUT_DIR {folder} has {{}} MB free"
+    if free_bytes < size:
+        raise OSError(errno.ENOSPC, text.format(f"{free_bytes / 1e6:.0f}") + "; free some space, or choose another one")
+    periodic = -(-cfg.SOLVER.MAX_ITER // cfg.SOLVER.CHECKPOINT_PERIOD)
+    kept = min(cfg.SOLVER.KEEP_CHECKPOINTS or periodic, periodic)
+    there = sum(path.stat().st_size for path in folder.glob("*.pth"))
+    if comm.is_main_process() and free_bytes + there < (kept + 3) * size:  # final, best, and one beside them
+        logger.warning(
+            "Little disk space: %s; up to %d will be kept (SOLVER.KEEP_CHECKPOINTS, model_best, model_final)",
+            text.format(f"{free_bytes / 1e6:.0f}"),
+            kept + 2,
+        )

@@ -91,6 +91,21 @@ def test_swin_equals_the_model_that_timm_makes_for_one_size():
         torch.testing.assert_close(feature, reference.permute(0, 3, 1, 2))
 
 
+@pytest.mark.parametrize("name", ["convnext_tiny", "swin_tiny_patch4_window7_224"])
+def test_level_norms(name):
+    """Each level as torch's LayerNorm over its channels leaves it; nothing before it changes."""
+    torch.manual_seed(0)
+    normed = TimmBackbone(name=name, level_norm=True).eval()
+    plain = backbone_of(name).eval()
+    plain.load_state_dict({key: value for key, value in normed.state_dict().items() if key.startswith("body.")})
+    image = torch.randn(2, 3, 97, 61)
+    with torch.no_grad():
+        levels, expected = normed(image), plain(image)
+    for level, feature in levels.items():
+        reference = torch.nn.functional.layer_norm(expected[level].permute(0, 2, 3, 1), (feature.shape[1],), eps=1e-6)
+        torch.testing.assert_close(feature, reference.permute(0, 3, 1, 2))
+
+
 def test_batch_of_one_channel():
     backbone = TimmBackbone(name="resnet18.a1_in1k", in_channels=1).eval()
     assert backbone(torch.zeros(1, 1, 33, 33))["res5"].shape == (1, 512, 2, 2)

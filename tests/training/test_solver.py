@@ -1,4 +1,4 @@
-"""Optimizer groups, schedules, clipping. Oracles: closed forms and, where it is installed, Detectron2's own solver."""
+"""Optimizer, schedules, clipping. Oracles: closed forms and, where it is installed, Detectron2's own solver."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from scaleeq.engine import load_config
 from scaleeq.training import build_gradient_clipper, build_lr_scheduler, build_optimizer
-from scaleeq.training.solver import lr_multiplier, parameter_groups
+from scaleeq.training.solver import lr_multiplier
 
 SCHEDULES = {
     "poly": ["LR_SCHEDULER_NAME", "WarmupPolyLR"],
@@ -111,75 +111,13 @@ def test_unknown_schedules_are_refused_with_the_choices(options, choice):
 # ---------------------------------------------------------------------------------------------------- optimizer
 
 
-class Toy(nn.Module):
-    """A backbone with norms and a position table, a head with a bias, one frozen parameter."""
-
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.Module()
-        self.backbone.conv = nn.Conv2d(3, 4, 1)
-        self.backbone.norm = nn.LayerNorm(4)
-        self.backbone.attention = nn.Module()
-        self.backbone.attention.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
-        self.head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
-        self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
-
-
-def settings_by_name(model, groups):
-    """name -> (lr, weight decay) of every parameter in the groups; a parameter in two groups is an error."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    flat = [(names[p], (group["lr"], group["weight_decay"])) for group in groups for p in group["params"]]
-    assert len(flat) == len(dict(flat))
-    return dict(flat)
-
-
-def test_groups_follow_the_keys():
-    model = Toy()
-    options = ["WEIGHT_DECAY", 0.05, "WEIGHT_DECAY_NORM", 0.02, "WEIGHT_DECAY_EMBED", 0.01, "BACKBONE_MULTIPLIER", 0.1]
-    settings = settings_by_name(model, build_optimizer(solver_config(*options), model).param_groups)
-    assert settings == {
-        "backbone.conv.weight": (0.001, 0.05),
-        "backbone.conv.bias": (0.001, 0.05),
-        "backbone.norm.weight": (0.001, 0.02),
-        "backbone.norm.bias": (0.001, 0.02),
-        "backbone.attention.relative_position_bias_table": (0.001, 0.01),
-        "head.0.weight": (0.01, 0.05),
-        "head.0.bias": (0.01, 0.05),
-        "head.1.weight": (0.01, 0.02),
-        "head.1.bias": (0.01, 0.02),
-    }
-
-
-def test_bias_keys_have_the_last_word():
-    model = Toy()
-    groups = parameter_groups(model, base_lr=1.0, weight_decay=0.5, weight_decay_norm=0.25, weight_decay_bias=0.125)
-    assert settings_by_name(model, groups)["head.1.bias"] == (1.0, 0.125)
-    groups = parameter_groups(model, base_lr=1.0, weight_decay=0.5, bias_lr_factor=2.0)
-    assert settings_by_name(model, groups)["head.0.bias"] == (2.0, 0.5)
-
-
-def test_groups_equal_detectron2():
-    solver = pytest.importorskip("detectron2.solver", reason="the oracle is Detectron2's solver")
-    model = Toy()
-    decays = ["WEIGHT_DECAY", 0.0001, "WEIGHT_DECAY_EMBED", 0.0001, "WEIGHT_DECAY_BIAS", 0.3]
-    cfg = solver_config(*decays, "BIAS_LR_FACTOR", 2.0)
-    ours, theirs = build_optimizer(cfg, model), solver.build_optimizer(cfg, model)
-    assert settings_by_name(model, ours.param_groups) == settings_by_name(model, theirs.param_groups)
-
-
-def test_shared_parameters_are_listed_once():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    model[1].weight = model[0].weight
-    assert sum(len(group["params"]) for group in parameter_groups(model, base_lr=1.0, weight_decay=0.0)) == 3
-
-
 def test_optimizer_names():
-    assert isinstance(build_optimizer(solver_config("OPTIMIZER", "ADAMW"), Toy()), torch.optim.AdamW)
-    sgd = build_optimizer(solver_config("OPTIMIZER", "SGD", "MOMENTUM", 0.8, "NESTEROV", True), Toy())
+    assert isinstance(build_optimizer(solver_config("OPTIMIZER", "ADAMW"), nn.Linear(2, 2)), torch.optim.AdamW)
+    sgd = build_optimizer(solver_config("OPTIMIZER", "SGD", "MOMENTUM", 0.8, "NESTEROV", True), nn.Linear(2, 2))
     assert isinstance(sgd, torch.optim.SGD)
     assert all(group["momentum"] == 0.8 and group["nesterov"] for group in sgd.param_groups)
     with pytest.raises(ValueError, match="SGD, ADAMW"):
-        build_optimizer(solver_config("OPTIMIZER", "Lion"), Toy())
+        build_optimizer(solver_config("OPTIMIZER", "Lion"), nn.Linear(2, 2))
     with pytest.raises(ValueError, match="frozen"):
         build_optimizer(solver_config(), nn.Linear(2, 2).requires_grad_(False))
 

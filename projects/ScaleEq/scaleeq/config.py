@@ -24,6 +24,7 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
     cfg.MODEL.TIMM.PRETRAINED = False  # ImageNet weights through timm's hub
     cfg.MODEL.TIMM.PRETRAINED_FILE = ""  # a local timm checkpoint, the alternative where the hub is out of reach
     cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0  # stochastic depth, share of dropped paths in the last block
+    cfg.MODEL.TIMM.LEVEL_NORM = False  # a layer norm on each level (mmsegmentation's Swin, ConvNeXt and Twins-SVT)
 
     head = cfg.MODEL.SEM_SEG_HEAD
     head.LOSS_TYPE = "cross_entropy"

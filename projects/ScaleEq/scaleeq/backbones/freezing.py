@@ -61,7 +61,10 @@ def stages_of(body: nn.Module, model_name: str) -> dict[str, int]:
     info: Any = body.feature_info
     level_modules = [name if name in names else name.replace(".", "_") for name in info.module_name()]
     if missing := [name for name in level_modules if name not in names]:
-        raise ValueError(f"the stages of {model_name} are not known (no {missing}): set MODEL.BACKBONE.FREEZE_AT 0")
+        raise ValueError(
+            f"the stages of {model_name} are not known (no {missing}): set MODEL.BACKBONE.FREEZE_AT 0 and "
+            "SOLVER.LAYER_DECAY 1"
+        )
     return stages_in_order(names, level_modules)
 
 

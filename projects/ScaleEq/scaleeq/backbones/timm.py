@@ -10,6 +10,8 @@ Source: timm (github.com/huggingface/pytorch-image-models). Differences from tim
   makes for that size.)
 - HRNet: the four branches themselves, without the channel increase of the classifier.
 - NCHW for all. Stochastic depth only as asked: 0.0 turns off what a model has by default (Swin).
+- On request a layer norm, trained from scratch, on each level that leaves the backbone, as the dense-prediction code of
+  Swin, ConvNeXt and Twins-SVT has them (mmsegmentation's included); what enters the next stage stays as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
+from timm.layers import DropPath, LayerNorm2d
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -50,6 +52,7 @@ class TimmBackbone(Backbone):
         pretrained: bool = False,
         pretrained_file: str = "",
         drop_path_rate: float = 0.0,
+        level_norm: bool = False,
         freeze_at: int = 0,
     ) -> None:
         """
@@ -59,16 +62,20 @@ class TimmBackbone(Backbone):
         goes before `pretrained`.
         drop_path_rate: probability in [0, 1) of dropping a residual branch of the last block; it rises linearly from 0
         at the first.
+        level_norm: a layer norm over the channels of each level.
         freeze_at: number of frozen stages, 0 to 5, see freezing.py.
 
         Raises ValueError for a model that timm does not know, that has no four levels, no stochastic depth or no known
         stages where they are asked for; FileNotFoundError or RuntimeError where pretrained weights cannot be had.
         """
         super().__init__()
+        self.name = name
         self.body = _create(name, in_channels, pretrained, pretrained_file, drop_path_rate)
         info: Any = self.body.feature_info
         self._channels = dict(zip(LEVELS.values(), info.channels(), strict=True))
         self._channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
+        norms = {level: LayerNorm2d(channels) for level, channels in self._channels.items()} if level_norm else {}
+        self.level_norms = nn.ModuleDict(norms)
         self._padded_multiple = self._probe(name, in_channels)
         self._frozen = freeze(self.body, freeze_at, name)
         self.train()
@@ -81,6 +88,7 @@ class TimmBackbone(Backbone):
             "pretrained": cfg.MODEL.TIMM.PRETRAINED,
             "pretrained_file": cfg.MODEL.TIMM.PRETRAINED_FILE,
             "drop_path_rate": cfg.MODEL.TIMM.DROP_PATH_RATE,
+            "level_norm": cfg.MODEL.TIMM.LEVEL_NORM,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
 
@@ -97,6 +105,8 @@ class TimmBackbone(Backbone):
         for (stride, level), feature in zip(LEVELS.items(), self.body(image), strict=True):
             if self._channels_last:
                 feature = feature.permute(0, 3, 1, 2)
+            if level in self.level_norms:
+                feature = self.level_norms[level](feature)
             features[level] = feature[..., : math.ceil(height / stride), : math.ceil(width / stride)].contiguous()
         return features
 

@@ -1,8 +1,8 @@
 """Optimizer, learning-rate schedule and gradient clipping from the SOLVER keys.
 
 Sources: the meaning of the keys in Detectron2 0.6 (`detectron2.solver`), its DeepLab project (WarmupPolyLR) and
-MaskFormer (OPTIMIZER, BACKBONE_MULTIPLIER, WEIGHT_DECAY_EMBED, CLIP_TYPE "full_model"). Every schedule is a pure
-function iteration -> multiplier of the base learning rate, so that a resumed run needs nothing but its iteration.
+MaskFormer (OPTIMIZER, CLIP_TYPE "full_model"). Every schedule is a pure function iteration -> multiplier of the base
+learning rate, so that a resumed run needs nothing but its iteration.
 
 Deviations: clipping is a function that the trainer calls, not a patched optimizer class; unknown names list the
 choices.
@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import nn
 
 from scaleeq.engine import CfgNode
+
+from .parameter_groups import groups_from_config
 
 Multiplier = Callable[[int], float]
 Clipper = Callable[[list[nn.Parameter]], object]
@@ -28,15 +29,6 @@ SCHEDULES = ("WarmupPolyLR", "WarmupCosineLR", "WarmupMultiStepLR")
 WARMUPS = ("linear", "constant")
 CLIP_TYPES = ("value", "norm", "full_model")
 
-NORM_TYPES = (
-    nn.modules.batchnorm._NormBase,  # batch, sync-batch and instance normalization in every dimension
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.LocalResponseNorm,
-)
-# Learned tables that are added to tokens or attention scores: decaying them pulls positions together (Swin, ViT).
-POSITION_TABLES = ("absolute_pos_embed", "relative_position_bias_table", "pos_embed")
-
 
 def _unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:
     return ValueError(f"{key} is {value!r}; choose one of {', '.join(choices)}")
@@ -45,61 +37,13 @@ def _unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:
 # ---------------------------------------------------------------------------------------------------- optimizer
 
 
-def parameter_groups(
-    model: nn.Module,
-    *,
-    base_lr: float,
-    weight_decay: float,
-    weight_decay_norm: float | None = None,
-    weight_decay_bias: float | None = None,
-    weight_decay_position: float | None = None,
-    bias_lr_factor: float = 1.0,
-    backbone_multiplier: float = 1.0,
-) -> list[dict[str, Any]]:
-    """Trainable parameters grouped by (learning rate, weight decay), groups in order of first appearance.
-
-    A weight decay of None means "as weight_decay". As in Detectron2, the bias rules come last and also hold for the
-    biases of normalization layers. A parameter that two modules share is listed once, under its first owner.
-    """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    seen: set[nn.Parameter] = set()
-    for module_name, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            lr, decay = base_lr, weight_decay
-            if f"{module_name}.".startswith("backbone."):
-                lr *= backbone_multiplier
-            if isinstance(module, NORM_TYPES) and weight_decay_norm is not None:
-                decay = weight_decay_norm
-            if weight_decay_position is not None and name in POSITION_TABLES:
-                decay = weight_decay_position
-            if name == "bias":
-                lr *= bias_lr_factor
-                decay = decay if weight_decay_bias is None else weight_decay_bias
-            groups.setdefault((lr, decay), []).append(parameter)
-    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
-
-
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that SOLVER names.
 
-    ValueError: SOLVER.OPTIMIZER is unknown, or the model has nothing to train.
+    ValueError: SOLVER.OPTIMIZER is unknown, the model has nothing to train, or LAYER_DECAY does not fit its backbone.
     """
     solver = cfg.SOLVER
-    groups = parameter_groups(
-        model,
-        base_lr=solver.BASE_LR,
-        weight_decay=solver.WEIGHT_DECAY,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-        weight_decay_position=solver.WEIGHT_DECAY_EMBED,
-        bias_lr_factor=solver.BIAS_LR_FACTOR,
-        backbone_multiplier=solver.BACKBONE_MULTIPLIER,
-    )
-    if not groups:
-        raise ValueError("the model has no trainable parameter: every one of them is frozen")
+    groups = groups_from_config(cfg, model)
     if solver.OPTIMIZER == "SGD":
         return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
     if solver.OPTIMIZER == "ADAMW":

@@ -235,3 +235,30 @@ def test_weights_that_are_not_finite_are_named():
 
 def test_the_norm_of_no_gradients_is_zero():
     assert float(gradient_norm(nn.Linear(1, 1))) == 0.0
+
+
+# ---------------------------------------------------------------------------------------------------- speed, same result
+
+
+def largest_difference(first, second):
+    theirs = second.checkpointer.model.state_dict()
+    mine = first.checkpointer.model.state_dict()
+    assert mine.keys() == theirs.keys()
+    return max(float((mine[name].double() - theirs[name].double()).abs().max()) for name in mine)
+
+
+def test_channels_last_is_a_layout_and_nothing_else(tmp_path):
+    plain = train(tiny_config(tmp_path / "plain", DATASETS__TEST=()))
+    last = train(tiny_config(tmp_path / "last", DATASETS__TEST=(), MODEL__CHANNELS_LAST=True))
+    weight = last.checkpointer.model.sem_seg_head.fusion.mix.conv.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    assert largest_difference(plain, last) < 1e-3
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_alike_and_keeps_its_names(tmp_path):
+    changes = {"MODEL__SCALE_EQUALIZER__ENABLED": True, "MODEL__TIMM__NAME": "test_convnext", "DATASETS__TEST": ()}
+    plain = train(tiny_config(tmp_path / "plain", **changes))
+    compiled = train(tiny_config(tmp_path / "compiled", **changes, MODEL__COMPILE=True))
+    assert compiled.checkpointer.model.backbone._compiled_call_impl is not None
+    assert largest_difference(plain, compiled) < 1e-3

@@ -214,7 +214,7 @@ class Trainer(TrainerBase):
             ),
             PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if tests else None,
-            BestCheckpoint(self.checkpointer.model, cfg.OUTPUT_DIR, metric=metric) if main and tests else None,
+            BestCheckpoint(self.evaluated, cfg.OUTPUT_DIR, metric=metric) if main and tests else None,
             PeriodicWriter(self.build_writers(), period=20) if main else None,
         ]
 

@@ -1,4 +1,8 @@
-"""SegmentationLoss: logits of any stride and labels -> one number, as a head's options say."""
+"""SegmentationLoss: logits of any stride and labels -> one number, as a head's options say.
+
+Computed in float32 (float64 for float64 logits): sums over a million pixels have no digits left in half precision.
+Under autocast too, which lowers matrix products and convolutions: there is none in a loss.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,20 @@ import torch
 from torch import nn
 
 from ..ops import resize
+from .ohem import annealed_share, threshold_labels, top_k_labels
 from .options import LossOptions
 from .pixels import cross_entropy, focal_loss, pixel_count, precise
+from .regions import dice_loss, lovasz_softmax
 
 
 class SegmentationLoss(nn.Module):
-    """The loss of a head at the labels' resolution: a pixel loss, weighted.
+    """weight * (pixel loss + DICE_WEIGHT * Dice + LOVASZ_WEIGHT * Lovasz-softmax), at the labels' resolution.
 
     A mean over pixels is not the mean of the means over parts of a batch. `prepare_step` therefore tells the loss what
     to divide by: with the mean of the `pixel_count`s of all micro-batches on all ranks, the mean of their losses is the
-    loss of the whole batch, exactly.
+    loss of the whole batch, exactly. That holds for cross entropy, with or without label smoothing, and the focal loss.
+    OHEM, Dice and Lovasz-softmax look at each micro-batch on each rank alone: what is hard there, which regions there
+    are, depends on how a batch is split.
 
     Args:
         weight: of the whole loss.
@@ -41,29 +49,64 @@ class SegmentationLoss(nn.Module):
     def pixel_count(self, labels: torch.Tensor) -> torch.Tensor:
         """labels: (N, H, W) -> (), float64: what the mean over their pixels divides by."""
         weights = None if self.class_weights is None else self.class_weights.double()
-        count = pixel_count(
-            labels, ignore_value=self.ignore_value, average_over=self.options.average_over, class_weights=weights
-        )
-        return count.double()
+        average_over = self.options.average_over
+        return pixel_count(
+            labels, ignore_value=self.ignore_value, average_over=average_over, class_weights=weights
+        ).double()
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """logits: (N, K, h, w), any stride; labels: (N, H, W) -> ()."""
-        self.options.check_classes(logits.shape[1])
-        with torch.autocast(logits.device.type, enabled=False):
-            upsampled = resize(precise(logits), (labels.shape[-2], labels.shape[-1]))
-            return self.weight * self._pixel_loss(upsampled, labels)
+        options = self.options
+        options.check_classes(logits.shape[1])
+        upsampled = resize(precise(logits), (labels.shape[-2], labels.shape[-1]))
+        loss = self._pixel_loss(upsampled, labels)
+        if options.dice_weight:
+            loss = loss + options.dice_weight * dice_loss(upsampled, labels, ignore_value=self.ignore_value)
+        if options.lovasz_weight:
+            loss = loss + options.lovasz_weight * lovasz_softmax(upsampled, labels, ignore_value=self.ignore_value)
+        return self.weight * loss
 
     def _pixel_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """logits: (N, K, H, W), labels: (N, H, W) -> ()."""
         options = self.options
-        common = {
-            "ignore_value": self.ignore_value,
-            "average_over": options.average_over,
-            "class_weights": self.class_weights,
-        }
-        mean_count = self.mean_count.to(logits.dtype).sum()
+        mean_count: torch.Tensor | None = self.mean_count.to(logits.dtype).sum()
+        if options.ohem != "off":
+            labels, mean_count = self._hard_labels(logits, labels), None
         if options.focal_gamma:
-            return focal_loss(logits, labels, gamma=options.focal_gamma, mean_count=mean_count, **common)
-        return cross_entropy(logits, labels, label_smoothing=options.label_smoothing, mean_count=mean_count, **common)
+            return focal_loss(
+                logits,
+                labels,
+                gamma=options.focal_gamma,
+                ignore_value=self.ignore_value,
+                average_over=options.average_over,
+                class_weights=self.class_weights,
+                mean_count=mean_count,
+            )
+        return cross_entropy(
+            logits,
+            labels,
+            label_smoothing=options.label_smoothing,
+            ignore_value=self.ignore_value,
+            average_over=options.average_over,
+            class_weights=self.class_weights,
+            mean_count=mean_count,
+        )
+
+    def _hard_labels(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """logits: (N, K, H, W), labels: (N, H, W) -> (N, H, W), void where OHEM drops a pixel."""
+        options = self.options
+        if options.ohem == "top_k":
+            share = annealed_share(self.iteration, top_k=options.ohem_top_k, anneal_iters=options.ohem_anneal_iters)
+            return top_k_labels(
+                logits, labels, share=share, ignore_value=self.ignore_value, class_weights=self.class_weights
+            )
+        return threshold_labels(
+            logits,
+            labels,
+            threshold=options.ohem_threshold,
+            min_kept=options.ohem_min_kept,
+            ignore_value=self.ignore_value,
+        )
 
 
 @torch.no_grad()

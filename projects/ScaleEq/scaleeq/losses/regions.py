@@ -1,0 +1,94 @@
+"""Losses of regions, beside a cross entropy: soft Dice (arXiv 1606.04797) and Lovasz-softmax (arXiv 1705.08790).
+
+Both compare, class by class, the region that is predicted with the one that is labelled, over all pixels of the batch
+together (image by image would be noisier on crops), and average over the classes that are labelled in it: of an absent
+class they could only say that it is absent. Void pixels take no part. Class weights do not apply: a region loss weights
+classes alike already.
+
+A ratio of sums is not a mean: with gradient accumulation or several ranks, the regions are those of each micro-batch on
+each rank, and the mean of their losses is not the loss of the whole batch.
+
+Only maps of the labelled classes are made, a handful at a time, and no softmax over all: of ADE20K's 150 classes a crop
+has about ten. How many there are is known when the labels are, so torch.compile leaves these two functions as they are:
+it would compile them again for each number of classes.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .pixels import precise
+
+
+@torch.compiler.disable
+def dice_loss(logits: torch.Tensor, labels: torch.Tensor, *, ignore_value: int = 255) -> torch.Tensor:
+    """1 - 2 sum(p g) / (sum(p^2) + sum(g^2)), averaged over the labelled classes: V-Net's squared denominator.
+
+    Args:
+        logits: (N, K, H, W); p is their softmax.
+        labels: (N, H, W), 0..K-1 or `ignore_value`; g is 1 at the pixels of a class, else 0.
+
+    Returns:
+        (), float32 or float64; 0 where no pixel is valid.
+    """
+    probabilities, is_class, valid = _labelled_classes(logits, labels, ignore_value)
+    overlap = probabilities.where(is_class, 0.0).sum((0, 2, 3))
+    size = probabilities.where(valid, 0.0).square().sum((0, 2, 3)) + is_class.sum((0, 2, 3))
+    return (1 - 2 * overlap / size).sum() / max(1, len(size))
+
+
+@torch.compiler.disable
+def lovasz_softmax(logits: torch.Tensor, labels: torch.Tensor, *, ignore_value: int = 255) -> torch.Tensor:
+    """The Lovasz extension of 1 - IoU at the pixels' errors |g - p|, averaged over the labelled classes.
+
+    It is linear in the errors while their order stays, so its slopes are computed first, without a graph.
+
+    Args:
+        logits: (N, K, H, W); p is their softmax.
+        labels: (N, H, W), 0..K-1 or `ignore_value`; g is 1 at the pixels of a class, else 0.
+
+    Returns:
+        (), float32 or float64; 0 where no pixel is valid.
+    """
+    probabilities, is_class, valid = _labelled_classes(logits, labels, ignore_value)
+    errors = (1 - probabilities).where(is_class, probabilities)
+    slopes = torch.zeros_like(errors)
+    for index in range(errors.shape[1]):
+        slopes[:, index] = lovasz_slopes(errors[:, index].detach(), is_class[:, index], valid[:, 0])
+    return (slopes * errors).sum() / max(1, errors.shape[1])
+
+
+@torch.no_grad()
+def lovasz_slopes(errors: torch.Tensor, is_class: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """How much each pixel adds to 1 - IoU when pixels turn wrong in order of decreasing error.
+
+    With I labelled pixels still right and U pixels in the union: a labelled one takes 1 / U, another, which joins the
+    union, I / (U (U - 1)). Differences of two IoUs, as in the paper's listing, would lose these digits in float32.
+
+    Args:
+        errors: (N, H, W), from 0 to 1.
+        is_class, valid: (N, H, W), bool.
+
+    Returns:
+        (N, H, W); 0 at void pixels.
+    """
+    order = errors.masked_fill(~valid, -1.0).flatten().argsort(descending=True, stable=True)
+    labelled = is_class.flatten()[order]
+    num_wrong = labelled.cumsum(0)
+    rank = torch.arange(1, len(order) + 1, device=order.device)
+    right = (num_wrong[-1] - num_wrong).to(errors.dtype)
+    union = (num_wrong[-1] + rank - num_wrong).to(errors.dtype)
+    in_order = (1 / union).where(labelled, right / (union * (union - 1)))
+    slopes = torch.empty_like(in_order).scatter_(0, order, in_order).view_as(errors)
+    return slopes.where(valid, 0.0)
+
+
+def _labelled_classes(
+    logits: torch.Tensor, labels: torch.Tensor, ignore_value: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Softmax (N, C, H, W) of the C labelled classes, where they are (N, C, H, W), and valid pixels (N, 1, H, W)."""
+    logits, labels = precise(logits), labels.unsqueeze(1)
+    classes = labels.unique()
+    classes = classes[classes != ignore_value]
+    scores = logits.index_select(1, classes) - logits.logsumexp(1, keepdim=True)
+    return scores.exp(), labels == classes.view(-1, 1, 1), labels != ignore_value

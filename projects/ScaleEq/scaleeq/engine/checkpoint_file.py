@@ -156,7 +156,7 @@ def other_equalizers(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> 
         return (
             f"this model has scale equalizers ({_places(in_model)}), and the file is of a model without: it knows no "
             "statistics for them. Set MODEL.SCALE_EQUALIZER.ENABLED False to use it as it was trained, or start a "
-            "fresh training from the backbone's weights (MODEL.TIMM) alone, which calibrates the equalizers at its beginning"
+            "fresh run from the backbone's weights alone (MODEL.TIMM), which calibrates its equalizers at the beginning"
         )
     return (
         f"the scale equalizers differ: the file's are in {_places(in_file)}, the model's in {_places(in_model)}, or "

@@ -106,8 +106,8 @@ def test_vectors_and_position_modules():
 
 # ---------------------------------------------------------------------------------------------------- layer decay
 
-# What mmsegmentation 1.2.2 gives ConvNeXt with decay_rate 0.9, decay_type "stage_wise", num_layers 6, worked out by hand
-# from its constructor: 8 layers in all, the stem and the layers between stages at 0, what is not in the stages at 7.
+# What mmsegmentation 1.2.2 gives ConvNeXt with decay_rate 0.9, decay_type "stage_wise", num_layers 6, worked out
+# by hand from its constructor: 8 layers, the stem and the layers between stages at 0, what is not in the stages at 7.
 CONVNEXT_STAGE_WISE = {
     "backbone.body.stem_0.weight": 0.4782969,
     "backbone.body.stem_1.weight": 0.4782969,

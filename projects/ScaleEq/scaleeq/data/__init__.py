@@ -1,6 +1,6 @@
 """Data sets, augmentation, mapper and loaders. Importing it registers the names of all data sets."""
 
-from scaleeq.data import camvid, toy
+from scaleeq.data import ade20k, camvid, cityscapes, toy, voc2012
 from scaleeq.data.catalog import IGNORE_LABEL, datasets_root, register_dataset
 from scaleeq.data.loading import build_test_loader, build_train_loader
 from scaleeq.data.mapper import SegmentationMapper
@@ -9,12 +9,15 @@ from scaleeq.data.reading import read_image, read_labels
 __all__ = [
     "IGNORE_LABEL",
     "SegmentationMapper",
+    "ade20k",
     "build_test_loader",
     "build_train_loader",
     "camvid",
+    "cityscapes",
     "datasets_root",
     "read_image",
     "read_labels",
     "register_dataset",
     "toy",
+    "voc2012",
 ]

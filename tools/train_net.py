@@ -5,6 +5,8 @@
     python tools/train_net.py --config-file C --resume
     python tools/train_net.py --config-file C --eval-only MODEL.WEIGHTS model_final.pth
     python tools/train_net.py --config-file C --num-gpus 2
+    python tools/train_net.py --config-file C --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
+    torchrun --nproc_per_node 2 tools/train_net.py --config-file C
 
 --resume goes on after an interruption (from the start where there is no checkpoint yet); without it, a folder that
 holds a run is refused. --eval-only writes into OUTPUT_DIR/inference: results.json, config.yaml, log.txt. Without a GPU,
@@ -26,9 +28,8 @@ from scaleeq.engine import (
     comm,
     default_argument_parser,
     default_setup,
-    launch,
-    leave_job,
     load_config,
+    run_job,
     setup_logger,
 )
 from scaleeq.training import (
@@ -67,18 +68,8 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         results = trainer.train()
-        del trainer  # it holds the process group
-    leave_job(comm)
     return results
 
 
 if __name__ == "__main__":
-    arguments = default_argument_parser(epilog=__doc__).parse_args()
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+    run_job(main, default_argument_parser(epilog=__doc__).parse_args())

@@ -50,7 +50,7 @@ CONTRACT: tuple[Name, ...] = (
     Name("PeriodicWriter", "engine.hooks", "training", ("whole_training",)),
     Name("PeriodicCheckpointer", "engine.hooks", "training", ("whole_training",)),
     Name("EvalHook", "engine.hooks", "training", ("evaluation_times",)),
-    Name("launch", "engine", "tools", ("one_process",)),
+    Name("launch", "engine", "engine", ("one_process",)),
     Name("default_argument_parser", "engine", "tools", ("command_line",)),
     Name("default_setup", "engine", "tools", ("setup",)),
     Name("default_writers", "engine", "training", ("whole_training",)),

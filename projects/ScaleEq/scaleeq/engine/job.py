@@ -1,0 +1,177 @@
+"""Start a job of one or several processes, and end it, with its cause, when one of them fails.
+
+Source: the options of Detectron2's launcher, which starts the processes, and the environment variables of torchrun,
+which has started them already. Own design: when a process fails, the others only lose their connection to it. Such a
+process waits a moment before it ends, so that the launcher, or torchrun, meets the cause first and shows that; the
+cause is the last thing that the command prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from .parallel import leave_job
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = timedelta(minutes=30)  # of one exchange between processes, as Detectron2's launcher has it
+CAUSE_FIRST_S = 10.0  # longer than torchrun's look at its processes, which is every 5 seconds in older versions
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+Main = Callable[[argparse.Namespace], Any]
+
+
+def run_job(main: Main, args: argparse.Namespace) -> None:
+    """Run `main(args)` in every process of the job; returns when all of them have.
+
+    Under torchrun this process is one of the job's and joins it. Else `args` says how many there are: num_gpus
+    (without CUDA: processes) on each of num_machines, of which this is machine_rank; dist_url is where rank 0 listens.
+
+    main: found by its module and name, because processes are spawned.
+
+    ValueError: options that contradict each other or the machine. SystemExit: a process failed; the message is what it
+    said, or which signal ended it.
+    """
+    if all(name in os.environ for name in TORCHRUN[:3]):
+        _check_torchrun(args)
+        _join(main, args)
+    elif _check_options(args) == 1:
+        main(args)
+    else:
+        _launch(main, args)
+
+
+def _check_options(args: argparse.Namespace) -> int:
+    """The number of processes of the whole job. ValueError: options that contradict each other or the machine."""
+    processes = max(args.num_gpus, 1) * args.num_machines
+    if args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--machine-rank {args.machine_rank} with --num-machines {args.num_machines}: machines are numbered from 0 "
+            "to --num-machines - 1, and every machine starts the command with its own number"
+        )
+    if args.num_machines > 1 and (args.dist_url == "auto" or not _is_dist_url_given(args)):
+        raise ValueError(
+            f"--num-machines {args.num_machines} needs --dist-url tcp://HOST:PORT, the same on every machine: HOST is "
+            "the machine of --machine-rank 0, as the others reach it, and PORT is free there"
+        )
+    if processes > 1:
+        _check_gpus(args.num_gpus, "--num-gpus")
+    return processes
+
+
+def _check_torchrun(args: argparse.Namespace) -> None:
+    if args.num_gpus > 1 or args.num_machines > 1:
+        raise ValueError(
+            "torchrun has started the processes: leave out --num-gpus and --num-machines, and give torchrun "
+            "--nproc_per_node and --nnodes; or start the command without torchrun"
+        )
+    missing = [name for name in TORCHRUN if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"the environment has {', '.join(TORCHRUN[:3])}, as under torchrun, but not {missing[0]}, the number of "
+            "processes on this machine: set it, or start with torchrun; for a job of its own, unset RANK"
+        )
+    _check_gpus(int(os.environ["LOCAL_WORLD_SIZE"]), "torchrun's --nproc_per_node")
+
+
+def _check_gpus(processes: int, option: str) -> None:
+    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+        raise ValueError(
+            f"{option} is {processes}, but this machine has {torch.cuda.device_count()} GPUs; give as many at most, or "
+            "set CUDA_VISIBLE_DEVICES to the empty string for processes on the CPU"
+        )
+
+
+def _is_dist_url_given(args: argparse.Namespace) -> bool:
+    from . import default_argument_parser
+
+    return args.dist_url != default_argument_parser().get_default("dist_url")
+
+
+def _launch(main: Main, args: argparse.Namespace) -> None:
+    from . import launch
+
+    # Detectron2's default is one port per user, which keeps a second job of the same user from starting.
+    dist_url = args.dist_url if args.num_machines > 1 or _is_dist_url_given(args) else "auto"
+    if args.num_machines > 1:
+        print(f"machine {args.machine_rank} of {args.num_machines}: waiting for the others, {dist_url}", flush=True)
+    try:
+        launch(
+            _run_rank,
+            max(args.num_gpus, 1),
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=dist_url,
+            args=(main, args),
+            timeout=TIMEOUT,
+        )
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        rank = args.machine_rank * max(args.num_gpus, 1) + error.error_index
+        raise SystemExit(f"\n{_description(error, rank)}") from None
+
+
+def _description(error: ProcessRaisedException | ProcessExitedException, rank: int) -> str:
+    """In words: how a process ended that ended the job."""
+    who = f"rank {rank} (process {error.error_pid})"
+    if isinstance(error, ProcessRaisedException):
+        return f"{who} failed, and the job with it:\n{str(error).partition('following error:')[2].strip()}"
+    if error.signal_name is None:
+        return f"{who} ended with exit code {error.exit_code}, and the job with it; its message is above"
+    hint = "; the system does that when memory runs out" if error.signal_name == "SIGKILL" else ""
+    return f"{who} was killed by {error.signal_name}{hint}. The job ended with it; --resume goes on from its checkpoint"
+
+
+@record  # tells torchrun the error
+def _join(main: Main, args: argparse.Namespace) -> None:
+    from . import comm
+
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()
+    _run_rank(main, args)
+
+
+def _run_rank(main: Main, args: argparse.Namespace) -> None:
+    """One process of the job, from its joining to its leaving.
+
+    ConnectionError: another process is gone.
+    """
+    from . import comm
+
+    try:
+        main(args)
+    except Exception as error:
+        if not is_lost_connection(error):
+            raise
+        text = (
+            f"rank {comm.get_rank()} lost the connection to another process of the job, which failed first: its "
+            "message is in the output of the command on its own machine, and in its log.txt.rank<number>"
+        )
+        logger.error(text)
+        time.sleep(CAUSE_FIRST_S)
+        raise ConnectionError(f"{text} ({str(error).splitlines()[0]})") from error
+    leave_job(comm)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether what went wrong first, before errors that followed from it, is that another process was gone."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    signs = ("gloo/transport/", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return isinstance(error, (dist.DistBackendError, dist.DistNetworkError)) or (
+        isinstance(error, (RuntimeError, ConnectionError)) and any(sign in str(error) for sign in signs)
+    )

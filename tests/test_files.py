@@ -17,6 +17,9 @@ from scaleeq import files
 from scaleeq.files import part_of, replacing, write_json, write_text
 
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -91,7 +94,8 @@ with replacing(sys.argv[1]) as part, part.open("w") as stream:
 def test_a_killed_writer_leaves_the_old_file_whole(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     write_text(file, "old")
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(file)], stdout=subprocess.PIPE, text=True) as writer:
+    command = [sys.executable, "-c", KILLED, str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as writer:
         assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
         writer.send_signal(signal.SIGKILL)
     assert writer.returncode == -signal.SIGKILL
@@ -118,7 +122,8 @@ def test_no_room_names_the_file_and_the_way_out(old: str | None, kept: str, tmp_
     if old is not None:
         file.write_text(old)
     before = names(tmp_path)
-    result = subprocess.run([sys.executable, "-c", NO_ROOM, str(file)], capture_output=True, text=True)
+    command = [sys.executable, "-c", NO_ROOM, str(file)]
+    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     message = result.stderr.strip().splitlines()[-1]
     assert message.startswith("OSError:") and f"no room to write {file}; {kept}. Free some space" in message
     assert names(tmp_path) == before

@@ -16,7 +16,6 @@ import pytest
 from scaleeq import files
 from scaleeq.files import part_of, replacing, write_json, write_text
 
-
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 

@@ -121,6 +121,10 @@ class Trainer(TrainerBase):
             verify_results(self.cfg, self.last_eval_results)
         return self.last_eval_results
 
+    def after_train(self) -> None:
+        self.iter = min(self.iter, self.max_iter)  # one too many where a resumed run had nothing left to train
+        super().after_train()
+
     def run_step(self) -> None:
         """One optimizer step on the next batch."""
         started = time.perf_counter()

@@ -34,7 +34,7 @@ def test_depths(tmp_path, dtype, suffix):
 
 
 def test_colour_pictures_and_large_values_are_no_labels(tmp_path):
-    with pytest.raises(ValueError, match=r"labels.png.*3 channels"):
+    with pytest.raises(ValueError, match=r"labels.png.*3 channels.*picture for people"):
         read_labels(save(tmp_path, np.zeros((4, 6, 3), np.uint8)))
     with pytest.raises(ValueError, match=r"labels.png.*1000"):
         read_labels(save(tmp_path, np.full((4, 6), 1000, np.uint16)))
@@ -47,6 +47,22 @@ def test_undeclared_labels_are_refused_by_name(tmp_path):
         read_labels(record, num_classes=22)
     with pytest.raises(ValueError, match=r"\[22\] in .*labels.png"):
         read_labels(record, num_classes=22, ignore_label=23)
+
+
+@pytest.mark.parametrize(
+    ("values", "num_classes", "ignore_label", "message"),
+    [
+        ([1, 2, 3, 4], 4, 255, r"start at 1.*label_map.*0: 255"),
+        ([0, 1, 4], 4, 255, r"NUM_CLASSES to 5.*label_map \(\{4: 255\}\)"),  # CamVid's 11, or VOC without background
+        ([0, 3, 255], 4, 200, r"IGNORE_VALUE.*to 255"),
+        ([0, 29, 76, 105, 128, 149, 150, 178, 200, 226], 4, 255, r"grey levels or colours"),
+        ([0, 1, 5, 6], 4, 255, r"NUM_CLASSES that of this data set.*label_map"),
+    ],
+)
+def test_undeclared_labels_are_explained(tmp_path, values, num_classes, ignore_label, message):
+    record = save(tmp_path, np.resize(np.array(values, np.uint8), (4, 6)))
+    with pytest.raises(ValueError, match=message):
+        read_labels(record, num_classes=num_classes, ignore_label=ignore_label)
 
 
 def test_label_map_translates_all_values_at_once(tmp_path):

@@ -1,14 +1,22 @@
-"""The device that a run gets."""
+"""The device that a run gets, and what a user types wrong: told before the model is built, with the way out."""
 
 from __future__ import annotations
 
 import logging
+import sys
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from scaleeq.engine import load_config
-from scaleeq.training import choose_device
+from scaleeq.data.camvid import load_camvid
+from scaleeq.data.catalog import register_dataset
+from scaleeq.engine import DatasetCatalog, MetadataCatalog, load_config
+from scaleeq.training import check_before_training, choose_device
+
+from .tiny import OTHER_TEST_SET, TEST_SET, tiny_config
 
 
 @pytest.fixture
@@ -35,3 +43,154 @@ def test_the_cpu_stays_the_cpu(log):
     choose_device(cfg)
     assert cfg.MODEL.DEVICE == "cpu"
     assert not log.text
+
+
+# ---------------------------------------------------------------------------------------------------- keys
+
+
+def test_nothing_is_wrong_with_the_tiny_config(tmp_path):
+    check_before_training(tiny_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"SOLVER__WARMUP_ITERS": 3}, r"WARMUP_ITERS is 3.*MAX_ITER = 3"),
+        ({"SOLVER__WARMUP_ITERS": 1500}, r"WARMUP_ITERS is 1500"),
+        ({"SOLVER__WARMUP_ITERS": -1}, r"WARMUP_ITERS is -1"),
+        ({"SOLVER__MAX_ITER": 0}, r"MAX_ITER is 0"),
+        ({"SOLVER__CHECKPOINT_PERIOD": 0}, r"CHECKPOINT_PERIOD is 0"),
+        ({"SOLVER__LR_SCHEDULER_NAME": "WarmupMultiStepLR", "SOLVER__STEPS": (1, 3, 9)}, r"at 3, 9.*MAX_ITER = 3"),
+        ({"SOLVER__ACCUMULATE": 4}, r"IMS_PER_BATCH.*2 samples.*4 passes"),
+        ({"SOLVER__EARLY_STOP_PATIENCE": 2}, r"EARLY_STOP_PATIENCE is 2.*EVAL_PERIOD 0"),
+        ({"SOLVER__EARLY_STOP_PATIENCE": 2, "TEST__EVAL_PERIOD": 3}, r"EVAL_PERIOD 3.*MAX_ITER 3"),
+        ({"SOLVER__EARLY_STOP_PATIENCE": 2, "TEST__EVAL_PERIOD": 1, "DATASETS__TEST": ()}, r"EARLY_STOP_PATIENCE"),
+        ({"TEST__EXPECTED_RESULTS": [["sem_seg", "mIoU", 80.0]]}, r"EXPECTED_RESULTS.*tolerance"),
+        ({"TEST__EXPECTED_RESULTS": ["sem_seg", "mIoU", 80.0, 1.0]}, r"EXPECTED_RESULTS.*tolerance"),
+        ({"TEST__EXPECTED_RESULTS": [["sem_seg", "miou", 80.0, 1.0]]}, r"'miou'.*mIoU"),
+        ({"TEST__EXPECTED_RESULTS": [["sem_seg", "mIoU", 80.0, -1.0]]}, r"nothing can meet"),
+        (
+            {"TEST__EXPECTED_RESULTS": [["sem_seg", "mIoU", 80.0, 1.0]], "DATASETS__TEST": (TEST_SET, OTHER_TEST_SET)},
+            r"EXPECTED_RESULTS.*one data set",
+        ),
+        ({"DATASETS__TRAIN": ()}, r"DATASETS.TRAIN is empty"),
+    ],
+)
+def test_keys_that_do_not_go_together(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_before_training(tiny_config(tmp_path, **changes))
+
+
+def test_keys_that_do_go_together(tmp_path):
+    steps = {"SOLVER__LR_SCHEDULER_NAME": "WarmupMultiStepLR", "SOLVER__STEPS": (1, 2)}
+    check_before_training(tiny_config(tmp_path, **steps))
+    check_before_training(tiny_config(tmp_path, SOLVER__STEPS=(100,)))  # poly does not read them
+    stop = {"SOLVER__EARLY_STOP_PATIENCE": 1, "TEST__EVAL_PERIOD": 1}
+    check_before_training(tiny_config(tmp_path, TEST__EXPECTED_RESULTS=[["sem_seg", "IoU-sky", 1, 0.5]], **stop))
+
+
+# ---------------------------------------------------------------------------------------------------- data sets
+
+KEYS = ("DATASETS__TRAIN", "DATASETS__TEST")
+
+
+@pytest.fixture
+def add_set():
+    """name, records (or a function that returns them) -> name, registered with the toy scenes' eight classes."""
+    added = []
+
+    def add(name, records):
+        load = records if callable(records) else partial(list, records)
+        register_dataset(name, load, classes=list("abcdefgh"), colors=[(0, 0, 0)] * 8)
+        added.append(name)
+        return name
+
+    yield add
+    for name in added:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def picture_records(folder, labels, number=6):
+    """Records of `number` pictures, whose last but two have the labels, the others nothing but zeros."""
+    records = []
+    for index in range(number):
+        image, truth = folder / f"{index}.png", folder / f"{index}_labels.png"
+        Image.fromarray(np.zeros((*labels.shape[:2], 3), np.uint8)).save(image)
+        Image.fromarray(labels if index == number - 3 else np.zeros_like(labels)).save(truth)
+        records.append({"file_name": str(image), "sem_seg_file_name": str(truth), "image_id": str(index)})
+    return records
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_missing_root_is_told_with_name_path_and_variable(tmp_path, monkeypatch, add_set, key):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+    name = add_set("rootless_sem_seg", partial(load_camvid, "val"))
+    message = rf"{key.replace('__', '.')} names {name}.*nowhere/CamVid/val.*DETECTRON2_DATASETS is .*nowhere \(set\)"
+    with pytest.raises(FileNotFoundError, match=message):
+        check_before_training(tiny_config(tmp_path, **{key: (name,)}))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_an_empty_data_set(tmp_path, monkeypatch, add_set, key):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    cfg = tiny_config(tmp_path, **{key: (add_set("empty_sem_seg", []),)})
+    with pytest.raises(FileNotFoundError, match=rf"{key.replace('__', '.')} names empty_sem_seg.*no image.*not set"):
+        check_before_training(cfg)
+
+
+def test_a_loader_that_asserts_as_detectron2s_do(tmp_path, add_set):
+    def load():
+        raise AssertionError("No annotations found")
+
+    cfg = tiny_config(tmp_path, DATASETS__TEST=(add_set("asserting_sem_seg", load),))
+    with pytest.raises(FileNotFoundError, match=r"DATASETS\.TEST names asserting_sem_seg.*No annotations found"):
+        check_before_training(cfg)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_wrong_labels_are_found_in_either_data_set(tmp_path, add_set, key):
+    labels = np.arange(1, 9, dtype=np.uint8).reshape(2, 4)
+    name = add_set("shifted_sem_seg", picture_records(tmp_path, labels))
+    with pytest.raises(ValueError, match=rf"{key.replace('__', '.')} names shifted_sem_seg.*3_labels.png.*start at 1"):
+        check_before_training(tiny_config(tmp_path, **{key: (name,)}))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_records_without_labels(tmp_path, add_set, key):
+    records = [{"file_name": "a.png", "image_id": "a"}]
+    cfg = tiny_config(tmp_path, **{key: (add_set("unlabelled_sem_seg", records),)})
+    with pytest.raises(ValueError, match=r"unlabelled_sem_seg.*a\.png has no labels"):
+        check_before_training(cfg)
+
+
+def test_another_evaluator_may_do_without_labels(tmp_path, add_set):
+    name = add_set("submitted_sem_seg", [{"file_name": "a.png", "image_id": "a"}])
+    MetadataCatalog.remove(name)
+    MetadataCatalog.get(name).set(stuff_classes=list("abcdefgh"), evaluator_type="submission")
+    check_before_training(tiny_config(tmp_path, DATASETS__TEST=(name,)))
+
+
+def test_a_picture_of_another_size(tmp_path, add_set):
+    records = picture_records(tmp_path, np.zeros((4, 4), np.uint8))
+    Image.fromarray(np.zeros((5, 4, 3), np.uint8)).save(records[1]["file_name"])
+    cfg = tiny_config(tmp_path, DATASETS__TEST=(add_set("uneven_sem_seg", records),))
+    with pytest.raises(ValueError, match=r"uneven_sem_seg.*1\.png is \(5, 4\).*\(4, 4\)"):
+        check_before_training(cfg)
+
+
+def test_files_that_are_not_there_or_no_pictures(tmp_path, add_set):
+    records = picture_records(tmp_path, np.zeros((4, 4), np.uint8))
+    cfg = tiny_config(tmp_path, DATASETS__TEST=(add_set("gappy_sem_seg", records),))
+    (tmp_path / "2.png").write_text("<html>")
+    with pytest.raises(ValueError, match=r"DATASETS.TEST names gappy_sem_seg.*2\.png"):
+        check_before_training(cfg)
+    (tmp_path / "1_labels.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"DATASETS.TEST names gappy_sem_seg.*1_labels\.png"):
+        check_before_training(cfg)
+
+
+def test_wandb_is_asked_for_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # so Python marks a package that is not to be had
+    with pytest.raises(ImportError, match="pip install wandb"):
+        check_before_training(tiny_config(tmp_path, WANDB__ENABLED=True))

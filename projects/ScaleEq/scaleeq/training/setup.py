@@ -164,8 +164,9 @@ def check_first_records(cfg: CfgNode) -> None:
                     )
                 try:
                     read_pair(record, num_classes=head.NUM_CLASSES, ignore_label=head.IGNORE_VALUE)
-                except ValueError as error:
-                    raise ValueError(f"{key} names {name}: {error}") from error
+                except (ValueError, OSError) as error:  # PIL's for a file that is no picture is an OSError
+                    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+                    raise kind(f"{key} names {name}: {error}") from error
 
 
 def _records(name: str, key: str) -> list[Record]:

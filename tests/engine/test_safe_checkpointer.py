@@ -184,8 +184,8 @@ def test_the_newest_are_kept_also_over_a_resume(tmp_path: Path) -> None:
 
 def test_checkpoints_of_a_longer_run_are_named_and_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, 1, 3, 99)
-    save(tmp_path, 5, 7, keep=1)
-    assert numbers(tmp_path) == [7, 99]
+    save(tmp_path, 5, 7, keep=2)
+    assert numbers(tmp_path) == [5, 7, 99]
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "model_0000099.pth is of an iteration after 5, left by another, longer run; kept" in warnings[0]

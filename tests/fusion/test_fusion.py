@@ -184,7 +184,7 @@ def test_refusals_name_the_value_and_the_choices():
         Fusion({"a": Branch(2)}, combine=Concat(), equalizer=EqualizerSpec())
     with pytest.raises(ValueError, match="GRANULARITY is 'pixel'; choose one of branch, channel"):
         EqualizerSpec(granularity="pixel")
-    with pytest.raises(ValueError, match="combine 'max' is unknown; choose one of concat, sum"):
+    with pytest.raises(ValueError, match="combine 'max' is unknown; choose one of concat, sum, softmax"):
         make_combine("max")
     with pytest.raises(ValueError, match="transfer 'cubic' is unknown; choose one of none, bilinear, nearest"):
         make_transfer("cubic")

@@ -1,25 +1,38 @@
 """The one expression that every decoder is made of: fused = mix(combine(equalize(transfer(lateral(x)))))."""
 
-from .combine import COMBINES, Concat, Sum, WeightedSum, make_combine
+from .aligned import Aligned
+from .combine import COMBINES, Concat, FastNormalizedSum, SoftmaxSum, Sum, WeightedSum, make_combine
 from .equalizer import EqualizerSpec, ScaleEqualizer
 from .fusion import Branch, Fusion, Observation
+from .laterals import LATERALS, Select, make_lateral
 from .pooling import pyramid_pooling
-from .transfers import TRANSFERS, Keep, Resize, make_transfer
+from .transfers import DOWN_TRANSFERS, TRANSFERS, Deconv, Gated, Keep, Pool, Progressive, Resize, make_transfer
 
 __all__ = [
     "COMBINES",
+    "DOWN_TRANSFERS",
+    "LATERALS",
     "TRANSFERS",
+    "Aligned",
     "Branch",
     "Concat",
+    "Deconv",
     "EqualizerSpec",
+    "FastNormalizedSum",
     "Fusion",
+    "Gated",
     "Keep",
     "Observation",
+    "Pool",
+    "Progressive",
     "Resize",
     "ScaleEqualizer",
+    "Select",
+    "SoftmaxSum",
     "Sum",
     "WeightedSum",
     "make_combine",
+    "make_lateral",
     "make_transfer",
     "pyramid_pooling",
 ]

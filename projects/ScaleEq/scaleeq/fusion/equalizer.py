@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..ops import equalize_branch
+from .combine import Affine
 
 IMPLEMENTATIONS = ("reparametrize", "module")
 GRANULARITIES = ("branch", "channel")
@@ -78,6 +79,10 @@ class ScaleEqualizer(nn.Module):
     def shift(self) -> torch.Tensor:
         """-mean / std, (C,)."""
         return (-self.mean / self.std).reshape(-1).expand(self.channels)
+
+    def affine(self) -> Affine:
+        """1 / std and -mean / std, () or (C, 1, 1)."""
+        return Affine(self.std.reciprocal(), -self.mean / self.std)
 
     @property
     def calibrated(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .combine import WeightedSum
+from .combine import Affine, WeightedSum, combined_affine
 from .equalizer import EqualizerSpec, ScaleEqualizer
 from .transfers import Keep
 
@@ -101,10 +101,12 @@ class Fusion(nn.Module):
         }
         reference = sources[self.reference]
         maps = [self._equalized_branch(name, source, reference) for name, source in sources.items()]
-        combined = self.combine(maps)
         if self._scales_weights:
-            return self.mix(combined, torch.cat([equalizer.scale() for equalizer in self.equalizer_of.values()]))
-        return self.mix(combined)
+            scales = torch.cat([equalizer.scale() for equalizer in self.equalizer_of.values()])
+            return self.mix(self.combine(maps), scales)
+        if self._reparametrized:
+            return self.mix(self.combine(maps, [equalizer.affine() for equalizer in self.equalizer_of.values()]))
+        return self.mix(self.combine(maps))
 
     @property
     def equalizer_of(self) -> dict[str, ScaleEqualizer]:
@@ -120,22 +122,23 @@ class Fusion(nn.Module):
         return self._reparametrized and self.combine.concatenates
 
     def _equalized_branch(self, name: str, source: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """A branch, transferred and equalized. Reparametrized, it is equalized before the transfer: an equal result."""
+        """A branch, transferred, and equalized as far as it is not done by what follows (reparametrized).
+
+        Before a concatenation, 1 / std is in the weights and the mean is subtracted before the transfer where that is
+        the same. In a sum, the combine does both.
+        """
         transfer = cast(Branch, self.branches[name]).transfer
-        if not self.equalizers:
-            transferred = transfer(source, reference)
-            self._observe(name, source, transferred)
+        equalizer = self.equalizer_of.get(name)
+        if equalizer is not None and self._scales_weights and transfer.keeps_constants:
+            centered = equalizer.center(source)
+            transferred = transfer(centered, reference)
+            self._observe(name, centered, transferred, 1.0, equalizer.mean)
             return transferred
-        equalizer = self.equalizer_of[name]
-        if not (self._reparametrized and transfer.keeps_constants):
-            transferred = transfer(source, reference)
-            self._observe(name, source, transferred)
-            return equalizer.center(transferred) if self._scales_weights else equalizer(transferred)
-        equalized = equalizer.center(source) if self._scales_weights else equalizer(source)
-        transferred = transfer(equalized, reference)
-        scale = 1.0 if self._scales_weights else equalizer.std
-        self._observe(name, equalized, transferred, scale, equalizer.mean)
-        return transferred
+        transferred = transfer(source, reference)
+        self._observe(name, source, transferred)
+        if equalizer is None or (self._reparametrized and not self._scales_weights):
+            return transferred
+        return equalizer.center(transferred) if self._scales_weights else equalizer(transferred)
 
     def _observe(
         self,
@@ -159,7 +162,9 @@ class Fusion(nn.Module):
             self.mix.fold_input_affine(torch.cat(scales), torch.cat(shifts))
         else:
             dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
-            coefficients, offset = torch.stack(scales)[..., None, None], torch.stack(shifts).sum(0)[:, None, None]
-            self.combine = WeightedSum(coefficients.to(dtype), offset.to(dtype))
+            weights = self.combine.weights()
+            affines = [Affine(s[:, None, None], t[:, None, None]) for s, t in zip(scales, shifts, strict=True)]
+            coefficients, offset = combined_affine(None if weights is None else weights.double(), affines)
+            self.combine = WeightedSum(torch.stack(coefficients).to(dtype), offset.to(dtype))
         self.equalizers = nn.ModuleDict()
         self.equalizer_spec = None

@@ -1,19 +1,39 @@
 """Transfers: what brings a branch to the size of the fusion's reference branch.
 
-A transfer is a module `(x, reference) -> map of the reference's height and width`. `keeps_constants` says that a
-constant map stays that constant, so that an equalizer may act before the transfer, at the source resolution, with the
-same result.
+A transfer is a module `(x, reference) -> map of the reference's height and width`. `keeps_constants` says that it may
+be exchanged with x -> (x - mean) / std, so that an equalizer may act before it, at the source resolution. Those that
+look at the reference (FaPN) are in aligned.py.
+
+Sources: bilinear and nearest interpolation; deconvolution as in FaPN's ablation (arXiv 2108.07058); convolutions and x2
+steps of Panoptic FPN (arXiv 1901.02446); gates of GSTO (arXiv 2005.13363); poolings of BiFPN (arXiv 1911.09070), padded
+as in its TensorFlow original.
 """
 
 from __future__ import annotations
 
+import itertools
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from ..layers import ConvNormAct, Gate, NormFactory, SupervisedGate
 from ..ops import resize
 from ..ops.resize import RESIZE_MODES
+from .aligned import Aligned, AlignedRealtime
+from .laterals import caffe2_xavier_
 
-TRANSFERS = ("none", *RESIZE_MODES)
+TRANSFERS = (
+    "none",
+    *RESIZE_MODES,
+    "deconv",
+    "gated",
+    "supervised_gated",
+    "aligned",
+    "aligned_self",
+    "aligned_realtime",
+)
+DOWN_TRANSFERS = ("max", "avg")
 
 
 class Keep(nn.Module):
@@ -50,6 +70,120 @@ class Resize(nn.Module):
         return f"mode={self.mode!r}"
 
 
-def make_transfer(name: str) -> nn.Module:
-    """The transfer of a config value. ValueError, with the choices, for a name outside TRANSFERS."""
-    return Keep() if name == "none" else Resize(name)
+class Deconv(nn.Module):
+    """A learnt 4x4 transposed convolution of stride 2; a reference of odd size takes the upper left part."""
+
+    keeps_constants = False
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
+        caffe2_xavier_(self.conv)
+
+    def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, h, w); reference: (N, C', H, W) with h = ceil(H / 2), w = ceil(W / 2) -> (N, C, H, W)."""
+        height, width = reference.shape[-2:]
+        if tuple(x.shape[-2:]) != ((height + 1) // 2, (width + 1) // 2):
+            raise ValueError(
+                f"transfer 'deconv' doubles a size: {tuple(x.shape[-2:])} does not become {(height, width)}"
+            )
+        return self.conv(x)[..., :height, :width]
+
+
+class Progressive(nn.Module):
+    """`steps` times (3x3 convolution, norm, ReLU, bilinear x2); for 0 steps the convolution block alone."""
+
+    keeps_constants = False
+
+    def __init__(self, in_channels: int, channels: int, *, steps: int, norm: NormFactory | None = None):
+        super().__init__()
+        widths = [in_channels] + [channels] * max(steps, 1)
+        self.steps = steps
+        self.convs = nn.ModuleList(ConvNormAct(a, b, kernel_size=3, norm=norm) for a, b in itertools.pairwise(widths))
+
+    def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """x: (N, C_in, h, w); reference: (N, C', H, W) -> (N, channels, H, W)."""
+        size = (reference.shape[-2], reference.shape[-1])
+        for index, conv in enumerate(self.convs):
+            x = conv(x)
+            last = index == len(self.convs) - 1
+            if self.steps:
+                x = resize(x, size if last else (x.shape[-2] * 2, x.shape[-1] * 2))
+        return resize(x, size)
+
+
+class Gated(nn.Module):
+    """A gate at the source resolution, then bilinear interpolation."""
+
+    keeps_constants = False
+
+    def __init__(self, gate: nn.Module):
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, h, w); reference: (N, C', H, W) -> (N, C, H, W)."""
+        return resize(self.gate(x), (reference.shape[-2], reference.shape[-1]))
+
+
+class Pool(nn.Module):
+    """3x3 pooling of stride 2 to half the size, rounded up; padding never counts."""
+
+    keeps_constants = True  # both commute with x -> (x - mean) / std for a positive std
+
+    def __init__(self, kind: str = "max"):
+        super().__init__()
+        if kind not in DOWN_TRANSFERS:
+            raise ValueError(f"PYRAMID.DOWN_TRANSFER is {kind!r}; choose one of {', '.join(DOWN_TRANSFERS)}")
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, h, w); reference: (N, C', ceil(h / 2), ceil(w / 2)) -> (N, C, H, W)."""
+        expected = tuple((size + 1) // 2 for size in x.shape[-2:])
+        if tuple(reference.shape[-2:]) != expected:
+            raise ValueError(
+                f"pooling halves {tuple(x.shape[-2:])} to {expected}; the reference has {tuple(reference.shape[-2:])}"
+            )
+        # TensorFlow's "same": the odd pixel of padding lies behind the map.
+        (top, bottom), (left, right) = (((size % 2), 1) for size in x.shape[-2:])
+        padding = (left, right, top, bottom)
+        if self.kind == "max":
+            return F.max_pool2d(F.pad(x, padding, value=float("-inf")), 3, stride=2)
+        ones = F.pad(x.new_ones(1, 1, *x.shape[-2:]), padding)
+        return F.avg_pool2d(F.pad(x, padding), 3, stride=2) / F.avg_pool2d(ones, 3, stride=2)
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind!r}"
+
+
+def make_transfer(
+    name: str, channels: int = 0, *, norm: NormFactory | None = None, gate: str = "paper", num_classes: int = 0
+) -> nn.Module:
+    """The transfer of a config value.
+
+    Args:
+        name: one of TRANSFERS or DOWN_TRANSFERS; ValueError, with the choices, otherwise.
+        channels: of the branch, for those with weights.
+        norm: of FaPN's offset convolution.
+        gate: kind of an unsupervised gate.
+        num_classes: of a supervised gate.
+    """
+    if name not in TRANSFERS + DOWN_TRANSFERS:
+        raise ValueError(f"transfer {name!r} is unknown; choose one of {', '.join(TRANSFERS + DOWN_TRANSFERS)}")
+    if name == "none":
+        return Keep()
+    if name in RESIZE_MODES:
+        return Resize(name)
+    if name in DOWN_TRANSFERS:
+        return Pool(name)
+    if channels < 1:
+        raise ValueError(f"transfer {name!r} has weights; it needs the channels of its branch, not {channels}")
+    if name == "deconv":
+        return Deconv(channels)
+    if name == "gated":
+        return Gated(Gate(channels, kind=gate))
+    if name == "supervised_gated":
+        return Gated(SupervisedGate(channels, num_classes))
+    if name == "aligned_realtime":
+        return AlignedRealtime(channels, norm=norm)
+    return Aligned(channels, norm=norm, from_self=name == "aligned_self")

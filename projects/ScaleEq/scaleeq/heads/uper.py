@@ -16,7 +16,7 @@ from ..engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
 from ..fusion import Branch, EqualizerSpec, Fusion, make_combine, make_transfer, pyramid_pooling
 from ..layers import ConvNormAct, NormFactory, batch_norm
 from ..losses import SegmentationLoss
-from ..pyramids import FPN
+from ..pyramids import fpn
 from .base import (
     Features,
     Level,
@@ -73,10 +73,10 @@ class UPerHead(SegmentationHead):
         self.context = pyramid_pooling(
             widths[self.top], channels, pool_scales=pool_scales, norm=norm, equalizer=equalizers["head"]
         )
-        self.pyramid = FPN(
+        self.pyramid = fpn(
             {**widths, self.top: channels},
             channels,
-            transfer=transfers["pyramid"],
+            transfer=lambda: make_transfer(transfers["pyramid"], channels),
             norm=norm,
             ready_top=True,
             equalizer=equalizers["pyramid"],

@@ -1,21 +1,27 @@
-"""Feature pyramid network (arXiv 1612.03144): a top-down chain of two-branch Fusions."""
+"""Feature pyramid network (arXiv 1612.03144): a top-down chain of two-branch Fusions.
+
+What differs between FPN, FaPN and their ablations are the laterals, the transfers and which levels have an output
+convolution: `FPN` takes them as they are, `fpn` builds the common ones, fapn.py FaPN's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
-from ..fusion import Branch, EqualizerSpec, Fusion, Sum, make_transfer
+from ..fusion import Branch, EqualizerSpec, Fusion, Resize, Sum, make_lateral
+from ..fusion.laterals import caffe2_xavier_
 from ..layers import ConvNormAct, NormFactory, batch_norm
+from .chain import Chain
 
 
 class FPN(nn.Module):
-    """Levels in -> levels out, all of `channels`.
+    """Levels in -> levels out, all of one width.
 
-    At every level but the top: merged = lateral(x) + transfer(merged of the level above), output = 3x3 convolution of
-    merged.
+    At every level but the top: merged = mix(lateral(x) + transfer(merged of the level above)), output = output
+    convolution of merged.
     """
 
     def __init__(
@@ -23,48 +29,101 @@ class FPN(nn.Module):
         in_channels: Mapping[str, int],
         channels: int,
         *,
-        transfer: str = "bilinear",
-        norm: NormFactory | None = batch_norm,
-        activation: bool = True,
-        ready_top: bool = False,
+        top: nn.Module | None = None,
+        lateral: Callable[[int], nn.Module],
+        transfer: Callable[[], nn.Module] = Resize,
+        mix: Callable[[], nn.Module] | None = None,
+        outputs: Mapping[str, nn.Module],
         equalizer: EqualizerSpec | None = None,
     ):
         """
         Args:
             in_channels: level -> channels, from the finest level to the coarsest.
             channels: width of the pyramid.
-            transfer: top-down resizing, one of fusion.TRANSFERS.
-            norm, activation: of laterals and output convolutions (UPerNet: batch norm and ReLU).
-            ready_top: the coarsest level is `channels` wide already (a context module made it) and passes through
-                untouched, as in UPerNet.
+            top: lateral of the coarsest level; None: it is `channels` wide already (a context module made it).
+            lateral: channels of a level -> its lateral.
+            transfer: makes the transfer of one level's top-down branch.
+            mix: makes what consumes one level's sum; None: nothing. The level below continues behind it.
+            outputs: level -> output convolution, for those that have one.
             equalizer: scale equalizers on the sums.
         """
         super().__init__()
         self.levels = list(in_channels)
         self.top = self.levels[-1]
-
-        def conv(width: int, kernel_size: int) -> ConvNormAct:
-            return ConvNormAct(width, channels, kernel_size=kernel_size, norm=norm, activation=activation)
-
-        self.top_lateral = nn.Identity() if ready_top else conv(in_channels[self.top], 1)
-        self.merges = nn.ModuleDict()
-        for level in self.levels[:-1]:
-            branches = {
-                "lateral": Branch(channels, lateral=conv(in_channels[level], 1)),
-                "top_down": Branch(channels, transfer=make_transfer(transfer)),
-            }
-            self.merges[level] = Fusion(branches, combine=Sum(), equalizer=equalizer)
-        with_output = self.levels[:-1] if ready_top else self.levels
-        self.outputs = nn.ModuleDict({level: conv(channels, 3) for level in with_output})
+        self.top_lateral = nn.Identity() if top is None else top
+        self.merges = Chain(
+            {
+                level: Fusion(
+                    {
+                        "lateral": Branch(channels, lateral=lateral(in_channels[level])),
+                        "top_down": Branch(channels, transfer=transfer()),
+                    },
+                    combine=Sum(),
+                    mix=None if mix is None else mix(),
+                    equalizer=equalizer,
+                )
+                for level in reversed(self.levels[:-1])
+            },
+            carried="top_down",
+        )
+        self.outputs = nn.ModuleDict(outputs)
 
     def forward(self, features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """features: level -> (N, C_i, H_i, W_i) -> level -> (N, channels, H_i, W_i), finest first."""
-        merged = {self.top: self.top_lateral(features[self.top])}
-        above = self.top
-        for level in reversed(self.levels[:-1]):
-            merged[level] = self.merges[level]({"lateral": features[level], "top_down": merged[above]})
-            above = level
+        top = self.top_lateral(features[self.top])
+        merged = self.merges(top, {level: {"lateral": features[level]} for level in self.levels[:-1]})
+        merged[self.top] = top
         return {
             level: self.outputs[level](merged[level]) if level in self.outputs else merged[level]
             for level in self.levels
         }
+
+
+def fpn(
+    in_channels: Mapping[str, int],
+    channels: int,
+    *,
+    lateral: str = "conv",
+    transfer: Callable[[], nn.Module] = Resize,
+    norm: NormFactory | None = batch_norm,
+    activation: bool = True,
+    ready_top: bool = False,
+    output_convs: Mapping[str, int] | None = None,
+    equalizer: EqualizerSpec | None = None,
+) -> FPN:
+    """A pyramid of 1x1 laterals and 3x3 outputs.
+
+    Args:
+        lateral: one of fusion.LATERALS, of every level but the coarsest, whose lateral is a convolution.
+        norm, activation: of all convolutions (UPerNet: batch norm and ReLU; FPN: neither).
+        ready_top: the coarsest level passes through untouched, as in UPerNet.
+        output_convs: level -> number of 3x3 convolutions in a row on its output; default one each, without a ready top.
+
+    Without an activation, convolutions start with Caffe2's Xavier fill (FPN), else with Kaiming's (UPerNet).
+    """
+
+    def conv(width: int, kernel_size: int = 1) -> nn.Module:
+        block = ConvNormAct(width, channels, kernel_size=kernel_size, norm=norm, activation=activation)
+        if not activation:
+            caffe2_xavier_(block.conv)
+        return block
+
+    def make_level_lateral(width: int) -> nn.Module:
+        return conv(width) if lateral == "conv" else make_lateral(lateral, width, channels)
+
+    levels = list(in_channels)
+    numbers = dict.fromkeys(levels[: len(levels) - ready_top], 1) if output_convs is None else output_convs
+    outputs: dict[str, nn.Module] = {}
+    for level, number in numbers.items():
+        convs = [conv(channels, 3) for _ in range(number)]
+        if convs:
+            outputs[level] = convs[0] if number == 1 else nn.Sequential(*convs)
+    return FPN(
+        in_channels,
+        channels,
+        top=None if ready_top else conv(in_channels[levels[-1]]),
+        lateral=make_level_lateral,
+        transfer=transfer,
+        outputs=outputs,
+        equalizer=equalizer,
+    )

@@ -1,0 +1,66 @@
+"""Modulated deformable convolution (DCNv2, arXiv 1811.11168) with torchvision's layout of offsets, 3x3, same padding.
+
+torchvision's operator is used where it is fast (CUDA). Its CPU kernels are slow and know no bfloat16, so there the same
+sums are computed from one bilinear sampling per tap and one matrix product per tap; tests compare the two.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
+
+TAPS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))  # of a 3x3 kernel, row-major
+
+
+def deform_conv3x3(
+    x: torch.Tensor,
+    offset: torch.Tensor,
+    mask: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """A 3x3 convolution that samples `x` at shifted places; outside of the map `x` is zero.
+
+    Args:
+        x: (N, C, H, W).
+        offset: (N, 2 * G * 9, H, W), pixels; group-major, then taps row-major, then (dy, dx).
+        mask: (N, G * 9, H, W), factors; group-major, then taps. G groups of C / G channels have offsets of their own.
+        weight: (C_out, C, 3, 3).
+        bias: (C_out,).
+
+    Returns:
+        (N, C_out, H, W), float32 or float64: half precisions are computed in float32.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        if x.dtype != torch.float64:
+            x, offset, mask, weight = (tensor.float() for tensor in (x, offset, mask, weight))
+            bias = None if bias is None else bias.float()
+        if x.device.type == "cpu":
+            return sampled_deform_conv3x3(x, offset, mask, weight, bias)
+        return torchvision_deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+
+
+def sampled_deform_conv3x3(
+    x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """deform_conv3x3 from `grid_sample`; any device and precision that has it."""
+    n, channels, height, width = x.shape
+    groups = mask.shape[1] // len(TAPS)
+    grouped = x.reshape(n * groups, channels // groups, height, width)
+    offsets = offset.reshape(n * groups, len(TAPS), 2, height, width)
+    masks = mask.reshape(n * groups, len(TAPS), 1, height, width)
+    rows = torch.arange(height, device=x.device, dtype=x.dtype).view(1, height, 1)
+    columns = torch.arange(width, device=x.device, dtype=x.dtype).view(1, 1, width)
+    total: torch.Tensor | None = None
+    for tap, (dy, dx) in enumerate(TAPS):
+        y = rows + dy + offsets[:, tap, 0]
+        z = columns + dx + offsets[:, tap, 1]
+        grid = torch.stack(((2 * z + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
+        sampled = F.grid_sample(grouped, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        sampled = (sampled * masks[:, tap]).reshape(n, channels, height * width)
+        product = torch.matmul(weight[:, :, tap // 3, tap % 3], sampled)
+        total = product if total is None else total + product
+    assert total is not None
+    result = total.view(n, -1, height, width)
+    return result if bias is None else result + bias.view(1, -1, 1, 1)

@@ -53,6 +53,18 @@ def test_a_uniform_prediction_keeps_exactly_as_many_pixels_as_asked():
     assert kept(top_k_labels(logits.detach() * 0, labels, share=torch.tensor(0.25))) == 24
 
 
+def test_the_smallest_share_is_one_pixel():
+    logits, labels = make_case()
+    assert kept(top_k_labels(logits, labels, share=torch.tensor(1e-6))) == 1
+
+
+def test_void_pixels_take_no_place_of_pixels_without_a_loss():
+    _, labels = make_case()
+    certain = 1e3 * torch.nn.functional.one_hot(labels.where(labels != 255, 0), 5).permute(0, 3, 1, 2).double()
+    assert torch.equal(top_k_labels(certain, labels, share=torch.tensor(1.0)), labels)
+    assert torch.equal(threshold_labels(certain, labels, threshold=0.0, min_kept=-(-kept(labels) // 2)), labels)
+
+
 def test_void_pixels_are_never_kept_and_change_nothing():
     logits, labels = make_case()
     logits = logits.detach()

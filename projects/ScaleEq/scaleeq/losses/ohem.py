@@ -83,12 +83,12 @@ def threshold_labels(
     valid = labels != ignore_value
     kept = _hardest(hardness, valid, min_kept * len(labels))
     if threshold:
-        kept |= valid & (hardness > -math.log(threshold))
+        kept |= hardness > -math.log(threshold)  # void pixels have 0
     return labels.where(kept, ignore_value)
 
 
 def _hardest(hardness: torch.Tensor, valid: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
-    """hardness, valid: (N, H, W) -> (N, H, W), True at the `count` valid pixels with the highest hardness."""
+    """hardness, valid: (N, H, W) -> (N, H, W), True at the `count` hardest pixels, void ones last."""
     order = hardness.masked_fill(~valid, -1.0).flatten().argsort(descending=True, stable=True)
     first = torch.arange(len(order), device=order.device) < count
-    return torch.empty_like(first).scatter_(0, order, first).view_as(valid) & valid
+    return torch.empty_like(first).scatter_(0, order, first).view_as(valid)

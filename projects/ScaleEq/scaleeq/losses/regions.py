@@ -70,7 +70,7 @@ def lovasz_slopes(errors: torch.Tensor, is_class: torch.Tensor, valid: torch.Ten
         is_class, valid: (N, H, W), bool.
 
     Returns:
-        (N, H, W); 0 at void pixels.
+        (N, H, W); 0 at void pixels, which come last, when no labelled one is still right.
     """
     order = errors.masked_fill(~valid, -1.0).flatten().argsort(descending=True, stable=True)
     labelled = is_class.flatten()[order]
@@ -79,8 +79,7 @@ def lovasz_slopes(errors: torch.Tensor, is_class: torch.Tensor, valid: torch.Ten
     right = (num_wrong[-1] - num_wrong).to(errors.dtype)
     union = (num_wrong[-1] + rank - num_wrong).to(errors.dtype)
     in_order = (1 / union).where(labelled, right / (union * (union - 1)))
-    slopes = torch.empty_like(in_order).scatter_(0, order, in_order).view_as(errors)
-    return slopes.where(valid, 0.0)
+    return torch.empty_like(in_order).scatter_(0, order, in_order).view_as(errors)
 
 
 def _labelled_classes(

@@ -123,6 +123,8 @@ class Trainer(TrainerBase):
 
     def after_train(self) -> None:
         self.iter = min(self.iter, self.max_iter)  # one too many where a resumed run had nothing left to train
+        if self.iter < self.max_iter:  # an error; in the last iteration the EvalHook would take it for the end
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, EvalHook)]
         super().after_train()
 
     def run_step(self) -> None:

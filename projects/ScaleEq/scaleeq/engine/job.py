@@ -44,7 +44,6 @@ def run_job(main: Main, args: argparse.Namespace) -> None:
     said, or which signal ended it.
     """
     if all(name in os.environ for name in TORCHRUN[:3]):
-        _check_torchrun(args)
         _join(main, args)
     elif _check_options(args) == 1:
         main(args)
@@ -136,6 +135,7 @@ def _description(error: ProcessRaisedException | ProcessExitedException, rank: i
 def _join(main: Main, args: argparse.Namespace) -> None:
     from . import comm
 
+    _check_torchrun(args)
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

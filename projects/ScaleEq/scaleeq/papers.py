@@ -1,7 +1,7 @@
 """Which paper lives in which file, and each number: what is expected, by whom, and the file of what was measured.
 
-`python -m scaleeq.papers` prints the tables of README.md and docs/scale_equalizers.md from this module and from
-docs/results/*.json.
+`python -m scaleeq.papers` prints the tables of README.md, docs/scale_equalizers.md and docs/recipes.md from this module
+and from docs/results/*.json.
 """
 
 from __future__ import annotations
@@ -61,6 +61,29 @@ NUMBERS = (
     ),
 )
 
+# Single-scale mIoU of mmsegmentation 1.2.2's model zoo (metafile.yaml), for the recipes that it has.
+MODEL_ZOO = {
+    "ade20k/uper_swin_tiny": "44.41",
+    "ade20k/uper_twins_svt_small": "46.08",
+    "ade20k/uper_twins_pcpvt_small": "46.04",
+    "ade20k/uper_convnext_tiny": "46.11",
+    "ade20k/uper_r50": "42.05",
+    "voc2012/uper_r50": "75.92",
+    "cityscapes/uper_r50": "78.19",
+}
+RECIPES = tuple(
+    Number(
+        f"configs/{dataset}/uper_{backbone}{equalizer}.yaml",
+        f"mIoU, {dataset} val",
+        MODEL_ZOO.get(f"{dataset}/uper_{backbone}{equalizer}", "no published number"),
+        "mmsegmentation's model zoo",
+        f"{dataset}_uper_{backbone}{equalizer}.json",
+    )
+    for dataset in ("ade20k", "voc2012", "cityscapes")
+    for backbone in ("swin_tiny", "twins_svt_small", "twins_pcpvt_small", "convnext_tiny", "r50")
+    for equalizer in ("", "_scale_equalizer")
+)
+
 
 def measured(number: Number) -> str:
     """The mIoU in a number's evidence file, or "not run"."""
@@ -77,6 +100,16 @@ def results_table() -> str:
         for n in NUMBERS
     ]
     return tabulate(rows, headers=("config", "number", "expected", "measured", "evidence"), tablefmt="github")
+
+
+def recipes_table() -> str:
+    """Markdown: a row for each recipe and its scale-equalized twin: published, measured, measured with equalizers."""
+    rows = [
+        (f"`{plain.config}`", plain.expected, measured(plain), measured(equalized))
+        for plain, equalized in zip(RECIPES[::2], RECIPES[1::2], strict=True)
+    ]
+    headers = ("config", "published val mIoU", "measured", "with scale equalizers")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def papers_table() -> str:
@@ -110,4 +143,5 @@ def calibration_cost_table() -> str:
 
 
 if __name__ == "__main__":
-    print(papers_table(), results_table(), scales_table(), calibration_cost_table(), sep="\n\n")
+    tables = (papers_table, results_table, scales_table, calibration_cost_table, recipes_table)
+    print(*(table() for table in tables), sep="\n\n")

@@ -27,6 +27,7 @@ from scaleeq.engine import (
     CfgNode,
     DatasetCatalog,
     DatasetEvaluator,
+    DatasetEvaluators,
     EvalHook,
     EventWriter,
     HookBase,
@@ -34,7 +35,6 @@ from scaleeq.engine import (
     LRScheduler,
     MetadataCatalog,
     PeriodicCheckpointer,
-    PeriodicWriter,
     SafeCheckpointer,
     TrainerBase,
     build_model,
@@ -45,16 +45,18 @@ from scaleeq.engine import (
     verify_results,
     wrap_ddp,
 )
-from scaleeq.evaluation import SemSegEvaluator
+from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
 from scaleeq.statistics import require_calibrated
 from scaleeq.statistics.hooks import CalibrationHook, ScaleStatisticsHook
 
 from .diagnosis import describe_step
 from .ema import WeightAverage
-from .hooks import BestCheckpoint, FirstBatches
-from .setup import check_labels
+from .hooks import BestCheckpoint, EarlyStop, FirstBatches, MissedEvaluation, StopTraining
+from .output_dir import check_disk_space
+from .setup import check_before_training
 from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 from .step import TrainingStep, autocast_dtype, micro_batch_size, seed_iteration
+from .writers import EvaluationWriter, MetricsFile, WandbWriter
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class Trainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        check_labels(cfg)
+        check_before_training(cfg)
         self.cfg = cfg
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -81,8 +83,11 @@ class Trainer(TrainerBase):
         self.optimizer = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.average = WeightAverage(model, decay=cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
-        saved = {"ema": self.average} if self.average else {}
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **saved)
+        saved: dict[str, Any] = {"ema": self.average} if self.average else {}
+        self.checkpointer = SafeCheckpointer(
+            model, cfg.OUTPUT_DIR, keep=cfg.SOLVER.KEEP_CHECKPOINTS, trainer=weakref.proxy(self), **saved
+        )
+        check_disk_space(cfg, model)
         if cfg.MODEL.COMPILE:
             _compile(model)
         self.model = wrap_ddp(model)
@@ -102,19 +107,29 @@ class Trainer(TrainerBase):
     # ------------------------------------------------------------------------------------------------ a run
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from OUTPUT_DIR's last checkpoint if `resume` and there is one, else load weights MODEL.WEIGHTS."""
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        """Continue from OUTPUT_DIR's last checkpoint if `resume` and there is one, else start with MODEL.WEIGHTS."""
         if resume and self.checkpointer.has_checkpoint():
+            self.checkpointer.load(self.checkpointer.get_checkpoint_file())
             self.start_iter = self.iter + 1  # the checkpoint names the iteration that was finished
             if self.average:
                 self.average.resume(self.start_iter)
+            return
+        if resume:
+            logger.info("No checkpoint in %s to resume from: a fresh run", self.cfg.OUTPUT_DIR)
+        if self.cfg.MODEL.WEIGHTS:
+            kind = self.checkpointer.load_weights(self.cfg.MODEL.WEIGHTS, strict=self.cfg.MODEL.WEIGHTS_STRICT)
+            logger.info("Starting from the %s weights of %s", kind, self.cfg.MODEL.WEIGHTS)
 
     def train(self) -> Results | None:  # type: ignore[override]
         """Run from start_iter to max_iter; returns the last evaluation's results on the main process, else None.
 
         SystemExit: TEST.EXPECTED_RESULTS are not met.
         """
-        super().train(self.start_iter, self.max_iter)
+        try:
+            super().train(self.start_iter, self.max_iter)
+        except StopTraining as stop:
+            if stop.at_start:
+                self._evaluate()
         if not comm.is_main_process():
             return None
         if self.cfg.TEST.EXPECTED_RESULTS:
@@ -203,9 +218,13 @@ class Trainer(TrainerBase):
     # ------------------------------------------------------------------------------------------------ what to override
 
     def build_hooks(self) -> list[HookBase | None]:
-        """In the order in which they run: what changes the model before what saves it, writers last."""
+        """In the order in which they run: what changes the model, what saves and tests it, what writes that down."""
         cfg, main, tests = self.cfg, comm.is_main_process(), self.cfg.DATASETS.TEST
         metric = f"{tests[0]}/sem_seg/mIoU" if len(tests) > 1 else "sem_seg/mIoU"
+        evaluation = EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if tests else None
+        writer = EvaluationWriter(self.build_writers(), eval_period=cfg.TEST.EVAL_PERIOD) if main else None
+        best = BestCheckpoint(self.evaluated, cfg.OUTPUT_DIR, metric=metric) if main and tests else None
+        patience = cfg.SOLVER.EARLY_STOP_PATIENCE
         return [
             IterationTimer(),
             CalibrationHook(
@@ -219,14 +238,20 @@ class Trainer(TrainerBase):
                 self.model, period=cfg.MODEL.SCALE_EQUALIZER.STATISTICS_PERIOD, output_dir=cfg.OUTPUT_DIR
             ),
             PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
-            EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if tests else None,
-            BestCheckpoint(self.evaluated, cfg.OUTPUT_DIR, metric=metric) if main and tests else None,
-            PeriodicWriter(self.build_writers(), period=20) if main else None,
+            evaluation,
+            MetricsFile(cfg.OUTPUT_DIR) if main else None,
+            writer,
+            best,
+            MissedEvaluation(evaluation, best, followers=[writer]) if evaluation else None,
+            EarlyStop(self.checkpointer, best, patience=patience, eval_period=cfg.TEST.EVAL_PERIOD)
+            if patience
+            else None,
         ]
 
     def build_writers(self) -> list[EventWriter]:
-        """Log lines, metrics.json and TensorBoard."""
-        return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+        """Log lines, metrics.json and TensorBoard; Weights & Biases where WANDB.ENABLED."""
+        writers = default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+        return [*writers, WandbWriter.from_config(self.cfg)] if self.cfg.WANDB.ENABLED else writers
 
     def _calibration_loader(self) -> Iterable[list[dict]]:
         """The training data from its beginning, about one epoch of it."""
@@ -287,7 +312,10 @@ class Trainer(TrainerBase):
         evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
         if evaluator_type != "sem_seg":
             raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
-        return SemSegEvaluator(dataset_name)
+        evaluator = SemSegEvaluator(dataset_name)
+        if not cfg.TEST.VALIDATION_LOSS:
+            return evaluator
+        return DatasetEvaluators([evaluator, ValidationLossEvaluator(dataset_name)])
 
     @classmethod
     def test(

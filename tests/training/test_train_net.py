@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from scaleeq import engine
+from scaleeq.engine import load_config
 
 from .tiny import BASE, OPTIONS
 
@@ -40,5 +41,29 @@ def test_a_mistake_is_told_and_the_exit_status_says_so(tmp_path):
     refused = run("--eval-only", OUTPUT_DIR=tmp_path, **{"DATASETS.TEST": ("toy_sem_seg_val",)})
     assert refused.returncode != 0
     assert "MODEL.WEIGHTS" in refused.stderr
-    assert (tmp_path / "config.yaml").is_file()
-    assert f"Engine: {engine.NAME}" in (tmp_path / "log.txt").read_text()
+    assert (tmp_path / "inference" / "config.yaml").is_file()
+    assert f"Engine: {engine.NAME}" in (tmp_path / "inference" / "log.txt").read_text()
+
+
+def test_a_folder_belongs_to_one_run(tmp_path):
+    """Trained, refused, resumed at its end, evaluated, refused with another model; one process, to be quick."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'projects' / 'ScaleEq'}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "tests.training.one_folder", str(tmp_path)]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+
+    assert "--resume" in outcome["fresh again"] and "model_final.pth" in outcome["fresh again"]
+    assert "MODEL.SEM_SEG_HEAD.CONVS_DIM: 8 -> 16" in outcome["another model"]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("SOLVER.BASE_LR: 0.002 -> 0.001") == 1
+    assert log.count("Results verification passed") == 3  # trained, resumed, evaluated (one process, one log)
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in metrics] == [2, 3, 3, 3]
+    assert metrics[2] == {"iteration": 3, "resumed": True}
+    assert metrics[1]["sem_seg/mIoU"] == metrics[3]["sem_seg/mIoU"]
+    assert metrics[1]["validation/loss"] == metrics[3]["validation/loss"] > 0
+
+    assert load_config(tmp_path / "run" / "config.yaml").INPUT.MIN_SIZE_TEST == 0  # of the training
+    assert load_config(tmp_path / "run" / "inference" / "config.yaml").INPUT.MIN_SIZE_TEST == 64
+    assert json.loads((tmp_path / "run" / "inference" / "results.json").read_text())["weights_kind"] == "trained"

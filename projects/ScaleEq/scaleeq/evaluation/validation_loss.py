@@ -50,8 +50,8 @@ class ValidationLossEvaluator(DatasetEvaluator):
             if "sem_seg_truth" not in sample:
                 raise ValueError(
                     f"the sample of {source} has no 'sem_seg_truth', which a validation loss needs: either "
-                    f"{self.dataset_name} has no labels, or another mapper leaves them out. Load it with scaleeq's test "
-                    "loader, or set TEST.VALIDATION_LOSS False"
+                    f"{self.dataset_name} has no labels, or another mapper leaves them out. Load it with scaleeq's "
+                    "test loader, or set TEST.VALIDATION_LOSS False"
                 )
             truth = torch.as_tensor(sample["sem_seg_truth"]).to(logits.device, torch.int64)
             if logits.shape[-2:] != truth.shape:

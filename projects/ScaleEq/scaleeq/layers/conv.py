@@ -26,14 +26,15 @@ def conv_with_input_scale(conv: nn.Conv2d, x: torch.Tensor, input_scale: torch.T
     """
     if input_scale is None:
         return conv(x)
-    per_group = conv.in_channels // conv.groups
+    return conv._conv_forward(x, conv.weight * per_weight(conv, input_scale), conv.bias)
+
+
+def per_weight(conv: nn.Conv2d, per_input: torch.Tensor) -> torch.Tensor:
+    """per_input: (C_in,) -> the same numbers, shaped to multiply conv.weight with."""
     if conv.groups == 1:
-        scale = input_scale.view(1, -1, 1, 1)
-    else:  # the weight of output channel o sees the inputs of o's group
-        scale = input_scale.view(conv.groups, per_group).repeat_interleave(conv.out_channels // conv.groups, 0)[
-            ..., None, None
-        ]
-    return conv._conv_forward(x, conv.weight * scale, conv.bias)
+        return per_input.view(1, -1, 1, 1)
+    grouped = per_input.view(conv.groups, -1)  # the weight of output channel o sees the inputs of o's group
+    return grouped.repeat_interleave(conv.out_channels // conv.groups, 0)[..., None, None]
 
 
 class ConvNormAct(nn.Module):
@@ -70,6 +71,11 @@ class ConvNormAct(nn.Module):
     def forward(self, x: torch.Tensor, input_scale: torch.Tensor | None = None) -> torch.Tensor:
         """x: (N, C_in, H, W); input_scale: (C_in,) -> (N, C_out, H, W)."""
         return self.activation(self.norm(conv_with_input_scale(self.conv, x, input_scale)))
+
+    @property
+    def consumer(self) -> nn.Conv2d:
+        """The convolution that reads the block's input."""
+        return self.conv
 
     def fold_input_affine(self, scale: torch.Tensor, shift: torch.Tensor) -> None:
         """Make the block compute what it did on `x * scale + shift`, each (C_in,), in place and exactly."""

@@ -136,7 +136,7 @@ def test_void_everywhere_is_zero_with_zero_gradients(name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_and_autocast_compute_in_float32(name, dtype):
     logits, labels = make_case()
-    half, loss = logits.detach().to(dtype).requires_grad_(), make_loss(**EACH[name])
+    half, loss = logits.detach()[..., ::2, ::2].to(dtype).requires_grad_(), make_loss(**EACH[name])
     value = loss(half, labels)
     assert value.dtype == torch.float32
     assert torch.autograd.grad(value, half)[0].dtype == dtype

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from .kill_moments import last_tag
 
 TIMES = {"time", "data_time", "eta_seconds", "rank_data_time", "last_time", "last_data_time"}
 SMOOTHED = {"total_loss", "loss_sem_seg", "loss_sem_seg_aux_res4", "grad_norm"}
@@ -64,17 +66,14 @@ def whole_lines(folder: Path) -> int:
 
 def differences(reference: Path, folder: Path) -> list[str]:
     """How the files of two finished runs differ, metrics.json apart; [] where they agree bit for bit."""
-    found = []
-    for name in ("model_final.pth", "model_best.pth"):
-        found += [f"{name}: {text}" for text in unequal(load(reference / name), load(folder / name))]
-    for name in ("model_best.json", "scale_statistics.json"):
-        contents = [json.loads((path / name).read_text()) for path in (reference, folder)]
-        found += [f"{name}: {text}" for text in unequal(*contents)]
-    names = [sorted(path.name for path in folder.glob("model_*")) for folder in (reference, folder)]
-    found += [f"files: {text}" for text in unequal(*names)]
-    found += [
-        f"last_checkpoint: {t}" for t in unequal(*[(p / "last_checkpoint").read_text() for p in (reference, folder)])
+    names = [{path.name for path in (*run.glob("model_*"), *run.glob("*.json"))} for run in (reference, folder)]
+    found = [
+        f"{name} is missing, or is there without being in the unbroken run" for name in sorted(names[0] ^ names[1])
     ]
+    for name in sorted(names[0] & names[1] - {"metrics.json"}):
+        read: Callable[[Path], Any] = load if name.endswith(".pth") else lambda path: json.loads(path.read_text())
+        found += [f"{name}: {text}" for text in unequal(read(reference / name), read(folder / name))]
+    found += [f"last_checkpoint: {text}" for text in unequal(last_tag(reference), last_tag(folder))]
     found += [f"{part.name} was left" for part in folder.rglob(".*.part")]
     return found
 

@@ -71,6 +71,10 @@ def _ends(log: str) -> bool:
     return "model_final.pth" in (_saving(log) or resumed_from(log))
 
 
+def _evaluated_at_end(log: str) -> bool:
+    return _ends(log) and not _evaluating(log) and "Start inference" in log[log.rfind("model_final.pth") :]
+
+
 def phase_of(attempt: Attempt) -> str:
     """One of PHASES: in what a dead attempt was."""
     log, parts = attempt.log(), _parts(attempt)
@@ -88,9 +92,7 @@ def phase_of(attempt: Attempt) -> str:
         return CALIBRATION
     if _evaluating(log):
         return FINAL_EVALUATION if _ends(log) else EVALUATION
-    if _ends(log) and "Start inference" in log[log.rfind("model_final.pth") :]:
-        return ENDING
-    return STEP
+    return ENDING if _evaluated_at_end(log) else STEP
 
 
 def _writes(attempt: Attempt, pattern: str) -> bool:
@@ -113,18 +115,23 @@ AIMS: dict[str, tuple[Callable[[Attempt], bool], float]] = {
     BEST: (lambda attempt: _writes(attempt, r"\.model_best\.pth\.part"), 0.005),
     RECORD: (lambda attempt: _writes(attempt, r"\..*\.json\.part"), 0.0),
     FINAL_EVALUATION: (lambda attempt: _evaluating(attempt.log()) and _ends(attempt.log()), 0.1),
+    ENDING: (lambda attempt: _evaluated_at_end(attempt.log()), 0.02),
 }
 
 
-def wait_for(attempt: Attempt, aim: str, *, delay: float, latest_s: float, timeout_s: float) -> bool:
+REPEATED = (WRITING, TAGGING, EVALUATION, BEST, RECORD)  # moments that come several times in a run
+
+
+def wait_for(attempt: Attempt, aim: str, *, skip: int, delay: float, latest_s: float, timeout_s: float) -> bool:
     """Wait until the moment of `aim` ("": none), and a share `delay` of its longest delay after it.
 
+    skip: one that comes several times counts when the attempt has begun so many checkpoints.
     latest_s: after the start; a moment that has not come by then is not waited for any longer. UNIFORM: the moment.
     Returns whether to kill now, not whether the attempt still runs. TimeoutError: the attempt does not end.
     """
     came, longest_s = AIMS.get(aim, (lambda attempt: False, 0.0))
     while not attempt.ended():
-        if came(attempt):
+        if came(attempt) and attempt.log().count("Saving checkpoint to") >= skip:
             time.sleep(delay * longest_s)
             return True
         if aim and attempt.seconds > latest_s:

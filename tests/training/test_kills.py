@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
 from scaleeq.training import Trainer
 
@@ -62,22 +65,29 @@ def test_a_killed_command_ends_as_an_unbroken_one(tmp_path, scenes):
 
 
 def test_a_run_resumed_at_its_end_has_the_same_end(tmp_path):
-    cfg = tiny_config(tmp_path, SOLVER__EMA_DECAY=0.9)
+    """After a kill behind the last step: model_final, the last evaluation and the last record are made up for."""
+    cfg = tiny_config(
+        tmp_path / "run", SOLVER__EMA_DECAY=0.9, SOLVER__CHECKPOINT_PERIOD=3, MODEL__SCALE_EQUALIZER__ENABLED=True
+    )
     trainer = Trainer(cfg)
     results = trainer.train()
-    record = json.loads((tmp_path / "model_best.json").read_text())
-    (tmp_path / "model_best.json").unlink()  # as if it was killed before its last evaluation
+    folder = Path(cfg.OUTPUT_DIR)
+    shutil.copytree(folder, tmp_path / "unbroken")
+    for name in ("model_final.pth", "model_best.json", "model_best.pth"):
+        (folder / name).unlink()
+    (folder / "last_checkpoint").write_text("model_0000002.pth")
+    statistics = json.loads((folder / "scale_statistics.json").read_text())
+    assert statistics.pop("at_end")["iteration"] == 2
+    (folder / "scale_statistics.json").write_text(json.dumps(statistics))
     again = Trainer(cfg)
     again.resume_or_load(resume=True)
     assert not [*unequal(results, again.train())]
-    assert not [*unequal(record, json.loads((tmp_path / "model_best.json").read_text()))]
     assert again.iter == trainer.iter == cfg.SOLVER.MAX_ITER
+    assert not differences(tmp_path / "unbroken", folder)
 
 
-def test_the_comparison_sees_a_single_bit(tmp_path, scenes):
+def test_the_comparison_sees_a_single_bit():
     """The oracle itself: what it must tell apart, and what it must not."""
-    import torch
-
     weights = {"model": {"w": torch.tensor([0.0, float("nan")])}, "iteration": 1, "scaler": {}}
     assert not [*unequal(weights, {"model": {"w": torch.tensor([0.0, float("nan")])}, "iteration": 1, "scaler": {}})]
     for other in (

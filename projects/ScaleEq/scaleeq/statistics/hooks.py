@@ -122,6 +122,13 @@ class ScaleStatisticsHook(HookBase):
         if self._latest:
             self._add_to_file("at_end")
 
+    def state_dict(self) -> dict[str, Any]:
+        """The last record: a run that is resumed where no further one is due still has it at its end."""
+        return {"latest": self._latest} if self._latest else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._latest = state["latest"]
+
     def _add_to_file(self, key: str) -> None:
         if comm.is_main_process():
             content = json.loads(self.path.read_text()) if self.path.exists() else {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,10 +110,13 @@ class Trainer(TrainerBase):
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from OUTPUT_DIR's last checkpoint if `resume` and there is one, else start with MODEL.WEIGHTS."""
         if resume and self.checkpointer.has_checkpoint():
-            self.checkpointer.load(self.checkpointer.get_checkpoint_file())
+            file = self.checkpointer.get_checkpoint_file()
+            self.checkpointer.load(file)
             self.start_iter = self.iter + 1  # the checkpoint names the iteration that was finished
             if self.average:
                 self.average.resume(self.start_iter)
+            if self.start_iter == self.max_iter and os.path.basename(file) != "model_final.pth":
+                self.checkpointer.save("model_final", iteration=self.iter)  # a kill came before it
             return
         if resume:
             logger.info("No checkpoint in %s to resume from: a fresh run", self.cfg.OUTPUT_DIR)

@@ -26,6 +26,9 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
     cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0  # stochastic depth, share of dropped paths in the last block
     cfg.MODEL.TIMM.LEVEL_NORM = False  # a layer norm on each level (mmsegmentation's Swin, ConvNeXt and Twins-SVT)
 
+    cfg.MODEL.GATE = "paper"  # of every gate: "paper" (conv, sigmoid), "reference" (conv, BN, ReLU, sigmoid)
+    _add_hrnet_keys(cfg, node)
+
     head = cfg.MODEL.SEM_SEG_HEAD
     head.LOSS_TYPE = "cross_entropy"
     head.DROPOUT = 0.1  # share of channels dropped before the classifier (mmsegmentation's dropout_ratio)
@@ -37,9 +40,7 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
     cfg.MODEL.AUX_HEAD.LOSS_WEIGHTS = [0.4]
     cfg.MODEL.AUX_HEAD.CONVS_DIM = 256
 
-    cfg.MODEL.PYRAMID = node()
-    cfg.MODEL.PYRAMID.NAME = ""  # "", "fpn"
-    cfg.MODEL.PYRAMID.TRANSFER = ""  # top-down resizing: "", "bilinear", "nearest"
+    _add_pyramid_keys(cfg, node)
 
     # The head's final Fusion.
     cfg.MODEL.FUSION = node()
@@ -51,6 +52,35 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
     cfg.MODEL.WEIGHTS_STRICT = True  # False: of MODEL.WEIGHTS, load what fits and list the rest (a new NUM_CLASSES)
     cfg.MODEL.CHANNELS_LAST = False  # memory format of convolutions and maps
     cfg.MODEL.COMPILE = False  # torch.compile for backbone and heads
+
+
+def _add_pyramid_keys(cfg: Any, node: Any) -> None:
+    cfg.MODEL.PYRAMID = node()
+    pyramid = cfg.MODEL.PYRAMID
+    pyramid.NAME = ""  # "", "none", "fpn", "fapn", "bifpn"
+    pyramid.CHANNELS = 0  # width of every level
+    pyramid.NORM = ""  # as SEM_SEG_HEAD.NORM
+    # What brings a level to CHANNELS: "conv" (1x1), "select" (FaPN's FSM), "squeeze_excite" (its ablation).
+    pyramid.LATERAL = ""
+    # Top-down resizing: "", "bilinear", "nearest", "deconv", "gated" (of kind MODEL.GATE), "aligned" (FaPN's FAM),
+    # "aligned_self" (its offsets from the upsampled map alone), "aligned_realtime".
+    pyramid.TRANSFER = ""
+    pyramid.DOWN_TRANSFER = ""  # bottom-up resizing of a BiFPN: "", "max", "avg"
+    pyramid.COMBINE = ""  # "", "sum", "softmax", "fast_normalized"
+    pyramid.OUTPUT_CONVS = []  # number of 3x3 convolutions on each level's output, finest level first
+    pyramid.RECURSION = ""  # a level continues from the "merged" map above, or behind its 3x3: "smoothed" (MaskFormer)
+    pyramid.REPEATS = 0  # cells of a BiFPN
+
+
+def _add_hrnet_keys(cfg: Any, node: Any) -> None:
+    # (GSTO-)HRNet (arXiv 2005.13363, 1908.07919), on the HRNet that MODEL.TIMM names.
+    cfg.MODEL.HRNET = node()
+    hrnet = cfg.MODEL.HRNET
+    # Gates of kind MODEL.GATE: "unsupervised" on every path of every fuse layer, "supervised" at the transitions to a
+    # third and a fourth branch, "both", or "none" (HRNetV2).
+    hrnet.GATES = "both"
+    hrnet.TRANSFER = "bilinear"  # upsampling in the fuse layers: "bilinear" (the papers), "nearest" (timm)
+    hrnet.AUX_LOSS_WEIGHTS = [0.3, 0.5]  # of the class logits after stage 2 and 3, which the supervised gates read
 
 
 def _add_loss_keys(cfg: Any, node: Any) -> None:
@@ -75,7 +105,7 @@ def _add_scale_equalizer_keys(cfg: Any, node: Any) -> None:
     equalizer = cfg.MODEL.SCALE_EQUALIZER
     equalizer.ENABLED = False
     equalizer.SCOPE = "head"  # "head": every Fusion that the head owns, as the paper; "all": the pyramid's too
-    equalizer.IMPLEMENTATION = "reparametrize"  # "reparametrize", "module"
+    equalizer.IMPLEMENTATION = "reparametrize"  # "reparametrize", "module", "init" (the paper), "init_scaled"
     equalizer.GRANULARITY = "branch"  # "branch": one scalar pair per branch (the paper); "channel"
     equalizer.STATISTIC = "std"  # "std": (b - mean) / std (the paper); "rms": b / root mean square
     equalizer.STATISTICS_OF = "upsampled"  # "upsampled" (the paper); "source": before the transfer, for the ablation

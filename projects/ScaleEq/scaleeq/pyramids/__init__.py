@@ -1,7 +1,18 @@
 """Pyramids: graphs of Fusions over named levels."""
 
 from .bifpn import BiFPN
-from .fapn import fapn, fapn_realtime, maskformer_fam
-from .fpn import FPN, fpn
+from .build import NoPyramid, PyramidOptions, build_pyramid
+from .fapn import fapn, fapn_realtime
+from .fpn import FPN, fpn, smoothed_fpn
 
-__all__ = ["BiFPN", "FPN", "fapn", "fapn_realtime", "fpn", "maskformer_fam"]
+__all__ = [
+    "FPN",
+    "BiFPN",
+    "NoPyramid",
+    "PyramidOptions",
+    "build_pyramid",
+    "fapn",
+    "fapn_realtime",
+    "fpn",
+    "smoothed_fpn",
+]

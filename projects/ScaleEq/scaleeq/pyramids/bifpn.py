@@ -8,14 +8,15 @@ what ESeg's published sizes say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
-from ..fusion import Branch, EqualizerSpec, Fusion, make_combine, make_transfer
+from ..fusion import Branch, EqualizerSpec, Fusion, Keep, Pool, make_combine
 from ..layers import ConvNormAct, NormFactory, SeparableConv, batch_norm
 from .chain import Chain
+from .fpn import NEAREST
 
 
 class BiFPNCell(nn.Module):
@@ -27,7 +28,7 @@ class BiFPNCell(nn.Module):
         channels: int,
         *,
         combine: str = "fast_normalized",
-        transfer: str = "nearest",
+        transfer: Callable[[], nn.Module] = NEAREST,
         down_transfer: str = "max",
         norm: NormFactory | None = batch_norm,
         equalizer: EqualizerSpec | None = None,
@@ -36,15 +37,15 @@ class BiFPNCell(nn.Module):
         super().__init__()
         self.levels = levels
 
-        def node(**transfers: str) -> Fusion:
-            branches = {name: Branch(channels, transfer=make_transfer(t, channels)) for name, t in transfers.items()}
+        def node(**transfers: nn.Module) -> Fusion:
+            branches = {name: Branch(channels, transfer=module) for name, module in transfers.items()}
             mix = SeparableConv(channels, channels, norm=norm, activation_first=True)
             return Fusion(branches, combine=make_combine(combine, len(branches)), mix=mix, equalizer=equalizer)
 
         finest, top = levels[0], levels[-1]
-        down = {level: node(input="none", top_down=transfer) for level in reversed(levels[:-1])}
-        up = {level: node(input="none", top_down="none", bottom_up=down_transfer) for level in levels[1:-1]}
-        up[top] = node(input="none", bottom_up=down_transfer)
+        down = {level: node(input=Keep(), top_down=transfer()) for level in reversed(levels[:-1])}
+        up = {level: node(input=Keep(), top_down=Keep(), bottom_up=Pool(down_transfer)) for level in levels[1:-1]}
+        up[top] = node(input=Keep(), bottom_up=Pool(down_transfer))
         self.top_down = Chain(down, carried="top_down")
         self.bottom_up = Chain(up, carried="bottom_up")
         self.finest, self.top = finest, top
@@ -68,7 +69,7 @@ class BiFPN(nn.Module):
         *,
         repeats: int = 1,
         combine: str = "fast_normalized",
-        transfer: str = "nearest",
+        transfer: Callable[[], nn.Module] = NEAREST,
         down_transfer: str = "max",
         norm: NormFactory | None = batch_norm,
         equalizer: EqualizerSpec | None = None,
@@ -79,12 +80,14 @@ class BiFPN(nn.Module):
             channels: width of the pyramid.
             repeats: number of cells. ValueError below 1, or for fewer than two levels.
             combine: "fast_normalized", "softmax" or "sum".
-            transfer, down_transfer: of the top-down and the bottom-up branches.
+            transfer: makes the transfer of a top-down branch.
+            down_transfer: of the bottom-up branches, "max" or "avg".
             equalizer: scale equalizers in every node.
         """
         super().__init__()
         if repeats < 1 or len(in_channels) < 2:
             raise ValueError(f"a BiFPN has at least one cell and two levels, not {repeats} and {list(in_channels)}")
+        self.out_channels = dict.fromkeys(in_channels, channels)
         self.laterals = nn.ModuleDict(
             {
                 level: ConvNormAct(width, channels, norm=norm, activation=False)

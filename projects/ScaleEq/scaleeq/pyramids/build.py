@@ -80,10 +80,9 @@ class PyramidOptions:
             ("combine", ("", *PYRAMID_COMBINES)),
             ("recursion", ("", *RECURSIONS)),
         ):
-            if getattr(self, key) not in choices:
-                raise ValueError(
-                    f"MODEL.PYRAMID.{key.upper()} is {getattr(self, key)!r}; choose one of {', '.join(filter(None, choices))}"
-                )
+            if (value := getattr(self, key)) not in choices:
+                known = ", ".join(filter(None, choices))
+                raise ValueError(f"MODEL.PYRAMID.{key.upper()} is {value!r}; choose one of {known}")
         if self.channels < 1 or self.repeats < 0 or any(number < 0 for number in self.output_convs):
             raise ValueError(f"MODEL.PYRAMID: CHANNELS, REPEATS and OUTPUT_CONVS count something; got {self}")
         self._refuse_combinations()

@@ -21,24 +21,30 @@ from scaleeq.fusion import (
     make_combine,
     make_transfer,
     pyramid_pooling,
+    scale_optimizer_steps,
 )
-from scaleeq.layers import ConvNormAct
+from scaleeq.layers import ConvNormAct, batch_norm
 
 SIZES = {"fine": (9, 13), "middle": (5, 7), "coarse": (3, 4)}
 
 
-def make_fusion(combine="concat", transfer="bilinear", **spec) -> Fusion:
+def make_fusion(combine="concat", transfer="bilinear", bias=False, **spec) -> Fusion:
     """Three branches of 4 channels, a convolution each; with `spec`, equalizers with made-up statistics."""
     torch.manual_seed(0)
     branches = {"fine": Branch(4, lateral=ConvNormAct(4, 4))}
     branches |= {name: Branch(4, lateral=ConvNormAct(4, 4), transfer=Resize(transfer)) for name in ("middle", "coarse")}
-    mix = ConvNormAct(12 if combine == "concat" else 4, 6, kernel_size=3)
+    mix = ConvNormAct(12 if combine == "concat" else 4, 6, kernel_size=3, norm=None if bias else batch_norm)
     fusion = Fusion(
-        branches, combine=make_combine(combine), mix=mix, equalizer=EqualizerSpec(**spec) if spec else None
+        branches,
+        combine=make_combine(combine, len(branches)),
+        mix=mix,
+        equalizer=EqualizerSpec(**spec) if spec else None,
     ).double()
     for index, equalizer in enumerate(fusion.equalizer_of.values()):
         offsets = torch.linspace(0, 0.1, equalizer.mean.numel(), dtype=torch.float64)
         equalizer.set_statistics(0.3 + 0.2 * index + offsets, 0.4 + 0.3 * index + offsets, 10)
+    if spec:
+        fusion.initialize()
     return fusion
 
 
@@ -82,7 +88,7 @@ def test_module_equals_the_definition_and_reparametrize_equals_module(combine, g
 
 @pytest.mark.parametrize("implementation", ["module", "reparametrize"])
 @pytest.mark.parametrize("granularity", ["branch", "channel"])
-@pytest.mark.parametrize("combine", ["concat", "sum"])
+@pytest.mark.parametrize("combine", ["concat", "sum", "softmax", "fast_normalized"])
 def test_fold_is_exact_and_leaves_no_equalizer(combine, granularity, implementation):
     fusion, inputs = make_fusion(combine, implementation=implementation, granularity=granularity), make_inputs()
     expected = fusion(inputs)
@@ -92,6 +98,16 @@ def test_fold_is_exact_and_leaves_no_equalizer(combine, granularity, implementat
     assert not [key for key in folded.state_dict() if "equalizer" in key]
     assert not [m for m in folded.modules() if isinstance(m, ScaleEqualizer)]
     assert isinstance(folded.combine, Concat if combine == "concat" else WeightedSum)
+
+
+@pytest.mark.parametrize("implementation", ["init", "init_scaled"])
+@pytest.mark.parametrize("granularity", ["branch", "channel"])
+def test_an_initialized_fusion_folds_exactly(implementation, granularity):
+    fusion = make_fusion(implementation=implementation, granularity=granularity, bias=True)
+    expected = fusion(make_inputs())
+    fusion.fold()
+    torch.testing.assert_close(fusion(make_inputs()), expected, rtol=0, atol=1e-12)
+    assert not fusion.equalizers
 
 
 @pytest.mark.parametrize("combine", ["concat", "sum"])
@@ -115,27 +131,103 @@ OPTIMIZERS = {
 }
 
 
+def train_for_50_steps(optimizer, **spec) -> Fusion:
+    fusion = make_fusion(**spec)
+    stepper = OPTIMIZERS[optimizer](fusion.parameters())
+    scale_optimizer_steps(fusion, stepper)
+    for step in range(50):
+        torch.manual_seed(step)
+        inputs = {name: torch.randn(2, 4, *size, dtype=torch.float64) for name, size in SIZES.items()}
+        loss = (fusion(inputs) - torch.randn(2, 6, *SIZES["fine"], dtype=torch.float64)).square().mean()
+        stepper.zero_grad()
+        loss.backward()
+        if optimizer == "clipped":
+            norm = nn.utils.clip_grad_norm_(fusion.parameters(), 0.05)
+            assert norm > 0.05
+        stepper.step()
+    return fusion
+
+
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_reparametrize_trains_exactly_as_module_for_50_steps(optimizer):
-    trained = {}
-    for implementation in ("module", "reparametrize"):
-        fusion = make_fusion(implementation=implementation)
-        stepper = OPTIMIZERS[optimizer](fusion.parameters())
-        for step in range(50):
-            torch.manual_seed(step)
-            inputs = {name: torch.randn(2, 4, *size, dtype=torch.float64) for name, size in SIZES.items()}
-            loss = (fusion(inputs) - torch.randn(2, 6, *SIZES["fine"], dtype=torch.float64)).square().mean()
-            stepper.zero_grad()
-            loss.backward()
-            if optimizer == "clipped":
-                norm = nn.utils.clip_grad_norm_(fusion.parameters(), 0.05)
-                assert norm > 0.05
-            stepper.step()
-        trained[implementation] = fusion.state_dict()
-    start = make_fusion(implementation="module").state_dict()
-    for key, value in trained["module"].items():
-        torch.testing.assert_close(trained["reparametrize"][key], value, rtol=1e-10, atol=1e-10, msg=key)
-    assert (trained["module"]["mix.conv.weight"] - start["mix.conv.weight"]).abs().max() > 1e-3
+@pytest.mark.parametrize("implementation", ["reparametrize", "init_scaled"])
+def test_training_is_that_of_module_for_50_steps(implementation, optimizer, bias):
+    expected = train_for_50_steps(optimizer, implementation="module", bias=bias)
+    trained = train_for_50_steps(optimizer, implementation=implementation, bias=bias)
+    trained.reset_equalizers()  # takes the scale out of the weights, where it is there
+    expected.reset_equalizers()
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[key], value, rtol=1e-10, atol=1e-10, msg=key)
+    start = make_fusion(implementation="module", bias=bias).state_dict()
+    assert (expected.state_dict()["mix.conv.weight"] - start["mix.conv.weight"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_papers_initializer_trains_differently(optimizer):
+    module = train_for_50_steps(optimizer, implementation="module")
+    initialized = train_for_50_steps(optimizer, implementation="init")
+    initialized.reset_equalizers()
+    difference = initialized.mix.conv.weight - module.mix.conv.weight
+    assert difference.norm() > 0.01 * module.mix.conv.weight.norm()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_papers_initializer_starts_as_the_module_does(bias):
+    module, initialized = make_fusion(implementation="module", bias=bias), make_fusion(implementation="init", bias=bias)
+    expected, got = module(make_inputs()), initialized(make_inputs())
+    inside = (..., slice(1, -1), slice(1, -1))  # a bias is not the mean's at a zero-padded border
+    if bias:
+        torch.testing.assert_close(got[inside], expected[inside], rtol=0, atol=1e-12)
+    assert not torch.allclose(got, expected, atol=1e-6)
+    assert [key for key in initialized.state_dict() if "weight" in key] == [
+        key for key in module.state_dict() if "weight" in key
+    ]
+
+
+def test_an_initializer_without_a_mean_is_exact_everywhere():
+    fusions = {name: make_fusion(implementation=name, statistic="rms", bias=True) for name in ("module", "init")}
+    for fusion in fusions.values():
+        fusion.reset_equalizers()
+        for std, equalizer in zip((0.4, 0.7, 1.0), fusion.equalizer_of.values(), strict=True):
+            equalizer.set_statistics(torch.zeros(()), torch.tensor(std, dtype=torch.float64), 10)
+        fusion.initialize()
+    expected = fusions["module"](make_inputs())
+    torch.testing.assert_close(fusions["init"](make_inputs()), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("combine", ["softmax", "fast_normalized"])
+def test_an_initialized_weighted_sum_has_the_equalized_proportions(combine):
+    module = make_fusion(combine, implementation="module", statistic="rms")
+    initialized = make_fusion(combine, implementation="init", statistic="rms")
+    stds = torch.tensor([0.4, 0.7, 1.0], dtype=torch.float64)
+    wanted = module.combine.weights() / stds
+    torch.testing.assert_close(initialized.combine.weights(), wanted / wanted.sum(), rtol=0, atol=1e-4)
+
+
+def test_a_calibration_that_is_taken_back_restores_the_weights():
+    plain = make_fusion(bias=True).state_dict()
+    for implementation in ("init", "init_scaled"):
+        fusion = make_fusion(implementation=implementation, bias=True)
+        assert not torch.allclose(fusion.mix.conv.weight, plain["mix.conv.weight"])
+        fusion.reset_equalizers()
+        for key, value in plain.items():
+            torch.testing.assert_close(fusion.state_dict()[key], value, rtol=0, atol=1e-12, msg=key)
+
+
+def test_initializers_are_refused_where_no_weight_can_take_them():
+    with pytest.raises(ValueError, match="'init': Sum has no weights whose training"):
+        make_fusion("sum", implementation="init")
+    with pytest.raises(ValueError, match="'init_scaled': SoftmaxSum has no weights"):
+        make_fusion("softmax", implementation="init_scaled")
+    with pytest.raises(ValueError, match="a weighted sum has one weight per branch"):
+        make_fusion("softmax", implementation="init", granularity="channel")
+    with pytest.raises(ValueError, match="GroupNorm behind it does not remove"):
+        Fusion(
+            {"a": Branch(2)},
+            combine=Concat(),
+            mix=ConvNormAct(2, 2, norm=lambda channels: nn.GroupNorm(1, channels)),
+            equalizer=EqualizerSpec(implementation="init"),
+        )
 
 
 def test_state_dict_keys_are_stable():

@@ -33,6 +33,11 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
     head.LOSS_TYPE = "cross_entropy"
     head.DROPOUT = 0.1  # share of channels dropped before the classifier (mmsegmentation's dropout_ratio)
     head.POOL_SCALES = [1, 2, 3, 6]  # cells per side of the pyramid pooling module's pooled maps (PSPNet)
+    head.CONTEXT_GATE = False  # gates, of kind MODEL.GATE, in pyramid and atrous pooling (our reading of GSTO)
+    # DeepLab's keys.
+    head.ASPP_DILATIONS = []  # beside the 1x1 convolution; empty: [6, 12, 18] at output stride 16, scaled with others
+    head.ASPP_CHANNELS = 0  # width of the atrous pooling; 0: CONVS_DIM
+    head.PROJECT_CHANNELS = [48]  # of the low level
 
     # Auxiliary FCN heads on single backbone levels, one weight per level; empty lists: none.
     cfg.MODEL.AUX_HEAD = node()
@@ -44,8 +49,8 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
 
     # The head's final Fusion.
     cfg.MODEL.FUSION = node()
-    cfg.MODEL.FUSION.TRANSFER = ""  # "", "bilinear", "nearest"
-    cfg.MODEL.FUSION.COMBINE = ""  # "", "concat", "sum"
+    cfg.MODEL.FUSION.TRANSFER = ""  # "", "bilinear", "nearest", "gated", "supervised_gated", "aligned"
+    cfg.MODEL.FUSION.COMBINE = ""  # "", "concat", "sum", "softmax", "fast_normalized"
 
     _add_loss_keys(cfg, node)
 

@@ -4,8 +4,9 @@ from .aligned import Aligned
 from .combine import COMBINES, Concat, FastNormalizedSum, SoftmaxSum, Sum, WeightedSum, make_combine
 from .equalizer import EqualizerSpec, ScaleEqualizer
 from .fusion import Branch, Fusion, Observation
+from .initializer import scale_optimizer_steps
 from .laterals import LATERALS, Select, make_lateral
-from .pooling import pyramid_pooling
+from .pooling import atrous_pooling, pyramid_pooling
 from .transfers import DOWN_TRANSFERS, TRANSFERS, Deconv, Gated, Keep, Pool, Progressive, Resize, make_transfer
 
 __all__ = [
@@ -31,8 +32,10 @@ __all__ = [
     "SoftmaxSum",
     "Sum",
     "WeightedSum",
+    "atrous_pooling",
     "make_combine",
     "make_lateral",
     "make_transfer",
     "pyramid_pooling",
+    "scale_optimizer_steps",
 ]

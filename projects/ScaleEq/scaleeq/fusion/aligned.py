@@ -73,7 +73,10 @@ class Aligned(nn.Module):
     def offsets(self, upsampled: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """upsampled, reference: (N, C, H, W) -> offsets (N, 2 * G * 9, H, W), pixels, and masks (N, G * 9, H, W)."""
         seen = upsampled if self.mix is None else self.mix(torch.cat((reference, 2 * upsampled), 1))
-        predicted = self.predictor(seen)
+        return self.split(self.predictor(seen))
+
+    def split(self, predicted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """predicted: (N, 3 * G * 9, H, W) -> offsets (N, 2 * G * 9, H, W) and masks (N, G * 9, H, W)."""
         split = 2 * self.groups * TAPS
         return predicted[:, :split], predicted[:, split:].sigmoid()
 

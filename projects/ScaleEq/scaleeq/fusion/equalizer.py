@@ -2,8 +2,8 @@
 
 Deviations from the paper, chosen by EqualizerSpec: the paper's text does not say whether the pair is one number per
 branch or one per channel ("branch" is our reading), and it folds the equalizer into the initial weights before
-training, which is the same function at the first step and a different training; "module" and "reparametrize" keep the
-equalizer through training.
+training ("init"), which is the same function at the first step and a different training; "module", "reparametrize" and
+"init_scaled" train with the equalizer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 from ..ops import equalize_branch
 from .combine import Affine
 
-IMPLEMENTATIONS = ("reparametrize", "module")
+IMPLEMENTATIONS = ("reparametrize", "module", "init", "init_scaled")
 GRANULARITIES = ("branch", "channel")
 STATISTICS = ("std", "rms")
 STATISTICS_OF = ("upsampled", "source")

@@ -18,6 +18,7 @@ from torch import nn
 
 from .combine import Affine, WeightedSum, combined_affine
 from .equalizer import EqualizerSpec, ScaleEqualizer
+from .initializer import INITIALIZERS, refusal, scale_initial_weights
 from .transfers import Keep
 
 
@@ -89,6 +90,8 @@ class Fusion(nn.Module):
                     f"a scale equalizer before {type(self.mix).__name__} has no weights to go to: "
                     "mix needs forward(x, input_scale) and fold_input_affine(scale, shift), as ConvNormAct has"
                 )
+            if self._is_initializer and (reason := refusal(self)):
+                raise ValueError(f"SCALE_EQUALIZER.IMPLEMENTATION {equalizer.implementation!r}: {reason}")
             for name, branch in branches.items():
                 self.equalizers[name] = ScaleEqualizer(branch.channels, granularity=equalizer.granularity)
         self.observer: Observer | None = None
@@ -101,12 +104,12 @@ class Fusion(nn.Module):
         }
         reference = sources[self.reference]
         maps = [self._equalized_branch(name, source, reference) for name, source in sources.items()]
-        if self._scales_weights:
+        if self._implementation != "reparametrize":
+            return self.mix(self.combine(maps))
+        if self.combine.concatenates:
             scales = torch.cat([equalizer.scale() for equalizer in self.equalizer_of.values()])
             return self.mix(self.combine(maps), scales)
-        if self._reparametrized:
-            return self.mix(self.combine(maps, [equalizer.affine() for equalizer in self.equalizer_of.values()]))
-        return self.mix(self.combine(maps))
+        return self.mix(self.combine(maps, [equalizer.affine() for equalizer in self.equalizer_of.values()]))
 
     @property
     def equalizer_of(self) -> dict[str, ScaleEqualizer]:
@@ -114,31 +117,32 @@ class Fusion(nn.Module):
         return cast("dict[str, ScaleEqualizer]", dict(self.equalizers.items()))
 
     @property
-    def _reparametrized(self) -> bool:
-        return self.equalizer_spec is not None and self.equalizer_spec.implementation == "reparametrize"
+    def _implementation(self) -> str:
+        return "" if self.equalizer_spec is None else self.equalizer_spec.implementation
 
     @property
-    def _scales_weights(self) -> bool:
-        return self._reparametrized and self.combine.concatenates
+    def _is_initializer(self) -> bool:
+        return self._implementation in INITIALIZERS
 
     def _equalized_branch(self, name: str, source: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """A branch, transferred, and equalized as far as it is not done by what follows (reparametrized).
+        """A branch, transferred, and equalized as far as weights or combine do not do it.
 
-        Before a concatenation, 1 / std is in the weights and the mean is subtracted before the transfer where that is
-        the same. In a sum, the combine does both.
+        In the weights of a concatenation's mix is 1 / std; then the mean is subtracted, before the transfer where that
+        is the same. A sum takes scale and mean as coefficients and an offset; "init" has both in its initial weights.
         """
         transfer = cast(Branch, self.branches[name]).transfer
         equalizer = self.equalizer_of.get(name)
-        if equalizer is not None and self._scales_weights and transfer.keeps_constants:
+        scaled = self.combine.concatenates and self._implementation in ("reparametrize", "init_scaled")
+        if equalizer is not None and scaled and transfer.keeps_constants:
             centered = equalizer.center(source)
             transferred = transfer(centered, reference)
             self._observe(name, centered, transferred, 1.0, equalizer.mean)
             return transferred
         transferred = transfer(source, reference)
         self._observe(name, source, transferred)
-        if equalizer is None or (self._reparametrized and not self._scales_weights):
-            return transferred
-        return equalizer.center(transferred) if self._scales_weights else equalizer(transferred)
+        if equalizer is not None and scaled:
+            return equalizer.center(transferred)
+        return equalizer(transferred) if equalizer is not None and self._implementation == "module" else transferred
 
     def _observe(
         self,
@@ -158,7 +162,11 @@ class Fusion(nn.Module):
             return
         equalizers = [equalizer.double() for equalizer in self.equalizer_of.values()]
         scales, shifts = [e.scale() for e in equalizers], [e.shift() for e in equalizers]
-        if self.combine.concatenates:
+        if self._implementation == "init_scaled":  # the weights have the scale already
+            scales, shifts = [torch.ones_like(s) for s in scales], [t / s for s, t in zip(scales, shifts, strict=True)]
+        if self._implementation == "init":
+            pass  # the weights have everything
+        elif self.combine.concatenates:
             self.mix.fold_input_affine(torch.cat(scales), torch.cat(shifts))
         else:
             dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
@@ -168,3 +176,15 @@ class Fusion(nn.Module):
             self.combine = WeightedSum(torch.stack(coefficients).to(dtype), offset.to(dtype))
         self.equalizers = nn.ModuleDict()
         self.equalizer_spec = None
+
+    def initialize(self) -> None:
+        """Put calibrated statistics into the initial weights, where the implementation says so."""
+        if self._is_initializer:
+            scale_initial_weights(self)
+
+    def reset_equalizers(self) -> None:
+        """Back to uncalibrated equalizers, and to the weights from before."""
+        if self._is_initializer and all(equalizer.calibrated for equalizer in self.equalizer_of.values()):
+            scale_initial_weights(self, undo=True)
+        for equalizer in self.equalizer_of.values():
+            equalizer.reset()

@@ -1,4 +1,10 @@
-"""Pyramid pooling (PSPNet, arXiv 1612.01105) as a Fusion of a map with its pooled versions."""
+"""Contexts: a top level fused with what is seen around each of its pixels, as one Fusion.
+
+Sources: pyramid pooling (PSPNet, arXiv 1612.01105), atrous spatial pyramid pooling (DeepLabV3, arXiv 1706.05587, and
+its separable form, DeepLabV3+, arXiv 1802.02611), both as mmsegmentation builds them. Gates in them are our reading of
+GSTO (arXiv 2005.13363), which reports them and does not show them: in pyramid pooling before each pooling and before
+its upsampling, in the atrous one on the input of each branch.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +12,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..layers import ConvNormAct, NormFactory, batch_norm
-from .combine import Concat
+from ..layers import ConvNormAct, Gate, NormFactory, SeparableBlock, batch_norm
+from .combine import Concat, make_combine
 from .equalizer import EqualizerSpec
 from .fusion import Branch, Fusion
-from .transfers import Resize
+from .transfers import Gated, Resize
 
 
 def pyramid_pooling(
@@ -18,18 +24,92 @@ def pyramid_pooling(
     channels: int,
     *,
     pool_scales: Sequence[int] = (1, 2, 3, 6),
+    transfer: str = "bilinear",
     norm: NormFactory | None = batch_norm,
+    gate: str = "",
     equalizer: EqualizerSpec | None = None,
 ) -> Fusion:
     """Fusion x: (N, in_channels, H, W) -> (N, channels, H, W).
 
     Branches: "input", x itself, and "pool<k>", x averaged to k x k cells, 1x1 convolution to `channels`, upsampled.
         Mixed by 3x3.
+
+    Args:
+        pool_scales: cells per side; different ones.
+        transfer: of the pooled maps, "bilinear" or "nearest".
+        gate: kind of the gates; "": none.
     """
+    _check_different("POOL_SCALES", pool_scales)
     branches = {"input": Branch(in_channels)}
     for scale in pool_scales:
-        lateral = nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvNormAct(in_channels, channels, norm=norm))
-        branches[f"pool{scale}"] = Branch(channels, lateral=lateral, transfer=Resize("bilinear"))
+        pool = _pooled(in_channels, channels, scale, norm)
+        upsample = Gated(Gate(channels, kind=gate)) if gate else Resize(transfer)
+        branches[f"pool{scale}"] = Branch(channels, lateral=_gated(pool, in_channels, gate), transfer=upsample)
     width = in_channels + channels * len(pool_scales)
     mix = ConvNormAct(width, channels, kernel_size=3, norm=norm)
     return Fusion(branches, combine=Concat(), mix=mix, reference="input", equalizer=equalizer)
+
+
+def atrous_pooling(
+    in_channels: int,
+    channels: int,
+    *,
+    dilations: Sequence[int] = (6, 12, 18),
+    separable: bool = False,
+    combine: str = "concat",
+    norm: NormFactory | None = batch_norm,
+    gate: str = "",
+    equalizer: EqualizerSpec | None = None,
+) -> Fusion:
+    """Fusion x: (N, in_channels, H, W) -> (N, channels, H, W).
+
+    Branches, all `channels` wide: "pool", the mean of x over the image; "conv", a 1x1 convolution; "dilated<d>", a 3x3
+        convolution of dilation d. Mixed by 3x3.
+
+    Args:
+        dilations: of the 3x3 convolutions, pixels of x; different ones.
+        separable: those are depthwise, then 1x1.
+        combine: one of fusion.COMBINES.
+        gate: kind of the gates; "": none.
+    """
+    _check_different("ASPP_DILATIONS", dilations)
+    laterals: dict[str, nn.Module] = {
+        "pool": _pooled(in_channels, channels, 1, norm),
+        "conv": ConvNormAct(in_channels, channels, norm=norm),
+    }
+    for dilation in dilations:
+        laterals[f"dilated{dilation}"] = (
+            SeparableBlock(in_channels, channels, dilation=dilation, norm=norm)
+            if separable
+            else ConvNormAct(in_channels, channels, kernel_size=3, dilation=dilation, norm=norm)
+        )
+    branches = {
+        name: Branch(
+            channels, lateral=_gated(lateral, in_channels, gate), transfer=Resize() if name == "pool" else None
+        )
+        for name, lateral in laterals.items()
+    }
+    combined = make_combine(combine, len(branches))
+    width = channels * len(branches) if combined.concatenates else channels
+    mix = ConvNormAct(width, channels, kernel_size=3, norm=norm)
+    return Fusion(branches, combine=combined, mix=mix, reference="conv", equalizer=equalizer)
+
+
+def _check_different(key: str, numbers: Sequence[int]) -> None:
+    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 1:
+        raise ValueError(f"{key} is {list(numbers)}; give different positive whole numbers, at least one")
+
+
+def _gated(lateral: nn.Module, channels: int, gate: str) -> nn.Module:
+    return nn.Sequential(Gate(channels, kind=gate), lateral) if gate else lateral
+
+
+def _pooled(in_channels: int, channels: int, cells: int, norm: NormFactory | None) -> nn.Sequential:
+    """Mean over cells x cells, then a 1x1 convolution block. ValueError for a norm that leaves nothing of one cell."""
+    block = ConvNormAct(in_channels, channels, norm=norm)
+    if cells == 1 and isinstance(block.norm, nn.GroupNorm) and block.norm.num_groups == channels:
+        raise ValueError(
+            f"NORM 'GN' has a group for each of {channels} channels, so a map pooled to one cell is normalised to 0; "
+            "use more channels or NORM 'BN'"
+        )
+    return nn.Sequential(nn.AdaptiveAvgPool2d(cells), block)

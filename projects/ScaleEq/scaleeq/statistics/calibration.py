@@ -3,8 +3,8 @@ algorithm 1).
 
 Fusions are measured one after another in the order in which they run, so that each sees its inputs equalized already
 (UPerNet: the pyramid pooling, then the final fusion). Batch norms use batch statistics, because a fresh decoder's
-running statistics are meaningless; dropout, drop path and autocast are off. Parameters, buffers (except the
-equalizers') and the random state stay bit-identical.
+running statistics are meaningless; dropout, drop path and autocast are off. Parameters (but for those that an
+initializer scales), buffers (but for the equalizers') and the random state stay bit-identical.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def calibrate(
         progress: told one line per fusion; default the log.
 
     Returns:
-        What was measured. On an error the equalizers are as they were.
+        What was measured. On an error the equalizers (and the weights that an initializer scales) are as they were.
 
     Raises:
         ValueError: no equalizers; an empty loader; an equalizer that the forward never reaches; a branch that is not
@@ -98,8 +98,7 @@ def calibrate(
     saved = {name: [b.clone() for b in fusion.equalizers.buffers()] for name, fusion in fusions.items()}
     try:
         for fusion in fusions.values():
-            for equalizer in fusion.equalizer_of.values():
-                equalizer.reset()
+            fusion.reset_equalizers()
         buffers = [b for fusion in fusions.values() for b in fusion.equalizers.buffers()]
         with measuring(model, written=buffers):
             while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
@@ -109,8 +108,11 @@ def calibrate(
                 tell(report.line(measurement.name))
     except BaseException:
         for name, fusion in fusions.items():
+            fusion.reset_equalizers()
             for buffer, value in zip(fusion.equalizers.buffers(), saved[name], strict=True):
                 buffer.copy_(value)
+            if is_calibrated(fusion):
+                fusion.initialize()
         raise
     return report
 
@@ -224,4 +226,5 @@ class _Measurement:
                 )
                 stds = torch.where(dead, 1.0, stds)
             equalizer.set_statistics(torch.zeros_like(means) if rms else means, stds, self.num_images)
+        fusion.initialize()
         return measured

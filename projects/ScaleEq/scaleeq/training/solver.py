@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from scaleeq.engine import CfgNode
+from scaleeq.fusion import scale_optimizer_steps
 
 from .parameter_groups import groups_from_config
 
@@ -44,11 +45,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     solver = cfg.SOLVER
     groups = groups_from_config(cfg, model)
+    optimizer: torch.optim.Optimizer
     if solver.OPTIMIZER == "SGD":
-        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
-    if solver.OPTIMIZER == "ADAMW":
-        return torch.optim.AdamW(groups, lr=solver.BASE_LR)
-    raise _unknown("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
+        optimizer = torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    elif solver.OPTIMIZER == "ADAMW":
+        optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR)
+    else:
+        raise _unknown("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
+    scale_optimizer_steps(model, optimizer)
+    return optimizer
 
 
 # ---------------------------------------------------------------------------------------------------- schedule

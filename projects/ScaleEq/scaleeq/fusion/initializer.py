@@ -1,0 +1,118 @@
+"""The paper's auxiliary initializer (arXiv 2402.01149): statistics go into the initial weights, once.
+
+"init" is the paper: the function of the first step is the equalized one, the training that follows is not, because a
+weight w = v / std takes other steps than v would. "init_scaled" repairs that: the weight that is stored is still w, but
+gradients and optimizer see v = w * std, so that any optimizer trains it exactly as "module" does; the mean is
+subtracted before the weights, where it stays until the fold.
+
+What a weight cannot take is refused when the model is built: a plain sum has no weight per branch. "init" leaves the
+mean to a bias where the convolution has one (inexact at a zero-padded border, as the paper's formula is); without one
+the norm behind it removes a constant per channel, if it is a batch norm. In a softmax or fast-normalized sum it scales
+the branches' weights; the common factor and the means are left to the norm behind the sum.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..layers import per_weight
+from .combine import FastNormalizedSum, SoftmaxSum
+
+if TYPE_CHECKING:
+    from .fusion import Fusion
+
+INITIALIZERS = ("init", "init_scaled")
+
+
+def refusal(fusion: Fusion) -> str:
+    """Why the initializer of a fusion's spec has no weight to go to; empty where it has one."""
+    assert fusion.equalizer_spec is not None
+    kind, statistic = fusion.equalizer_spec.implementation, fusion.equalizer_spec.statistic
+    if fusion.combine.concatenates:
+        if not hasattr(fusion.mix, "consumer"):
+            return f"{type(fusion.mix).__name__} does not name the convolution that reads the concatenation"
+        if kind == "init" and statistic == "std" and fusion.mix.consumer.bias is None:
+            norm = getattr(fusion.mix, "norm", None)
+            if not isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.InstanceNorm2d)):
+                return (
+                    f"the convolution has no bias to take the mean, and {type(norm).__name__} behind it does not "
+                    "remove a constant per channel; use STATISTIC 'rms', which has no mean"
+                )
+        return ""
+    if kind == "init" and isinstance(fusion.combine, (SoftmaxSum, FastNormalizedSum)):
+        return "" if fusion.equalizer_spec.granularity == "branch" else "a weighted sum has one weight per branch"
+    return f"{type(fusion.combine).__name__} has no weights whose training could follow the initial scale"
+
+
+@torch.no_grad()
+def scale_initial_weights(fusion: Fusion, *, undo: bool = False) -> None:
+    """Put the statistics of a calibrated fusion's equalizers into the weights that consume its branches.
+
+    undo: take them out again, as far as training has not changed what that means.
+    """
+    assert fusion.equalizer_spec is not None
+    equalizers = list(fusion.equalizer_of.values())
+    if isinstance(fusion.combine, SoftmaxSum):
+        shift = torch.stack([equalizer.std.log() for equalizer in equalizers])
+        fusion.combine.logits.sub_(-shift if undo else shift)
+        return
+    if isinstance(fusion.combine, FastNormalizedSum):
+        stds = torch.stack([equalizer.std for equalizer in equalizers])
+        fusion.combine.raw_weights.mul_(stds if undo else stds.reciprocal())
+        return
+    conv: nn.Conv2d = fusion.mix.consumer
+    scale = per_weight(conv, torch.cat([equalizer.scale() for equalizer in equalizers])).to(conv.weight.dtype)
+    if undo:
+        _shift_bias(fusion, conv, sign=1.0)
+        conv.weight.div_(scale)
+    else:
+        conv.weight.mul_(scale)
+        _shift_bias(fusion, conv, sign=-1.0)
+
+
+def _shift_bias(fusion: Fusion, conv: nn.Conv2d, *, sign: float) -> None:
+    """Add sign * (sum over inputs and taps of weight * mean) to the bias, for "init"."""
+    assert fusion.equalizer_spec is not None
+    if fusion.equalizer_spec.implementation == "init" and conv.bias is not None:
+        means = [equalizer.mean.reshape(-1).expand(equalizer.channels) for equalizer in fusion.equalizer_of.values()]
+        conv.bias.add_(sign * (conv.weight * per_weight(conv, torch.cat(means))).sum((1, 2, 3)))
+
+
+def scale_optimizer_steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Let `optimizer` train the weights of "init_scaled" fusions as if they were those of "module".
+
+    Gradients are divided by the std where they arise (so clipping sees the right norm), and each step is taken on
+    w * std. Call it once, on the model that the optimizer trains; models without such fusions are left alone.
+    """
+    from .fusion import Fusion
+
+    fusions = [module for module in model.modules() if isinstance(module, Fusion) and _is_scaled(module)]
+    for fusion in fusions:
+        fusion.mix.consumer.weight.register_hook(lambda gradient, fusion=fusion: gradient * _scale_of(fusion))
+    if not fusions:
+        return
+
+    @torch.no_grad()
+    def enter(*_: object) -> None:
+        for fusion in fusions:
+            fusion.mix.consumer.weight.div_(_scale_of(fusion))
+
+    @torch.no_grad()
+    def leave(*_: object) -> None:
+        for fusion in fusions:
+            fusion.mix.consumer.weight.mul_(_scale_of(fusion))
+
+    optimizer.register_step_pre_hook(enter)
+    optimizer.register_step_post_hook(leave)
+
+
+def _is_scaled(fusion: Fusion) -> bool:
+    return fusion.equalizer_spec is not None and fusion.equalizer_spec.implementation == "init_scaled"
+
+
+def _scale_of(fusion: Fusion) -> torch.Tensor:
+    conv = fusion.mix.consumer
+    return per_weight(conv, torch.cat([e.scale() for e in fusion.equalizer_of.values()])).to(conv.weight.dtype)

@@ -21,6 +21,7 @@ from .engine import (
 )
 from .heads.base import SegmentationHead
 from .heads.fcn import auxiliary_heads
+from .losses import LossOptions, SegmentationLoss
 from .ops import resize
 
 
@@ -29,9 +30,11 @@ class ScaleEqSegmentor(nn.Module):
     """Semantic segmentation: normalises and pads the images, runs backbone and head, trains the auxiliary heads.
 
     Args:
-        backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride).
+        backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride). In training it may add "aux_logits",
+            name -> (N, num_classes, h, w), which become losses "loss_aux_<name>"; heads do not see them.
         sem_seg_head: a head of scaleeq.heads.
         aux_heads: level -> head, in training only.
+        aux_losses: name -> loss of these logits of the backbone.
         pixel_mean, pixel_std: per channel, in INPUT.FORMAT order, in units of the image (0..255).
     """
 
@@ -45,6 +48,7 @@ class ScaleEqSegmentor(nn.Module):
         backbone: Backbone,
         sem_seg_head: SegmentationHead,
         aux_heads: Mapping[str, nn.Module] | None = None,
+        aux_losses: Mapping[str, nn.Module] | None = None,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     ):
@@ -52,6 +56,7 @@ class ScaleEqSegmentor(nn.Module):
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.aux_heads = nn.ModuleDict(aux_heads or {})
+        self.aux_losses = nn.ModuleDict(aux_losses or {})
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -64,6 +69,7 @@ class ScaleEqSegmentor(nn.Module):
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
             "aux_heads": auxiliary_heads(cfg, backbone.output_shape()),
+            "aux_losses": auxiliary_losses(cfg, getattr(backbone, "aux_loss_weights", {})),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -101,9 +107,12 @@ class ScaleEqSegmentor(nn.Module):
         """images: (N, 3, H, W), normalised -> (N, num_classes, h, w) at the head's stride."""
         return self.sem_seg_head.logits(self.backbone(images))
 
-    def losses(self, features: Mapping[str, torch.Tensor], targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """features: level -> maps; targets: (N, H, W) -> name -> loss, the auxiliary ones named after their level."""
+    def losses(self, features: Mapping[str, Any], targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """features: the backbone's; targets: (N, H, W) -> name -> loss, the auxiliary ones named after their level."""
+        features = dict(features)
+        aux_logits = features.pop("aux_logits", {})
         _, losses = self.sem_seg_head(features, targets)
+        losses |= {f"loss_aux_{name}": loss(aux_logits[name], targets) for name, loss in self.aux_losses.items()}
         for level, head in self.aux_heads.items():
             _, auxiliary = head(features, targets)
             losses |= {f"{name}_aux_{level}": loss for name, loss in auxiliary.items()}
@@ -135,3 +144,13 @@ class ScaleEqSegmentor(nn.Module):
         for target, label in zip(padded, labels, strict=True):
             target[: label.shape[-2], : label.shape[-1]] = label
         return padded
+
+
+def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, SegmentationLoss]:
+    """The losses of a backbone's "aux_logits": name -> the main head's loss with that weight, and without OHEM."""
+    options = LossOptions.from_config(cfg).without_ohem()
+    ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    return {
+        name: SegmentationLoss(ignore_value=ignore_value, weight=weight, options=options)
+        for name, weight in weights.items()
+    }

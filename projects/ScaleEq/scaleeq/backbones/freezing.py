@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from timm.models.hrnet import HighResolutionNetFeatures
 from timm.models.twins import Twins
 from torch import nn
 
 STEM = 1  # stages are numbered as in FREEZE_AT: 1 is the stem, 2 computes res2, ..., 5 computes res5
 LAST_STAGE = 5
+HRNET_STAGES = ("layer1", "stage2", "stage3", "stage4")
 
 
 def stages_in_order(names: Iterable[str], level_modules: Sequence[str]) -> dict[str, int]:
@@ -49,15 +49,15 @@ def stages_of_twins(names: Iterable[str]) -> dict[str, int]:
 
 
 def stages_of(body: nn.Module, model_name: str) -> dict[str, int]:
-    """The stage, 1 to 5, of every module of `body`, a timm model made with features_only.
+    """The stage, 1 to 5, of every module of `body`, a timm model made with features_only or hrnet.py's.
 
     Raises ValueError for a model whose stages are not known.
     """
     names = [name for name, _ in body.named_modules() if name]
     if isinstance(getattr(body, "model", None), Twins):
         return stages_of_twins(names)
-    if isinstance(body, HighResolutionNetFeatures):  # every level of its output needs every stage
-        return stages_in_order(names, ["layer1", "stage2", "stage3", "stage4"])
+    if set(HRNET_STAGES) <= set(names):  # every level of its output needs every stage
+        return stages_in_order(names, HRNET_STAGES)
     info: Any = body.feature_info
     level_modules = [name if name in names else name.replace(".", "_") for name in info.module_name()]
     if missing := [name for name in level_modules if name not in names]:

@@ -70,7 +70,7 @@ class TimmBackbone(Backbone):
         """
         super().__init__()
         self.name = name
-        self.body = _create(name, in_channels, pretrained, pretrained_file, drop_path_rate)
+        self.body = create_body(name, in_channels, pretrained, pretrained_file, drop_path_rate)
         info: Any = self.body.feature_info
         self._channels = dict(zip(LEVELS.values(), info.channels(), strict=True))
         self._channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
@@ -150,8 +150,10 @@ def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
     return TimmBackbone(**TimmBackbone.from_config(cfg, input_shape))
 
 
-def _create(name: str, in_channels: int, pretrained: bool, pretrained_file: str, drop_path_rate: float) -> nn.Module:
-    """The timm model that returns the four levels and has nothing that they do not need."""
+def create_body(
+    name: str, in_channels: int, pretrained: bool, pretrained_file: str, drop_path_rate: float = 0.0
+) -> nn.Module:
+    """The timm model that returns the four levels and has nothing that they do not need; see TimmBackbone."""
     if ":" not in name and not timm.is_model(name):  # "hf-hub:..." and "local-dir:..." name a place, not a model
         nearest = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
         raise ValueError(f"timm {timm.__version__} has no model {name!r}. Nearest: {', '.join(nearest) or 'none'}")

@@ -1,22 +1,26 @@
 """Small shared modules."""
 
 from .conv import ConvNormAct, conv_with_input_scale, per_weight
-from .gate import Gate, SupervisedGate
-from .norm import BatchNorm2d, NormFactory, batch_norm, norm_factory
+from .gate import Gate, LogitsGate, SupervisedGate
+from .norm import BatchNorm2d, NormFactory, batch_norm, norm_factory, normalizes_channels, replace_batch_norms
 from .offset_conv import OffsetConv2d, fold_input_affine
-from .separable import SeparableConv
+from .separable import SeparableBlock, SeparableConv
 
 __all__ = [
     "BatchNorm2d",
     "ConvNormAct",
     "Gate",
+    "LogitsGate",
     "NormFactory",
     "OffsetConv2d",
+    "SeparableBlock",
     "SeparableConv",
     "SupervisedGate",
     "batch_norm",
     "conv_with_input_scale",
     "fold_input_affine",
     "norm_factory",
+    "normalizes_channels",
     "per_weight",
+    "replace_batch_norms",
 ]

@@ -1,7 +1,10 @@
 """Spatial gates (GSTO, arXiv 2005.13363, equations 1 to 4): a factor per pixel, shared by all channels.
 
-"paper" is the equations' gate, 1x1 convolution and sigmoid, in (0, 1). "reference" is the one of the authors' released
-code, with batch norm and ReLU between the two: in [0.5, 1), and the one that their weights need.
+"paper" is the equations' gate, a 1x1 convolution and a sigmoid, in (0, 1). "reference" is the one of the authors'
+released code, with batch norm and ReLU between the two: in [0.5, 1), and the one that their weights need. There, class
+logits at a finer resolution pass through 3x3 convolutions, all but the first of stride 2; for "paper" we resize them.
+
+Convolutions start at N(0, 0.001), as all of the released code's do: a "paper" gate starts at about one half everywhere.
 """
 
 from __future__ import annotations
@@ -9,9 +12,22 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..ops import resize
 from .norm import batch_norm
 
 GATES = ("paper", "reference")
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in GATES:
+        raise ValueError(f"MODEL.GATE is {kind!r}; choose one of {', '.join(GATES)}")
+
+
+def _step(channels: int, kind: str, *, kernel_size: int = 1, stride: int = 1) -> list[nn.Module]:
+    """One convolution to a single channel, and what follows it before the sigmoid."""
+    conv = nn.Conv2d(channels, 1, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+    nn.init.normal_(conv.weight, std=0.001)
+    return [conv, batch_norm(1), nn.ReLU()] if kind == "reference" else [conv]
 
 
 class Gate(nn.Module):
@@ -20,15 +36,39 @@ class Gate(nn.Module):
     def __init__(self, channels: int, *, kind: str = "paper"):
         """ValueError: an unknown kind."""
         super().__init__()
-        if kind not in GATES:
-            raise ValueError(f"MODEL.GATE is {kind!r}; choose one of {', '.join(GATES)}")
-        conv = nn.Conv2d(channels, 1, 1, bias=False)
-        between = [batch_norm(1), nn.ReLU()] if kind == "reference" else []
-        self.map = nn.Sequential(conv, *between, nn.Sigmoid())
+        _check_kind(kind)
+        self.map = nn.Sequential(*_step(channels, kind), nn.Sigmoid())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (N, C, H, W) -> (N, C, H, W)."""
         return x * self.map(x)
+
+
+class LogitsGate(nn.Module):
+    """x * g(P), for class logits P that something else computes and trains; `map` computes g."""
+
+    def __init__(self, num_classes: int, *, kind: str = "paper", halvings: int = 0):
+        """halvings: how often the logits' size must be halved (rounded up) to be that of x.
+
+        ValueError: an unknown kind; no classes.
+        """
+        super().__init__()
+        _check_kind(kind)
+        if num_classes < 1:
+            raise ValueError(f"a supervised gate predicts classes; num_classes is {num_classes}")
+        self.resizes = kind == "paper"
+        kernel_size = 1 if self.resizes else 3
+        steps = _step(num_classes, kind, kernel_size=kernel_size)
+        if not self.resizes:
+            for _ in range(halvings):
+                steps += _step(1, kind, kernel_size=3, stride=2)
+        self.map = nn.Sequential(*steps, nn.Sigmoid())
+
+    def forward(self, x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, H, W); logits: (N, num_classes, H * 2**halvings, W * 2**halvings) -> (N, C, H, W)."""
+        if self.resizes:
+            logits = resize(logits, (x.shape[-2], x.shape[-1]))
+        return x * self.map(logits)
 
 
 class SupervisedGate(nn.Module):
@@ -37,12 +77,11 @@ class SupervisedGate(nn.Module):
     In training `logits` holds the latest P(x), (N, num_classes, H, W), for that loss.
     """
 
-    def __init__(self, channels: int, num_classes: int):
+    def __init__(self, channels: int, num_classes: int, *, kind: str = "paper"):
+        """ValueError: an unknown kind; no classes."""
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"a supervised gate predicts classes; num_classes is {num_classes}")
+        self.gate = LogitsGate(num_classes, kind=kind)
         self.predictor = nn.Conv2d(channels, num_classes, 1)
-        self.map = nn.Sequential(nn.Conv2d(num_classes, 1, 1, bias=False), nn.Sigmoid())
         self.logits: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -50,4 +89,4 @@ class SupervisedGate(nn.Module):
         logits = self.predictor(x)
         if self.training:
             self.logits = logits
-        return x * self.map(logits)
+        return self.gate(x, logits)

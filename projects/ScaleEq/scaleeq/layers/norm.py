@@ -9,6 +9,7 @@ trains at batch size 1.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,13 @@ class ChannelLayerNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def normalizes_channels(norm: nn.Module) -> bool:
+    """Whether a norm gives each channel a scale of its own, whatever scale it had (in training)."""
+    if isinstance(norm, nn.GroupNorm):
+        return norm.num_groups == norm.num_channels
+    return isinstance(norm, nn.modules.batchnorm._NormBase)
+
+
 def _group_norm(channels: int) -> nn.Module:
     groups = 32
     if channels % groups:
@@ -57,3 +65,15 @@ def norm_factory(name: str) -> NormFactory | None:
     if name not in factories:
         raise ValueError(f"NORM {name!r} is unknown; choose one of {', '.join(map(repr, NORMS))} or 'SyncBN'")
     return factories[name]
+
+
+def replace_batch_norms(module: nn.Module, norm: NormFactory) -> None:
+    """Exchange each BatchNorm2d inside `module` for a `norm` with the same tensors, eps and momentum, in place."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d) and type(child) in (nn.BatchNorm2d, BatchNorm2d):
+                replacement: Any = norm(child.num_features)
+                replacement.eps, replacement.momentum = child.eps, child.momentum
+                for tensor, value in [*child.named_parameters(), *child.named_buffers()]:
+                    setattr(replacement, tensor, value)
+                setattr(parent, name, replacement.train(child.training))

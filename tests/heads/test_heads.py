@@ -48,8 +48,7 @@ def make_head(case: dict) -> nn.Module:
     if case["head"] == "UPerHead":
         return UPerHead(input_shape=levels, channels=case["channels"], num_classes=case["num_classes"])
     return FCNHead(
-        in_feature="res4",
-        input_shape=levels["res4"],
+        input_shape={"res4": levels["res4"]},
         channels=case["channels"],
         num_classes=case["num_classes"],
         num_convs=case["options"]["num_convs"],

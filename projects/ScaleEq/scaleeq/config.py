@@ -24,6 +24,9 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
     cfg.MODEL.TIMM.PRETRAINED = False  # ImageNet weights through timm's hub
     cfg.MODEL.TIMM.PRETRAINED_FILE = ""  # a local timm checkpoint, the alternative where the hub is out of reach
     cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0  # stochastic depth, share of dropped paths in the last block
+    cfg.MODEL.TIMM.WIDTH_MULTIPLIER = 1.0  # of an EfficientNet-B0's channels
+    cfg.MODEL.TIMM.DEPTH_MULTIPLIER = 1.0  # of its number of blocks
+    cfg.MODEL.TIMM.BN_MOMENTUM = 0.0  # of every batch norm, torch's definition (TensorFlow's 0.99 is 0.01); 0: timm's
     cfg.MODEL.TIMM.LEVEL_NORM = False  # a layer norm on each level (mmsegmentation's Swin, ConvNeXt and Twins-SVT)
 
     cfg.MODEL.GATE = "paper"  # of every gate: "paper" (conv, sigmoid), "reference" (conv, BN, ReLU, sigmoid)
@@ -64,7 +67,7 @@ def _add_pyramid_keys(cfg: Any, node: Any) -> None:
     pyramid = cfg.MODEL.PYRAMID
     pyramid.NAME = ""  # "", "none", "fpn", "fapn", "bifpn"
     pyramid.CHANNELS = 0  # width of every level
-    pyramid.NORM = ""  # as SEM_SEG_HEAD.NORM
+    pyramid.NORM = ""  # "": SEM_SEG_HEAD.NORM; none for the FPN and FaPN of a SemanticFPNHead
     # What brings a level to CHANNELS: "conv" (1x1), "select" (FaPN's FSM), "squeeze_excite" (its ablation).
     pyramid.LATERAL = ""
     # Top-down resizing: "", "bilinear", "nearest", "deconv", "gated" (of kind MODEL.GATE), "aligned" (FaPN's FAM),

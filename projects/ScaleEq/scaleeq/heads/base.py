@@ -15,8 +15,10 @@ from torch import nn
 
 from ..engine import ShapeSpec, comm
 from ..fusion import EqualizerSpec
-from ..layers import NormFactory, norm_factory
+from ..layers import NormFactory, SupervisedGate, norm_factory
 from ..losses import LossOptions, SegmentationLoss
+
+GATE_LOSS_WEIGHT = 0.4  # of a supervised gate's own prediction, as an auxiliary head's
 
 Features = Mapping[str, torch.Tensor]
 
@@ -32,28 +34,29 @@ class SegmentationHead(nn.Module):
     """Base of the heads: subclasses define `fuse(features)`, the map that is classified.
 
     Args:
-        in_features: the levels used, finest first.
+        input_shape: the levels used, finest first: name -> channels and stride. Logits have the finest one's stride.
         channels: width of the map that is classified.
-        common_stride: stride of the logits, pixels.
         dropout: share of channels dropped before the classifier.
     """
 
     def __init__(
         self,
         *,
-        in_features: list[str],
+        input_shape: Mapping[str, Level],
         channels: int,
         num_classes: int,
-        common_stride: int,
         dropout: float = 0.1,
         loss: SegmentationLoss | None = None,
     ):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"NUM_CLASSES is {num_classes}; a head needs at least one class")
-        self.in_features = in_features
-        self.common_stride = common_stride
+        self.in_features = list(input_shape)
+        self.common_stride = input_shape[self.in_features[0]].stride
         self.loss = SegmentationLoss() if loss is None else loss
+        self.gate_loss = SegmentationLoss(
+            ignore_value=self.loss.ignore_value, weight=GATE_LOSS_WEIGHT, options=self.loss.options.without_ohem()
+        )
         self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.classifier.weight, std=0.01)
@@ -80,9 +83,19 @@ class SegmentationHead(nn.Module):
         if self.training:
             if targets is None:
                 raise ValueError("a head in training needs targets: (N, H, W) labels")
-            return None, {"loss_sem_seg": self.loss(logits, targets)}
+            return None, {"loss_sem_seg": self.loss(logits, targets), **self._gate_losses(targets)}
         stride = self.common_stride
         return F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False), {}
+
+    def _gate_losses(self, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """targets: (N, H, W) -> "loss_gate_<fusion>_<branch>" -> loss of that supervised gate's own prediction."""
+        losses = {}
+        for path, gate in self.named_modules():
+            if isinstance(gate, SupervisedGate) and gate.logits is not None:
+                name = "_".join(part for part in path.split(".") if part not in ("branches", "transfer", "gate"))
+                losses[f"loss_gate_{name}"] = self.gate_loss(gate.logits, targets)
+                gate.logits = None  # it holds the graph of this forward
+        return losses
 
 
 def resolve_norm(name: str) -> NormFactory | None:
@@ -103,6 +116,38 @@ def resolve_levels(levels: list[str], input_shape: Mapping[str, ShapeSpec]) -> d
         raise ValueError(f"IN_FEATURES is {levels}; the backbone has {', '.join(input_shape)}")
     found = {level: Level(input_shape[level].channels or 0, input_shape[level].stride or 0) for level in levels}
     return dict(sorted(found.items(), key=lambda item: item[1].stride))
+
+
+def head_arguments(
+    cfg: Any,
+    input_shape: Mapping[str, ShapeSpec],
+    head: str,
+    *,
+    num_levels: int = 0,
+    lacks: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The constructor arguments that all main heads read from the same keys.
+
+    Args:
+        head: its name, for messages.
+        num_levels: how many IN_FEATURES it reads; 0: any number.
+        lacks: parts of the config that mean nothing for it -> why not: "PYRAMID", "FUSION", or one key of such a part.
+    """
+    keys = cfg.MODEL.SEM_SEG_HEAD
+    levels = resolve_levels(keys.IN_FEATURES, input_shape)
+    if num_levels and len(levels) != num_levels:
+        raise ValueError(
+            f"{head} reads {num_levels} {'level' if num_levels == 1 else 'levels'}; "
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {keys.IN_FEATURES}"
+        )
+    refuse_keys(cfg, head, lacks or {})
+    check_common_stride(cfg, next(iter(levels.values())).stride)
+    return {
+        **common_arguments(cfg),
+        "input_shape": levels,
+        "channels": keys.CONVS_DIM,
+        "norm": resolve_norm(keys.NORM),
+    }
 
 
 def common_arguments(cfg: Any) -> dict[str, Any]:
@@ -132,13 +177,18 @@ def check_common_stride(cfg: Any, stride: int) -> int:
     return stride
 
 
-def refuse_keys(cfg: Any, head: str, *keys: str) -> None:
-    """ValueError for a key of MODEL that is set, although the head has no such part."""
-    for key in keys:
-        node, name = key.split(".")
-        value = cfg.MODEL[node][name]
-        if value:
-            raise ValueError(f"MODEL.{key} is {value!r}, but {head} has no {node.lower()}; leave it ''")
+def refuse_keys(cfg: Any, head: str, lacks: Mapping[str, str]) -> None:
+    """ValueError for a key of MODEL that is set, although it means nothing for this head.
+
+    lacks: a part of MODEL ("PYRAMID") or one of its keys ("FUSION.COMBINE") -> why the head has no such thing.
+    """
+    for part, reason in lacks.items():
+        node, _, only = part.partition(".")
+        for key in [only] if only else cfg.MODEL[node]:
+            if value := cfg.MODEL[node][key]:
+                raise ValueError(
+                    f"MODEL.{node}.{key} is {value!r}, but {head} has no {reason}; leave it {type(value)()!r}"
+                )
 
 
 def equalizer_specs(cfg: Any) -> dict[str, EqualizerSpec | None]:

@@ -1,6 +1,8 @@
 """FCNHead, as mmsegmentation builds it: 3x3 convolutions, then optionally a Fusion that concatenates input and result.
 
-One convolution without the concatenation is the auxiliary head of UPerNet and PSPNet.
+One convolution without the concatenation is the auxiliary head of UPerNet and PSPNet. Of several levels, a Fusion
+concatenates all at the finest one's size first, and its 1x1 mix is the head's one convolution: HRNet's head (arXiv
+1904.04514). Parameters and logits equal mmsegmentation's.
 """
 
 from __future__ import annotations
@@ -20,25 +22,27 @@ from .base import (
     Features,
     Level,
     SegmentationHead,
-    check_common_stride,
     common_arguments,
     equalizer_specs,
-    refuse_keys,
+    head_arguments,
     resolve_levels,
     resolve_norm,
 )
+from .final_fusion import FusionOptions
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class FCNHead(SegmentationHead):
-    """Level -> convolutions -> [fusion with the level itself (concat, 3x3)] -> classifier, at the level's stride."""
+    """Level -> convolutions -> [fusion with the level itself (concat, 3x3)] -> classifier, at the level's stride.
+
+    Levels -> fusion (concat, 1x1) -> classifier, at the finest stride.
+    """
 
     @configurable
     def __init__(
         self,
         *,
-        in_feature: str,
-        input_shape: Level,
+        input_shape: Mapping[str, Level],
         channels: int,
         num_classes: int,
         num_convs: int = 2,
@@ -46,45 +50,53 @@ class FCNHead(SegmentationHead):
         norm: NormFactory | None = batch_norm,
         dropout: float = 0.1,
         loss: SegmentationLoss | None = None,
+        fusion: FusionOptions | None = None,
         equalizer: EqualizerSpec | None = None,
     ):
+        """
+        Args:
+            input_shape: one level, or several, finest first: name -> channels and stride.
+            num_convs, concat_input: of the head on one level.
+            fusion: of several levels.
+        """
         super().__init__(
-            in_features=[in_feature],
-            channels=channels,
-            num_classes=num_classes,
-            common_stride=input_shape.stride,
-            dropout=dropout,
-            loss=loss,
+            input_shape=input_shape, channels=channels, num_classes=num_classes, dropout=dropout, loss=loss
         )
+        widths = {level: shape.channels for level, shape in input_shape.items()}
+        if len(widths) > 1:
+            self.fusion = (fusion or FusionOptions()).fusion(
+                widths,
+                mix=lambda width: ConvNormAct(width, channels, norm=norm),
+                num_classes=num_classes,
+                equalizer=equalizer,
+            )
+            return
         if num_convs < 1:
             raise ValueError(f"num_convs is {num_convs}; FCNHead needs at least one convolution")
-        widths = [input_shape.channels] + [channels] * num_convs
-        convs = nn.Sequential(*(ConvNormAct(a, b, kernel_size=3, norm=norm) for a, b in itertools.pairwise(widths)))
+        (width,) = widths.values()
+        steps = itertools.pairwise([width] + [channels] * num_convs)
+        convs = nn.Sequential(*(ConvNormAct(a, b, kernel_size=3, norm=norm) for a, b in steps))
         self.body: nn.Module = convs
         if concat_input:
-            branches = {"input": Branch(input_shape.channels), "convs": Branch(channels, lateral=convs)}
-            mix = ConvNormAct(input_shape.channels + channels, channels, kernel_size=3, norm=norm)
+            branches = {"input": Branch(width), "convs": Branch(channels, lateral=convs)}
+            mix = ConvNormAct(width + channels, channels, kernel_size=3, norm=norm)
             self.body = Fusion(branches, combine=Concat(), mix=mix, equalizer=equalizer)
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-        head = cfg.MODEL.SEM_SEG_HEAD
-        if len(head.IN_FEATURES) != 1:
-            raise ValueError(f"FCNHead reads one level; MODEL.SEM_SEG_HEAD.IN_FEATURES is {head.IN_FEATURES}")
-        refuse_keys(cfg, "FCNHead", "PYRAMID.NAME", "PYRAMID.TRANSFER", "FUSION.TRANSFER", "FUSION.COMBINE")
-        ((level, shape),) = resolve_levels(head.IN_FEATURES, input_shape).items()
-        check_common_stride(cfg, shape.stride)
+        lacks = {"PYRAMID": "pyramid", "SEM_SEG_HEAD.CONTEXT_GATE": "context"}
+        if len(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES) == 1:
+            lacks["FUSION"] = "levels to fuse, with one level in IN_FEATURES"
         return {
-            **common_arguments(cfg),
-            "in_feature": level,
-            "input_shape": shape,
-            "channels": head.CONVS_DIM,
-            "norm": resolve_norm(head.NORM),
+            **head_arguments(cfg, input_shape, "FCNHead", lacks=lacks),
+            "fusion": FusionOptions.from_config(cfg),
             "equalizer": equalizer_specs(cfg)["head"],
         }
 
     def fuse(self, features: Features) -> torch.Tensor:
-        """features: level -> (N, C_level, H, W) -> (N, channels, H, W)."""
+        """features: level -> (N, C_level, H_level, W_level) -> (N, channels, H, W) of the finest level's size."""
+        if len(self.in_features) > 1:
+            return self.fusion(features)
         return self.body(features[self.in_features[0]])
 
 
@@ -108,8 +120,7 @@ def auxiliary_heads(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str,
         )
         heads[level] = FCNHead(
             **shared,
-            in_feature=level,
-            input_shape=resolve_levels([level], input_shape)[level],
+            input_shape=resolve_levels([level], input_shape),
             channels=keys.CONVS_DIM,
             num_convs=1,
             concat_input=False,

@@ -2,7 +2,7 @@
 of all levels.
 
 Convolutions are conv-BN-ReLU without bias, upsampling is bilinear with align_corners False. Parameters and logits equal
-mmsegmentation's UPerHead. MODEL.FUSION.COMBINE "sum" replaces the final concatenation by a sum.
+mmsegmentation's UPerHead. MODEL.PYRAMID exchanges the FPN (FaPN, BiFPN, ...), MODEL.FUSION the concatenation.
 """
 
 from __future__ import annotations
@@ -13,20 +13,12 @@ from typing import Any
 import torch
 
 from ..engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
-from ..fusion import Branch, EqualizerSpec, Fusion, make_combine, make_transfer, pyramid_pooling
+from ..fusion import EqualizerSpec, pyramid_pooling
 from ..layers import ConvNormAct, NormFactory, batch_norm
 from ..losses import SegmentationLoss
-from ..pyramids import fpn
-from .base import (
-    Features,
-    Level,
-    SegmentationHead,
-    check_common_stride,
-    common_arguments,
-    equalizer_specs,
-    resolve_levels,
-    resolve_norm,
-)
+from ..pyramids import PyramidOptions, build_pyramid
+from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments
+from .final_fusion import FusionOptions
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -44,71 +36,59 @@ class UPerHead(SegmentationHead):
         norm: NormFactory | None = batch_norm,
         dropout: float = 0.1,
         loss: SegmentationLoss | None = None,
-        transfers: Mapping[str, str] | None = None,
-        combine: str = "concat",
+        pyramid: PyramidOptions | None = None,
+        fusion: FusionOptions | None = None,
         equalizers: Mapping[str, EqualizerSpec | None] | None = None,
     ):
         """
         Args:
             input_shape: the levels used, finest first: name -> channels and stride.
-            channels: width of context, pyramid and fusion.
+            channels: width of context, pyramid (unless it states its own) and fusion.
             pool_scales: cells per side of the pooled maps.
-            transfers: "pyramid" and "fusion" -> one of fusion.TRANSFERS; default bilinear.
-            combine: of the final fusion, "concat" or "sum".
+            pyramid: default an FPN.
+            fusion: of the final Fusion.
             equalizers: "head" (context and final fusion) and "pyramid" -> spec or None.
         """
-        levels = list(input_shape)
         super().__init__(
-            in_features=levels,
-            channels=channels,
-            num_classes=num_classes,
-            common_stride=input_shape[levels[0]].stride,
-            dropout=dropout,
-            loss=loss,
+            input_shape=input_shape, channels=channels, num_classes=num_classes, dropout=dropout, loss=loss
         )
-        transfers = {"pyramid": "bilinear", "fusion": "bilinear", **(transfers or {})}
+        pyramid = pyramid or PyramidOptions(name="fpn", channels=channels)
+        fusion = fusion or FusionOptions()
         equalizers = {"head": None, "pyramid": None, **(equalizers or {})}
-        self.top = levels[-1]
+        self.top = self.in_features[-1]
         widths = {level: shape.channels for level, shape in input_shape.items()}
         self.context = pyramid_pooling(
-            widths[self.top], channels, pool_scales=pool_scales, norm=norm, equalizer=equalizers["head"]
-        )
-        self.pyramid = fpn(
-            {**widths, self.top: channels},
-            channels,
-            transfer=lambda: make_transfer(transfers["pyramid"], channels),
+            widths[self.top],
+            pyramid.channels,
+            pool_scales=pool_scales,
             norm=norm,
+            gate=fusion.context_gate_kind,
+            equalizer=equalizers["head"],
+        )
+        self.pyramid = build_pyramid(
+            {**widths, self.top: pyramid.channels},
+            pyramid,
+            norm=norm,
+            activation=True,
             ready_top=True,
             equalizer=equalizers["pyramid"],
         )
-        branches = {levels[0]: Branch(channels)}
-        branches |= {level: Branch(channels, transfer=make_transfer(transfers["fusion"])) for level in levels[1:]}
-        width = channels * len(levels) if combine == "concat" else channels
-        self.fusion = Fusion(
-            branches,
-            combine=make_combine(combine),
-            mix=ConvNormAct(width, channels, kernel_size=3, norm=norm),
+        self.fusion = fusion.fusion(
+            self.pyramid.out_channels,
+            mix=lambda width: ConvNormAct(width, channels, kernel_size=3, norm=norm),
+            num_classes=num_classes,
             equalizer=equalizers["head"],
         )
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         head = cfg.MODEL.SEM_SEG_HEAD
-        levels = resolve_levels(head.IN_FEATURES, input_shape)
-        if cfg.MODEL.PYRAMID.NAME not in ("", "fpn"):
-            raise ValueError(f"MODEL.PYRAMID.NAME is {cfg.MODEL.PYRAMID.NAME!r}; UPerHead takes 'fpn' (or '')")
-        check_common_stride(cfg, next(iter(levels.values())).stride)
+        lacks = {"PYRAMID.NORM": "norms but those of SEM_SEG_HEAD.NORM"}
         return {
-            **common_arguments(cfg),
-            "input_shape": levels,
-            "channels": head.CONVS_DIM,
+            **head_arguments(cfg, input_shape, "UPerHead", lacks=lacks),
             "pool_scales": head.POOL_SCALES,
-            "norm": resolve_norm(head.NORM),
-            "transfers": {
-                "pyramid": cfg.MODEL.PYRAMID.TRANSFER or "bilinear",
-                "fusion": cfg.MODEL.FUSION.TRANSFER or "bilinear",
-            },
-            "combine": cfg.MODEL.FUSION.COMBINE or "concat",
+            "pyramid": PyramidOptions.from_config(cfg, name="fpn", channels=head.CONVS_DIM),
+            "fusion": FusionOptions.from_config(cfg),
             "equalizers": equalizer_specs(cfg),
         }
 

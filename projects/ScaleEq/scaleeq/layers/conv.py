@@ -50,6 +50,7 @@ class ConvNormAct(nn.Module):
         *,
         kernel_size: int = 1,
         dilation: int = 1,
+        groups: int = 1,
         norm: NormFactory | None = batch_norm,
         activation: bool = True,
     ):
@@ -60,6 +61,7 @@ class ConvNormAct(nn.Module):
             kernel_size,
             padding=dilation * (kernel_size // 2),
             dilation=dilation,
+            groups=groups,
             bias=norm is None,
         )
         self.norm = nn.Identity() if norm is None else norm(out_channels)

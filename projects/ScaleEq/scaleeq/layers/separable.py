@@ -1,11 +1,16 @@
-"""Separable convolutions: a depthwise 3x3, then a pointwise 1x1 (MobileNet, arXiv 1704.04861)."""
+"""Separable convolutions: a depthwise 3x3, then a pointwise 1x1 (MobileNet, arXiv 1704.04861).
+
+SeparableConv has one norm, behind the pair (EfficientDet); SeparableBlock has norm and ReLU behind each (DeepLabV3+ as
+mmsegmentation builds it).
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from .norm import NormFactory, batch_norm
+from .conv import ConvNormAct
+from .norm import NormFactory, batch_norm, normalizes_channels
 
 
 class SeparableConv(nn.Module):
@@ -33,3 +38,41 @@ class SeparableConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (N, C_in, H, W) -> (N, C_out, H, W)."""
         return self.after(self.norm(self.pointwise(self.depthwise(self.before(x)))))
+
+
+class SeparableBlock(nn.Module):
+    """depthwise 3x3 - norm - ReLU, then 1x1 - norm - ReLU, as one block that can take a scale per input channel."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, dilation: int = 1, norm: NormFactory | None = batch_norm
+    ):
+        super().__init__()
+        self.depthwise = ConvNormAct(
+            in_channels, in_channels, kernel_size=3, dilation=dilation, groups=in_channels, norm=norm
+        )
+        self.pointwise = ConvNormAct(in_channels, out_channels, norm=norm)
+
+    def forward(self, x: torch.Tensor, input_scale: torch.Tensor | None = None) -> torch.Tensor:
+        """x: (N, C_in, H, W); input_scale: (C_in,) -> (N, C_out, H, W)."""
+        return self.pointwise(self.depthwise(x, input_scale))
+
+    def fold_input_affine(self, scale: torch.Tensor, shift: torch.Tensor) -> None:
+        """Make the block compute what it did on `x * scale + shift`, each (C_in,), in place and exactly."""
+        self.depthwise.fold_input_affine(scale, shift)
+
+    @property
+    def consumer(self) -> nn.Conv2d:
+        """The convolution that reads the block's input."""
+        return self.depthwise.consumer
+
+    @property
+    def norm(self) -> nn.Module:
+        """The norm behind that convolution."""
+        return self.depthwise.norm
+
+    @property
+    def scale_invariant(self) -> str:
+        """Why a scale on an input channel changes nothing while the block trains; empty where it does change."""
+        if not normalizes_channels(self.depthwise.norm):
+            return ""
+        return "a depthwise convolution keeps channels apart, and the norm behind it gives each its own scale back"

@@ -9,6 +9,7 @@ Source: timm (github.com/huggingface/pytorch-image-models). Differences from tim
   stage, because the map of a 224x224 image fits in one window. At 256x256 and above this equals the model that timm
   makes for that size.)
 - HRNet: the four branches themselves, without the channel increase of the classifier.
+- EfficientNet: any width and depth, see efficientnet.py.
 - NCHW for all. Stochastic depth only as asked: 0.0 turns off what a model has by default (Swin).
 - On request a layer norm, trained from scratch, on each level that leaves the backbone, as the dense-prediction code of
   Swin, ConvNeXt and Twins-SVT has them (mmsegmentation's included); what enters the next stage stays as it is.
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,10 @@ import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm2d
 from timm.models import load_state_dict
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..engine import BACKBONE_REGISTRY, Backbone, ShapeSpec
+from .efficientnet import scaled_efficientnet
 from .freezing import freeze, keep_in_eval
 
 LEVELS = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}  # stride of the level in pixels -> its name
@@ -54,6 +59,8 @@ class TimmBackbone(Backbone):
         drop_path_rate: float = 0.0,
         level_norm: bool = False,
         freeze_at: int = 0,
+        multipliers: tuple[float, float] = (1.0, 1.0),
+        bn_momentum: float = 0.0,
     ) -> None:
         """
         name: as timm accepts it, with or without the tag of the weights ("resnet50", "resnet50.a1_in1k").
@@ -64,18 +71,23 @@ class TimmBackbone(Backbone):
         at the first.
         level_norm: a layer norm over the channels of each level.
         freeze_at: number of frozen stages, 0 to 5, see freezing.py.
+        multipliers: of channels and number of blocks of an EfficientNet-B0.
+        bn_momentum: of all batch norms, weight of a new batch in the running statistics; 0: as timm sets it.
 
         Raises ValueError for a model that timm does not know, that has no four levels, no stochastic depth or no known
         stages where they are asked for; FileNotFoundError or RuntimeError where pretrained weights cannot be had.
         """
         super().__init__()
         self.name = name
-        self.body = create_body(name, in_channels, pretrained, pretrained_file, drop_path_rate)
+        self.body = create_body(name, in_channels, pretrained, pretrained_file, drop_path_rate, multipliers)
         info: Any = self.body.feature_info
         self._channels = dict(zip(LEVELS.values(), info.channels(), strict=True))
         self._channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
         norms = {level: LayerNorm2d(channels) for level, channels in self._channels.items()} if level_norm else {}
         self.level_norms = nn.ModuleDict(norms)
+        for module in self.body.modules():
+            if bn_momentum and isinstance(module, _BatchNorm):
+                module.momentum = bn_momentum
         self._padded_multiple = self._probe(name, in_channels)
         self._frozen = freeze(self.body, freeze_at, name)
         self.train()
@@ -90,6 +102,8 @@ class TimmBackbone(Backbone):
             "drop_path_rate": cfg.MODEL.TIMM.DROP_PATH_RATE,
             "level_norm": cfg.MODEL.TIMM.LEVEL_NORM,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+            "multipliers": (cfg.MODEL.TIMM.WIDTH_MULTIPLIER, cfg.MODEL.TIMM.DEPTH_MULTIPLIER),
+            "bn_momentum": cfg.MODEL.TIMM.BN_MOMENTUM,
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -151,7 +165,12 @@ def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
 
 
 def create_body(
-    name: str, in_channels: int, pretrained: bool, pretrained_file: str, drop_path_rate: float = 0.0
+    name: str,
+    in_channels: int,
+    pretrained: bool,
+    pretrained_file: str,
+    drop_path_rate: float = 0.0,
+    multipliers: tuple[float, float] = (1.0, 1.0),
 ) -> nn.Module:
     """The timm model that returns the four levels and has nothing that they do not need; see TimmBackbone."""
     if ":" not in name and not timm.is_model(name):  # "hf-hub:..." and "local-dir:..." name a place, not a model
@@ -163,8 +182,14 @@ def create_body(
     options |= {"features_only": True, "in_chans": in_channels, "out_indices": (-4, -3, -2, -1)}
     if drop_path_rate > 0:
         options["drop_path_rate"] = drop_path_rate
+    if multipliers != (1, 1) and pretrained and not pretrained_file:
+        raise ValueError(
+            f"MODEL.TIMM.PRETRAINED: there are no weights for {name} with WIDTH_MULTIPLIER and DEPTH_MULTIPLIER "
+            f"{multipliers}; train from scratch, or name your own in MODEL.TIMM.PRETRAINED_FILE"
+        )
+    make = timm.create_model if multipliers == (1, 1) else partial(scaled_efficientnet, multipliers=multipliers)
     try:
-        body = _create_with_weights(name, options, pretrained, pretrained_file)
+        body = _create_with_weights(make, name, options, pretrained, pretrained_file)
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
@@ -176,13 +201,15 @@ def create_body(
     return body
 
 
-def _create_with_weights(name: str, options: dict[str, Any], pretrained: bool, pretrained_file: str) -> nn.Module:
+def _create_with_weights(
+    make: Callable[..., nn.Module], name: str, options: dict[str, Any], pretrained: bool, pretrained_file: str
+) -> nn.Module:
     if pretrained_file:
         if not Path(pretrained_file).is_file():
             raise FileNotFoundError(f"MODEL.TIMM.PRETRAINED_FILE: there is no file {pretrained_file!r}")
         weights = load_state_dict(pretrained_file, weights_only=True)
         try:
-            body = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": weights}, **options)
+            body = make(name, pretrained=True, pretrained_cfg_overlay={"state_dict": weights}, **options)
         except RuntimeError as error:
             raise RuntimeError(
                 f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}: {error}"
@@ -190,9 +217,9 @@ def _create_with_weights(name: str, options: dict[str, Any], pretrained: bool, p
         _require_loaded(body, weights, f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}")
         return body
     if not pretrained:
-        return timm.create_model(name, **options)
+        return make(name, **options)
     try:
-        return timm.create_model(name, pretrained=True, **options)
+        return make(name, pretrained=True, **options)
     except TypeError:
         raise
     except Exception as error:  # the hub's client has many errors of its own, by version and transport

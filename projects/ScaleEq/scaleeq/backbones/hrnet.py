@@ -87,8 +87,8 @@ class Transition(nn.Module):
         """channels: of the levels before; gate: kind of the gate by class logits, "" for none."""
         super().__init__()
         self.source = list(channels)[-1]
-        self.aux_head = AuxiliaryHead(channels, num_classes) if gate else None
         self.gate = LogitsGate(num_classes, kind=gate, halvings=len(channels) - 1) if gate else None
+        self.aux_head = AuxiliaryHead(channels, num_classes) if gate else None
         self.conv = conv
 
     def forward(self, levels: Levels) -> tuple[torch.Tensor, torch.Tensor | None]:

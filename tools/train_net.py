@@ -35,6 +35,7 @@ from scaleeq.engine import (
 from scaleeq.training import (
     Trainer,
     check_output_dir,
+    choose_algorithms,
     choose_device,
     evaluate_only,
     evaluation_config,
@@ -56,6 +57,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     log_engine()
     log_changes(changes)
     limit_threads(cfg)
+    choose_algorithms(cfg)
     return cfg
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .evaluate import evaluate_only
 from .output_dir import check_disk_space, check_output_dir, evaluation_config, log_changes
-from .setup import check_before_training, check_labels, choose_device, limit_threads, log_engine
+from .setup import check_before_training, check_labels, choose_algorithms, choose_device, limit_threads, log_engine
 from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 from .trainer import Trainer
 
@@ -17,6 +17,7 @@ __all__ = [
     "check_disk_space",
     "check_labels",
     "check_output_dir",
+    "choose_algorithms",
     "choose_device",
     "evaluate_only",
     "evaluation_config",

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from scaleeq.engine import EvalHook, HookBase, SafeCheckpointer, comm
-from scaleeq.files import replacing, write_json
+from scaleeq.engine import EvalHook, HookBase, SafeCheckpointer, comm, write_checkpoint
+from scaleeq.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +95,7 @@ class BestCheckpoint(HookBase):
     def _save_weights(self) -> None:
         model, kind = self._evaluated_model()
         content = {"model": model.state_dict(), "weights_kind": kind, "iteration": self.iteration}
-        with replacing(self._weights_file) as part:
-            torch.save({**content, self.metric: self.value}, part)
+        write_checkpoint(self._weights_file, {**content, self.metric: self.value})
 
 
 class MissedEvaluation(HookBase):

@@ -33,7 +33,7 @@ def colorize(labels: np.ndarray, colors: list[tuple[int, int, int]], ignore_labe
 def plot_predictions(cfg: CfgNode, weights: str, path: Path, *, num_images: int = 4) -> None:
     """Rows of image, truth and prediction for the first images of DATASETS.TEST[0], with a legend of the classes."""
     model = Trainer.build_model(cfg)
-    SafeCheckpointer(model).load(weights, checkpointables=[])
+    SafeCheckpointer(model).load_weights(weights)
     model.eval()
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     rows = []

@@ -12,6 +12,7 @@ import numbers
 import os
 
 import torch
+from torch import nn
 
 from scaleeq import engine
 from scaleeq.data.catalog import Record, datasets_root
@@ -48,6 +49,24 @@ def limit_threads(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE == "cpu" and processes > 1 and "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // processes))
+
+
+def choose_algorithms(cfg: CfgNode) -> None:
+    """Deterministic algorithms, for this process, where DETERMINISTIC asks for them.
+
+    torch warns, naming the operation, where it has none; cuBLAS reads its workspace's size when CUDA starts.
+    """
+    if cfg.DETERMINISTIC:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def compile_parts(model: nn.Module) -> None:
+    """torch.compile backbone and head in place, names in the state dict unchanged; pre- and post-processing stay."""
+    for name, part in model.named_children():
+        if name in ("backbone", "sem_seg_head"):
+            part.compile()
 
 
 def check_before_training(cfg: CfgNode) -> None:

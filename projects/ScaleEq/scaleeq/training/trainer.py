@@ -9,12 +9,11 @@ stopped; an enabled scale equalizer is calibrated before the first iteration.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,16 +25,12 @@ import scaleeq.heads
 import scaleeq.segmentor
 from scaleeq.engine import (
     CfgNode,
-    DatasetCatalog,
     DatasetEvaluator,
     DatasetEvaluators,
     EvalHook,
     EventWriter,
     HookBase,
-    IterationTimer,
-    LRScheduler,
     MetadataCatalog,
-    PeriodicCheckpointer,
     SafeCheckpointer,
     TrainerBase,
     build_model,
@@ -48,16 +43,16 @@ from scaleeq.engine import (
 )
 from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
 from scaleeq.statistics import require_calibrated
-from scaleeq.statistics.hooks import CalibrationHook, ScaleStatisticsHook
 
-from .diagnosis import describe_step
 from .ema import WeightAverage
-from .hooks import BestCheckpoint, EarlyStop, FirstBatches, MissedEvaluation, StopTraining
+from .hooks import StopTraining
+from .metrics import gather_metrics
 from .output_dir import check_disk_space
-from .setup import check_before_training
+from .run_hooks import standard_hooks
+from .setup import check_before_training, compile_parts
 from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 from .step import TrainingStep, autocast_dtype, micro_batch_size, seed_iteration
-from .writers import EvaluationWriter, MetricsFile, WandbWriter
+from .writers import WandbWriter
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +71,7 @@ class Trainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        check_before_training(cfg)
+        self.check(cfg)
         self.cfg = cfg
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -90,7 +85,7 @@ class Trainer(TrainerBase):
         )
         check_disk_space(cfg, model)
         if cfg.MODEL.COMPILE:
-            _compile(model)
+            compile_parts(model)
         self.model = wrap_ddp(model)
         self.model.train()
         self.step = TrainingStep(
@@ -132,8 +127,8 @@ class Trainer(TrainerBase):
         try:
             super().train(self.start_iter, self.max_iter)
         except StopTraining as stop:
-            if stop.at_start:
-                self._evaluate()
+            if stop.at_start:  # resumed after its early stop, it has only its evaluation left
+                self.evaluate()
         if not comm.is_main_process():
             return None
         if self.cfg.TEST.EXPECTED_RESULTS:
@@ -155,7 +150,10 @@ class Trainer(TrainerBase):
         seed_iteration(self.seed, rank=comm.get_rank(), iteration=self.iter)
         losses, gradient_norm = self.step.backward(batch, self.iter)
         self.after_backward()
-        self._write_metrics(batch, losses, gradient_norm, data_time_s)
+        metrics = gather_metrics(self.step, batch, losses, gradient_norm, iteration=self.iter, data_time_s=data_time_s)
+        if comm.is_main_process():
+            for name, value in metrics.items():
+                self.storage.put_scalar(name, value)
         self.step.update()
         if self.average:
             self.average.update(self.step.plain_model)
@@ -164,48 +162,15 @@ class Trainer(TrainerBase):
         """The training batches from start_iter on; made at the first step, when the starting point is known."""
         if self._samples is None:
             seek = {"start_iteration": self.start_iter} if self.start_iter else {}
-            self._samples = iter(self.build_train_loader(self._seeded(), **seek))
+            self._samples = iter(self.build_train_loader(self.seeded_config(), **seek))
         return self._samples
 
-    def _seeded(self) -> CfgNode:
+    def seeded_config(self) -> CfgNode:
         """The config with the seed that this run has, drawn or resumed, where it names none."""
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.SEED = self.seed
         return cfg
-
-    def _write_metrics(
-        self, batch: list[dict], losses: dict[str, torch.Tensor], gradient_norm: torch.Tensor, data_time_s: float
-    ) -> None:
-        """Put the losses, averaged over ranks, and the norm of the gradients into the event storage.
-
-        FloatingPointError: one of them is not finite on some rank (but gradients may overflow under a loss scaler,
-        which then skips the update); raised on every rank.
-        """
-        names = sorted(losses)
-        *values, norm = torch.stack([*(losses[name].float() for name in names), gradient_norm]).tolist()
-        own = dict(zip(names, values, strict=True))
-        ranks = comm.all_gather({"losses": own, "norm": norm, "data_time": data_time_s})
-        checked = [[*rank["losses"].values(), 0.0 if self.step.scaler.is_enabled() else rank["norm"]] for rank in ranks]
-        if not all(math.isfinite(value) for rank in checked for value in rank):
-            self._refuse(batch, own, norm)
-        mean = {name: sum(rank["losses"][name] for rank in ranks) / len(ranks) for name in own}
-        if comm.is_main_process():
-            self.storage.put_scalar("data_time", max(rank["data_time"] for rank in ranks))
-            self.storage.put_scalar("total_loss", sum(mean.values()))
-            self.storage.put_scalar("grad_norm", norm)
-            self.storage.put_scalars(**mean)
-
-    def _refuse(self, batch: list[dict], losses: dict[str, float], norm: float) -> NoReturn:
-        """FloatingPointError on every rank, saying what is known about a step that is not finite."""
-        rates = " and ".join(f"{rate:.3g}" for rate in sorted({group["lr"] for group in self.optimizer.param_groups}))
-        own = describe_step(self.step, batch, losses=losses, norm=norm)
-        ranks = [f"rank {rank}: {text}" for rank, text in enumerate(comm.all_gather(own)) if text]
-        raise FloatingPointError(
-            f"iteration {self.iter} is not finite, at a learning rate of {rates}; "
-            "weights and checkpoints are those from before it.\n" + "\n".join(ranks) + "\n"
-            "Look at the files; or try a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, or SOLVER.CLIP_GRADIENTS"
-        )
 
     def state_dict(self) -> dict[str, Any]:
         """Iteration, hooks (the schedule among them), optimizer, loss scaler and seed."""
@@ -223,54 +188,20 @@ class Trainer(TrainerBase):
 
     def build_hooks(self) -> list[HookBase | None]:
         """In the order in which they run: what changes the model, what saves and tests it, what writes that down."""
-        cfg, main, tests = self.cfg, comm.is_main_process(), self.cfg.DATASETS.TEST
-        metric = f"{tests[0]}/sem_seg/mIoU" if len(tests) > 1 else "sem_seg/mIoU"
-        evaluation = EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if tests else None
-        writer = EvaluationWriter(self.build_writers(), eval_period=cfg.TEST.EVAL_PERIOD) if main else None
-        best = BestCheckpoint(self.evaluated, cfg.OUTPUT_DIR, metric=metric) if main and tests else None
-        patience = cfg.SOLVER.EARLY_STOP_PATIENCE
-        return [
-            IterationTimer(),
-            CalibrationHook(
-                self.model,
-                self._calibration_loader,
-                num_images=cfg.MODEL.SCALE_EQUALIZER.NUM_IMAGES,
-                output_dir=cfg.OUTPUT_DIR,
-            ),
-            LRScheduler(),
-            ScaleStatisticsHook(
-                self.model, period=cfg.MODEL.SCALE_EQUALIZER.STATISTICS_PERIOD, output_dir=cfg.OUTPUT_DIR
-            ),
-            PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
-            evaluation,
-            MetricsFile(cfg.OUTPUT_DIR) if main else None,
-            writer,
-            best,
-            MissedEvaluation(evaluation, best, followers=[writer]) if evaluation else None,
-            EarlyStop(self.checkpointer, best, patience=patience, eval_period=cfg.TEST.EVAL_PERIOD)
-            if patience
-            else None,
-        ]
+        return standard_hooks(self)
 
     def build_writers(self) -> list[EventWriter]:
         """Log lines, metrics.json and TensorBoard; Weights & Biases where WANDB.ENABLED."""
         writers = default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
         return [*writers, WandbWriter.from_config(self.cfg)] if self.cfg.WANDB.ENABLED else writers
 
-    def _calibration_loader(self) -> Iterable[list[dict]]:
-        """The training data from its beginning, about one epoch of it."""
-        num_images = sum(len(DatasetCatalog.get(name)) for name in self.cfg.DATASETS.TRAIN)
-        return FirstBatches(
-            self.build_train_loader(self._seeded()), math.ceil(num_images / self.cfg.SOLVER.IMS_PER_BATCH)
-        )
-
-    def evaluated(self) -> tuple[nn.Module, str]:
+    def evaluated_model(self) -> tuple[nn.Module, str]:
         """The model that evaluation looks at, and what its weights are: "ema" or "trained"."""
         return (self.average.model, "ema") if self.average else (self.checkpointer.model, "trained")
 
-    def _evaluate(self) -> Results:
+    def evaluate(self) -> Results:
         """Test the model that the checkpoint holds: on every rank with the main process's running statistics."""
-        model, kind = self.evaluated()
+        model, kind = self.evaluated_model()
         if comm.get_world_size() > 1:
             buffers = dict(model.named_buffers())
             own = {name: buffer.cpu() for name, buffer in buffers.items()} if comm.is_main_process() else None
@@ -279,6 +210,13 @@ class Trainer(TrainerBase):
         logger.info("Evaluating the %s weights", kind)
         self.last_eval_results = self.test(self.cfg, model)
         return self.last_eval_results
+
+    @classmethod
+    def check(cls, cfg: CfgNode) -> None:
+        """Raise what is wrong with a config before anything is built, reading the first records of its data sets."""
+        check_before_training(cfg)
+        for name in cfg.DATASETS.TEST:
+            cls.build_evaluator(cfg, name)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -344,10 +282,3 @@ class Trainer(TrainerBase):
                 logger.info("Evaluation results for %s in csv format:", name)
                 print_csv_format(results[name])
         return results[names[0]] if len(names) == 1 else results
-
-
-def _compile(model: nn.Module) -> None:
-    """torch.compile backbone and heads in place, names in the state dict unchanged; pre- and post-processing stay."""
-    for name, part in model.named_children():
-        if name in ("backbone", "sem_seg_head"):
-            part.compile()

@@ -50,7 +50,7 @@ def test_a_killed_command_ends_as_an_unbroken_one(tmp_path, scenes):
     attempt = command(tmp_path / "killed")
     while not attempt.ended() and not last_tag(attempt.output_dir):
         time.sleep(0.001)
-    time.sleep(0.2)
+    time.sleep(0.05)
     assert attempt.kill(), f"it ended before the kill with {attempt.status}"
     assert attempt.status == -signal.SIGKILL and phase_of(attempt) != "start-up"
     assert not damage(attempt.output_dir)

@@ -1,157 +1,288 @@
-"""UPerHead and FCNHead. Oracle: mmsegmentation 1.2.2, recorded in goldens/ (how: record_mmseg_heads.py)."""
+"""The questions that every head answers: shapes, training on one image, equalizers, folding, copies, checkpoint names.
+
+Oracles: one form of a head against another. Equality with mmsegmentation and Detectron2 is in test_mmseg_heads.py and
+test_semantic_fpn.py, what a head is built from and refuses in test_head_configs.py.
+"""
 
 from __future__ import annotations
 
-import json
+import copy
 import re
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
 
-from scaleeq import calibrate
+from scaleeq import calibrate, fold_equalizers
 from scaleeq.fusion import EqualizerSpec
-from scaleeq.heads import FCNHead, UPerHead
+from scaleeq.heads import ASPPHead, FCNHead, PSPHead, SegmentationHead, SemanticFPNHead, SepASPPHead, UPerHead
 from scaleeq.heads.base import Level
-from tests.heads.reference_weights import reference_inputs, reference_state
-
-GOLDENS = Path(__file__).parent / "goldens"
-CASES = json.loads((GOLDENS / "mmseg_heads.json").read_text())["heads"]
-LEVELS = ["res2", "res3", "res4", "res5"]
-STRIDES = [4, 8, 16, 32]
-
-# Our names -> mmsegmentation's, in order; both end in conv, norm or bn, and the tensor's own name.
-RENAMES = [
-    (r"^classifier\.", "conv_seg."),
-    (r"^context\.branches\.pool(\d)\.lateral\.1\.", lambda m: f"psp_modules.{[1, 2, 3, 6].index(int(m[1]))}.1."),
-    (r"^context\.mix\.", "bottleneck."),
-    (r"^pyramid\.merges\.res(\d)\.branches\.lateral\.lateral\.", lambda m: f"lateral_convs.{int(m[1]) - 2}."),
-    (r"^pyramid\.outputs\.res(\d)\.", lambda m: f"fpn_convs.{int(m[1]) - 2}."),
-    (r"^fusion\.mix\.", "fpn_bottleneck."),
-    (r"^body\.branches\.convs\.lateral\.(\d)\.", r"convs.\1."),
-    (r"^body\.mix\.", "conv_cat."),
-    (r"^body\.(\d)\.", r"convs.\1."),
-    (r"\.norm\.", ".bn."),
-]
-
-
-def mmseg_name(name: str) -> str:
-    for pattern, replacement in RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def make_head(case: dict) -> nn.Module:
-    levels = {name: Level(c, s) for name, c, s in zip(LEVELS, case["in_channels"], STRIDES, strict=True)}
-    if case["head"] == "UPerHead":
-        return UPerHead(input_shape=levels, channels=case["channels"], num_classes=case["num_classes"])
-    return FCNHead(
-        input_shape={"res4": levels["res4"]},
-        channels=case["channels"],
-        num_classes=case["num_classes"],
-        num_convs=case["options"]["num_convs"],
-        concat_input=case["options"]["concat_input"],
-    )
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_parameter_count_is_mmsegmentations(case):
-    with torch.device("meta"):
-        head = make_head(CASES[case])
-    assert sum(p.numel() for p in head.parameters()) == CASES[case]["parameters"]
-
-
-@pytest.mark.parametrize("output", [name for case in CASES.values() for name in case["outputs"]])
-def test_logits_are_mmsegmentations_with_mapped_weights(output):
-    case = CASES[output.rsplit(".", 1)[0]]
-    head = make_head(case).eval()
-    reference = reference_state(case["state_dict"])
-    names = {name: mmseg_name(name) for name in head.state_dict()}
-    assert set(names.values()) == set(reference)
-    head.load_state_dict({name: reference[other] for name, other in names.items()})
-    inputs = reference_inputs(case["in_channels"], case["outputs"][output]["levels"])
-    with torch.no_grad():
-        logits = head.logits(dict(zip(LEVELS, inputs, strict=True)))
-    expected = torch.from_numpy(np.load(GOLDENS / "mmseg_heads.npz")[output])
-    assert float(expected.std()) > 0.1
-    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
-
+from scaleeq.heads.final_fusion import FusionOptions
+from scaleeq.layers import Gate, SupervisedGate, batch_norm, norm_factory
+from scaleeq.pyramids import PyramidOptions
 
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
+STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+
+# Name -> class, levels, options, and its Fusions (branches that calibration measures) in the order in which they run.
+HEADS: dict[str, tuple] = {
+    "uper": (UPerHead, [*CHANNELS], {}, ["context", "fusion"]),
+    "psp": (PSPHead, ["res5"], {}, ["fusion"]),
+    "aspp": (ASPPHead, ["res5"], {}, ["fusion"]),
+    "sep_aspp": (SepASPPHead, ["res2", "res5"], {"widths": {"low_level": 5}}, ["context", "fusion"]),
+    "fcn": (FCNHead, ["res5"], {}, ["body"]),
+    "fcn_levels": (FCNHead, [*CHANNELS], {}, ["fusion"]),
+    "semantic_fpn": (
+        SemanticFPNHead,
+        [*CHANNELS],
+        {"norm": batch_norm, "pyramid": PyramidOptions(name="fpn", channels=12)},
+        ["fusion"],
+    ),
+}
 
 
-def make_uper(**options) -> UPerHead:
+def make_head(name: str, *, spec: EqualizerSpec | None = None, channels: int = 8, **options) -> SegmentationHead:
     torch.manual_seed(0)
-    levels = {name: Level(CHANNELS[name], s) for name, s in zip(LEVELS, STRIDES, strict=True)}
-    return UPerHead(input_shape=levels, channels=8, **{"num_classes": 3, **options})
+    kind, levels, own, _ = HEADS[name]
+    equalizer = {"equalizers": {"head": spec}} if name in ("uper", "semantic_fpn") else {"equalizer": spec}
+    shapes = {level: Level(CHANNELS[level], STRIDES[level]) for level in levels}
+    return kind(input_shape=shapes, channels=channels, **{"num_classes": 3, **equalizer, **own, **options})
 
 
-def make_features(height: int, width: int, batch: int = 2) -> dict[str, torch.Tensor]:
+def make_features(height: int, width: int, batch: int = 2, dtype=torch.float32) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
-    sizes = {name: (-(-height // s), -(-width // s)) for name, s in zip(LEVELS, STRIDES, strict=True)}
-    return {name: torch.randn(batch, CHANNELS[name], *sizes[name]) for name in LEVELS}
+    return {
+        level: torch.randn(batch, CHANNELS[level], -(-height // stride), -(-width // stride), dtype=dtype)
+        for level, stride in STRIDES.items()
+    }
 
 
-@pytest.mark.parametrize("size", [(64, 96), (61, 97), (33, 31), (5, 3)])
+@pytest.mark.parametrize("size", [(64, 96), (61, 97), (5, 3)])
 @pytest.mark.parametrize("num_classes", [1, 3])
-def test_logits_have_the_finest_levels_size(size, num_classes):
-    head = make_uper(num_classes=num_classes).eval()
+@pytest.mark.parametrize("name", HEADS)
+def test_logits_have_the_finest_levels_size(name, num_classes, size):
+    head = make_head(name, num_classes=num_classes).eval()
     features = make_features(*size)
-    assert head.logits(features).shape == (2, num_classes, *features["res2"].shape[-2:])
+    finest = HEADS[name][1][0]
+    assert head.common_stride == STRIDES[finest]
+    assert head.logits(features).shape == (2, num_classes, *features[finest].shape[-2:])
+    results, losses = head(features)
+    assert losses == {}
+    assert results.shape[-2:] == tuple(side * STRIDES[finest] for side in features[finest].shape[-2:])
 
 
-@pytest.mark.parametrize("implementation", [None, "module", "reparametrize"])
-def test_one_image_trains_although_the_pool_leaves_one_value_per_channel(implementation):
-    """The 1x1 pooled map has no batch statistics: it is normalised by the running ones and its weights train."""
-    spec = None if implementation is None else EqualizerSpec(implementation=implementation)
-    head = make_uper(equalizers={"head": spec}).train()
-    if spec:
-        report = calibrate(head, [make_features(64, 64)] * 2, num_images=-1)
-        assert report.fusions["fusion"]["res2"].num_images == 4
-    pooled = head.context.branches["pool1"].lateral[1]
-    before = {key: value.clone() for key, value in pooled.norm.state_dict().items()}
+@pytest.mark.parametrize("implementation", ["", "module", "reparametrize"])
+@pytest.mark.parametrize("name", HEADS)
+def test_one_image_trains_every_parameter(name, implementation):
+    """Its map of one cell has no batch statistics: it is normalised by the running ones, and its weights train."""
+    head = make_head(name, spec=EqualizerSpec(implementation=implementation) if implementation else None).train()
+    if implementation:
+        calibrate(head, [make_features(64, 64)] * 2, num_images=-1)
+    pools = {path: m for path, m in head.named_modules() if re.search(r"pool1?\.lateral\.1\.norm$", path)}
+    assert bool(pools) == (name in ("uper", "psp", "aspp", "sep_aspp"))
+    before = {path: copy.deepcopy(pool.state_dict()) for path, pool in pools.items()}
     _, losses = head(make_features(64, 64, batch=1), torch.zeros(1, 64, 64, dtype=torch.long))
     losses["loss_sem_seg"].backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in head.parameters())
-    assert pooled.conv.weight.grad.abs().sum() > 0
-    assert all(torch.equal(value, before[key]) for key, value in pooled.norm.state_dict().items())
+    for path, pool in pools.items():
+        assert all(torch.equal(value, before[path][key]) for key, value in pool.state_dict().items())
+        assert pool.bias.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize(("scope", "count"), [("none", 0), ("head", 2), ("all", 5)])
-def test_equalizers_sit_on_the_fusions_that_the_scope_names(scope, count):
+@pytest.mark.parametrize("granularity", ["branch", "channel"])
+@pytest.mark.parametrize("name", HEADS)
+def test_equalizers_change_the_head_and_fold_exactly(name, granularity):
+    features = make_features(61, 97, dtype=torch.float64)
+    logits = {}
+    for implementation in ("module", "reparametrize"):
+        spec = EqualizerSpec(implementation=implementation, granularity=granularity)
+        head = make_head(name, spec=spec).double()
+        report = calibrate(head, [features, make_features(64, 64, dtype=torch.float64)], num_images=-1)
+        assert list(report.fusions) == HEADS[name][3]
+        logits[implementation] = head.eval().logits(features)
+        folded = fold_equalizers(head)
+        assert not [key for key in folded.state_dict() if "equalizer" in key]
+        torch.testing.assert_close(folded.logits(features), logits[implementation], rtol=0, atol=1e-12)
+    torch.testing.assert_close(logits["module"], logits["reparametrize"], rtol=0, atol=1e-12)
+    assert not torch.allclose(make_head(name).double().eval().logits(features), logits["module"])
+
+
+@pytest.mark.parametrize("name", ["uper", "semantic_fpn"])
+@pytest.mark.parametrize("pyramid", ["fpn", "fapn", "bifpn"])
+def test_the_pyramid_is_equalized_too_where_the_scope_says_all(name, pyramid):
     spec = EqualizerSpec()
-    equalizers = {"none": {}, "head": {"head": spec}, "all": {"head": spec, "pyramid": spec}}[scope]
-    head = make_uper(equalizers=equalizers)
-    owners = {key.split(".equalizers.")[0] for key in head.state_dict() if ".equalizers." in key}
-    assert len(owners) == count
-    assert {"context", "fusion"} <= owners or scope == "none"
+    options = PyramidOptions(name=pyramid, channels=8)
+    head = make_head(name, pyramid=options, equalizers={"head": spec, "pyramid": spec}).double()
+    features = make_features(64, 96, dtype=torch.float64)
+    report = calibrate(head, [features], num_images=-1)
+    own = [fusion for fusion in report.fusions if not fusion.startswith("pyramid.")]
+    assert own == HEADS[name][3]
+    assert len(report.fusions) - len(own) == (6 if pyramid == "bifpn" else 3)
+    head.eval()
+    torch.testing.assert_close(fold_equalizers(head).logits(features), head.logits(features), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("combine", ["concat", "sum"])
-@pytest.mark.parametrize("transfer", ["bilinear", "nearest"])
-def test_variants_differ_and_keep_their_shape(combine, transfer):
-    head = make_uper(combine=combine, transfers={"fusion": transfer, "pyramid": transfer}).eval()
-    features = make_features(61, 97)
-    logits = head.logits(features)
-    assert logits.shape == (2, 3, 16, 25)
-    if (combine, transfer) != ("concat", "bilinear"):
-        assert not torch.allclose(logits, make_uper().eval().logits(features))
+@pytest.mark.parametrize("name", HEADS)
+def test_a_copy_behind_a_training_step_computes_the_same(name):
+    options = {}
+    if name in ("uper", "fcn_levels", "sep_aspp"):
+        options["fusion"] = FusionOptions(transfer="supervised_gated", context_gate=True)
+    head = make_head(name, spec=EqualizerSpec(), **options).train()
+    _, losses = head(make_features(64, 64), torch.zeros(2, 64, 64, dtype=torch.long))
+    sum(losses.values()).backward()
+    copied = copy.deepcopy(head).eval()
+    assert torch.equal(copied.logits(make_features(61, 97)), head.eval().logits(make_features(61, 97)))
+    copied.load_state_dict(head.state_dict())
 
 
-def test_checkpoint_keys_are_stable():
+POOLS = {f"branches.pool{cells}.lateral.1" for cells in (1, 2, 3, 6)} | {"mix"}
+ATROUS = {"branches.pool.lateral.1", "branches.conv.lateral", "mix"}
+SEPARABLE = {f"branches.dilated{d}.lateral.{kind}" for d in (3, 6, 9) for kind in ("depthwise", "pointwise")}
+PROGRESSIVE = {f"res{i}.transfer.convs.{k}" for i, steps in ((2, 1), (3, 1), (4, 2), (5, 3)) for k in range(steps)}
+KEYS = {
+    "uper": {f"context.{key}" for key in POOLS}
+    | {f"pyramid.merges.res{i}.branches.lateral.lateral" for i in (2, 3, 4)}
+    | {f"pyramid.outputs.res{i}" for i in (2, 3, 4)}
+    | {"fusion.mix"},
+    "psp": {f"fusion.{key}" for key in POOLS},
+    "aspp": {f"fusion.{key}" for key in ATROUS} | {f"fusion.branches.dilated{d}.lateral" for d in (3, 6, 9)},
+    "sep_aspp": {f"context.{key}" for key in ATROUS | SEPARABLE}
+    | {"fusion.branches.low_level.lateral"}
+    | {f"{block}.{kind}" for block in ("fusion.mix", "refine") for kind in ("depthwise", "pointwise")},
+    "fcn": {"body.branches.convs.lateral.0", "body.branches.convs.lateral.1", "body.mix"},
+    "fcn_levels": {"fusion.mix"},
+    "semantic_fpn": {f"pyramid.merges.res{i}.branches.lateral.lateral" for i in (2, 3, 4)}
+    | {f"pyramid.outputs.res{i}" for i in (2, 3, 4, 5)}
+    | {"pyramid.top_lateral"}
+    | {f"fusion.branches.{branch}" for branch in PROGRESSIVE},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_checkpoint_keys_are_stable(name):
     """Renaming a module orphans every checkpoint: such a change must come with a mapping."""
-    names = {re.sub(r"\.(conv|norm)\..*", "", name) for name in make_uper().state_dict()}
-    pools = {f"context.branches.pool{k}.lateral.1" for k in (1, 2, 3, 6)}
-    laterals = {f"pyramid.merges.res{i}.branches.lateral.lateral" for i in (2, 3, 4)}
-    outputs = {f"pyramid.outputs.res{i}" for i in (2, 3, 4)}
-    rest = {"context.mix", "fusion.mix", "classifier.weight", "classifier.bias"}
-    assert names == pools | laterals | outputs | rest
+    names = {re.sub(r"\.(conv|norm)\.[a-z_]+$", "", key) for key in make_head(name).state_dict()}
+    assert names == KEYS[name] | {"classifier.weight", "classifier.bias"}
 
 
-def test_training_without_targets_is_refused():
+# --- the final Fusion's transfer and combine ---
+
+
+@pytest.mark.parametrize("combine", ["concat", "sum", "softmax", "fast_normalized"])
+@pytest.mark.parametrize("transfer", ["bilinear", "nearest", "gated", "supervised_gated", "aligned"])
+@pytest.mark.parametrize("name", ["uper", "sep_aspp"])
+def test_final_fusions_of_every_kind_equalize_and_fold(name, transfer, combine):
+    own = {"widths": {"low_level": 8}} if name == "sep_aspp" else {}
+    fusion = FusionOptions(transfer=transfer, combine=combine)
+    head = make_head(name, spec=EqualizerSpec(), fusion=fusion, **own).double()
+    features = make_features(61, 97, dtype=torch.float64)
+    calibrate(head, [features], num_images=-1)
+    logits = head.eval().logits(features)
+    torch.testing.assert_close(fold_equalizers(head).logits(features), logits, rtol=0, atol=1e-12)
+    if (transfer, combine) != ("bilinear", "concat"):
+        plain = make_head(name, spec=EqualizerSpec(), **own).double()
+        calibrate(plain, [features], num_images=-1)
+        assert not torch.allclose(plain.eval().logits(features), logits)
+
+
+@pytest.mark.parametrize("combine", ["softmax", "fast_normalized"])
+@pytest.mark.parametrize("name", ["aspp", "semantic_fpn"])
+def test_weighted_sums_start_as_the_mean_of_the_branches(name, combine):
+    """With equal weights a weighted sum is the plain sum over n, up to the fast one's small constant."""
+    features = make_features(64, 96)
+    maps = {}
+    for kind in ("sum", combine):
+        options = {"combine": kind} if name == "semantic_fpn" else {"fusion": FusionOptions(combine=kind)}
+        head = make_head(name, **options).eval()
+        head.fusion.mix = torch.nn.Identity()
+        maps[kind] = head.fuse(features)
+        count = len(head.fusion.branches)
+    torch.testing.assert_close(maps[combine], maps["sum"] / count, rtol=1e-3, atol=1e-5)
+
+
+def test_a_supervised_gates_prediction_has_a_loss_of_its_own():
+    head = make_head("uper", fusion=FusionOptions(transfer="supervised_gated"), dropout=0.0).train()
+    features, labels = make_features(64, 96), torch.randint(0, 3, (2, 64, 96))
+    labels[:, :9] = 255
+    predicted = {}
+    for level in ("res3", "res4", "res5"):
+        gate = head.fusion.branches[level].transfer.gate
+        assert isinstance(gate, SupervisedGate)
+        gate.predictor.register_forward_hook(lambda module, args, out, level=level: predicted.update({level: out}))
+    _, losses = head(features, labels)
+    assert set(losses) == {"loss_sem_seg", *(f"loss_gate_fusion_{level}" for level in predicted)}
+    for level, logits in predicted.items():
+        upsampled = F.interpolate(logits, size=(64, 96), mode="bilinear", align_corners=False)
+        expected = 0.4 * F.cross_entropy(upsampled, labels, ignore_index=255)
+        torch.testing.assert_close(losses[f"loss_gate_fusion_{level}"], expected)
+    losses["loss_gate_fusion_res4"].backward()
+    assert head.fusion.branches["res4"].transfer.gate.predictor.weight.grad.abs().sum() > 0
+    assert set(head.eval()(features)[1]) == set()
+
+
+# --- gates in the context ---
+
+
+@pytest.mark.parametrize("kind", ["paper", "reference"])
+@pytest.mark.parametrize(("name", "count"), [("psp", 8), ("uper", 8), ("aspp", 5), ("sep_aspp", 5)])
+def test_context_gates_that_are_open_everywhere_change_nothing(name, count, kind):
+    features = make_features(64, 96)
+    plain = make_head(name).eval()
+    gated = make_head(name, fusion=FusionOptions(context_gate=True, gate=kind)).eval()
+    gates = [module for module in gated.modules() if isinstance(module, Gate)]
+    assert len(gates) == count
+    own = [key for key in gated.state_dict() if ".map." not in key]
+    values = zip(own, plain.state_dict().values(), strict=True)
+    gated.load_state_dict(dict(values), strict=False)
+    expected = plain.logits(features)
+    assert not torch.allclose(gated.logits(features), expected)
+    for gate in gates:
+        gate.map = torch.nn.Sequential(torch.nn.Conv2d(gate.map[0].in_channels, 1, 1))
+        torch.nn.init.zeros_(gate.map[0].weight)
+        torch.nn.init.ones_(gate.map[0].bias)
+    torch.testing.assert_close(gated.logits(features), expected, rtol=0, atol=1e-6)
+
+
+# --- what an equalizer or a norm cannot do ---
+
+
+def logits_with_scales(name: str, stds: list[float], fusion: str = "fusion") -> torch.Tensor:
+    """In training, with equalizers whose mean is 0 and whose std is made up."""
+    head = make_head(name, spec=EqualizerSpec(), dropout=0.0).double().train()
+    for equalizer, std in zip(getattr(head, fusion).equalizer_of.values(), stds, strict=True):
+        equalizer.set_statistics(torch.tensor(0.0), torch.tensor(std), 1)
+    return head.logits(make_features(64, 96, dtype=torch.float64))
+
+
+def test_a_scale_before_a_depthwise_convolution_and_a_norm_changes_nothing_and_the_mix_says_so():
+    """Up to the epsilon of the norm, whose size relative to the variance does change."""
+    unscaled, scaled = (logits_with_scales("sep_aspp", stds) for stds in ([1.0, 1.0], [0.5, 2.0]))
+    torch.testing.assert_close(scaled, unscaled, rtol=1e-2, atol=1e-4)
+    context = logits_with_scales("sep_aspp", [0.5, 2.0, 1.0, 1.0, 1.0], fusion="context")
+    assert (context - unscaled).abs().max() > 100 * (scaled - unscaled).abs().max()
+    assert "depthwise" in make_head("sep_aspp").fusion.mix.scale_invariant
+    assert make_head("sep_aspp", norm=None).fusion.mix.scale_invariant == ""
+    assert make_head("sep_aspp", norm=norm_factory("LN")).fusion.mix.scale_invariant == ""
+
+
+@pytest.mark.parametrize("name", ["psp", "uper", "aspp", "sep_aspp"])
+def test_a_group_per_channel_would_leave_nothing_of_one_cell(name):
+    own = {"widths": {"low_level": 32}} if name == "sep_aspp" else {}
+    with pytest.raises(ValueError, match="a group for each of 32 channels"):
+        make_head(name, channels=32, norm=lambda channels: torch.nn.GroupNorm(32, channels), **own)
+
+
+def test_group_norm_of_several_channels_a_group_trains_on_one_image():
+    head = make_head("psp", channels=64, norm=norm_factory("GN")).train()
+    _, losses = head(make_features(64, 64, batch=1), torch.zeros(1, 64, 64, dtype=torch.long))
+    losses["loss_sem_seg"].backward()
+    assert head.fusion.branches["pool1"].lateral[1].conv.weight.grad.abs().sum() > 0
+
+
+def test_training_without_targets_and_heads_without_classes_are_refused():
     with pytest.raises(ValueError, match="needs targets"):
-        make_uper().train()(make_features(64, 64))
+        make_head("psp").train()(make_features(64, 64))
     with pytest.raises(ValueError, match="NUM_CLASSES is 0"):
-        make_uper(num_classes=0)
+        make_head("aspp", num_classes=0)
+    with pytest.raises(ValueError, match="num_convs is 0"):
+        make_head("fcn", num_convs=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import cv2
 import numpy as np
@@ -92,6 +93,15 @@ def test_the_stream_is_as_documented():
     np.testing.assert_array_equal(epoch_permutation(5, 2, 9), np.random.default_rng([5, 2, 1]).permutation(9))
     stream = TrainStream([{"file_name": "a"}], lambda record, rng: rng.random(), seed=5)
     assert stream[6] == np.random.default_rng([5, 6]).random()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the platform's way of starting processes stays")
+def test_workers_are_forked_also_where_processes_are_spawned(cfg):
+    """As in a rank that was itself spawned: there the default is to spawn, which imports torch once more."""
+    cfg.DATALOADER.NUM_WORKERS = 1
+    assert build_train_loader(cfg).multiprocessing_context.get_start_method() == "fork"
+    cfg.DATALOADER.NUM_WORKERS = 0
+    assert build_train_loader(cfg).multiprocessing_context is None
 
 
 def test_workers_after_threads_in_the_parent_do_not_hang(cfg):

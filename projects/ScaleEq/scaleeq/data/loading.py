@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -146,6 +147,8 @@ def _loader(dataset: Dataset, batches: Any, num_workers: int) -> DataLoader:
         num_workers=num_workers,
         collate_fn=_as_list,
         worker_init_fn=_single_thread,
+        # A rank that was spawned would spawn its workers too, and each of them import torch again: seconds a loader.
+        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""HRNet and GSTO-HRNet. Oracles: timm's HRNet; GSTO's equations on timm's fuse layers; numbers measured on the released code."""
+"""HRNet and GSTO-HRNet. Oracles: timm's HRNet; GSTO's equations on timm's fuse layers; counts of the released code."""
 
 from __future__ import annotations
 

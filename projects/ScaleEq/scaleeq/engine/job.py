@@ -21,6 +21,8 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from scaleeq.engine import comm, default_argument_parser, launch
+
 from .parallel import leave_job
 
 logger = logging.getLogger(__name__)
@@ -93,14 +95,10 @@ def _check_gpus(processes: int, option: str) -> None:
 
 
 def _is_dist_url_given(args: argparse.Namespace) -> bool:
-    from . import default_argument_parser
-
     return args.dist_url != default_argument_parser().get_default("dist_url")
 
 
 def _launch(main: Main, args: argparse.Namespace) -> None:
-    from . import launch
-
     # Detectron2's default is one port per user, which keeps a second job of the same user from starting.
     dist_url = args.dist_url if args.num_machines > 1 or _is_dist_url_given(args) else "auto"
     if args.num_machines > 1:
@@ -133,8 +131,6 @@ def _description(error: ProcessRaisedException | ProcessExitedException, rank: i
 
 @record  # tells torchrun the error
 def _join(main: Main, args: argparse.Namespace) -> None:
-    from . import comm
-
     _check_torchrun(args)
     on_gpu = torch.cuda.is_available()
     if on_gpu:
@@ -150,8 +146,6 @@ def _run_rank(main: Main, args: argparse.Namespace) -> None:
 
     ConnectionError: another process is gone.
     """
-    from . import comm
-
     try:
         main(args)
     except Exception as error:

@@ -26,7 +26,7 @@ from .kill_moments import (
 )
 from .kill_run import ITERATIONS, STEPS_FILE, Attempt, arguments, read_steps
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True)

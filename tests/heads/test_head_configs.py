@@ -106,6 +106,15 @@ def test_gates_are_of_the_stated_kind_and_off_by_default():
     assert all("ReLU" in repr(gate) for gate in gates)
 
 
+def test_levels_of_one_stride_are_in_the_backbones_order():
+    head = make_head(
+        *SEP_ASPP, f"{HEAD}IN_FEATURES", "['res5', 'res2']", strides=dict.fromkeys(STRIDES, 4) | {"res5": 8}
+    )
+    assert head.in_features == ["res2", "res5"]
+    head = make_head(*FCN_LEVELS, f"{HEAD}IN_FEATURES", "['res5', 'res4', 'res2']", strides=STRIDES | {"res5": 16})
+    assert head.in_features == ["res2", "res4", "res5"]
+
+
 PYRAMID, FUSION = "MODEL.PYRAMID.", "MODEL.FUSION."
 REFUSED = {
     "psp of two levels": ([*PSP, f"{HEAD}IN_FEATURES", "['res4', 'res5']"], "PSPHead reads 1 level; "),
@@ -132,7 +141,17 @@ REFUSED = {
     "sep_aspp, two projections": ([*SEP_ASPP, f"{HEAD}PROJECT_CHANNELS", "[48, 32]"], "so give one number"),
     "sep_aspp, stride": ([*SEP_ASPP, f"{HEAD}COMMON_STRIDE", "32"], "have stride 4; set it to 4"),
     "fcn and a fusion": ([*FCN, f"{FUSION}TRANSFER", "nearest"], "FCNHead has no levels to fuse"),
-    "fcn and gates": ([*FCN, f"{HEAD}CONTEXT_GATE", "True"], "CONTEXT_GATE is True, but FCNHead has no context; leave"),
+    "psp and dilations": (
+        [*PSP, f"{HEAD}ASPP_DILATIONS", "[2]"],
+        r"is \[2\], but PSPHead has no atrous pooling; leave",
+    ),
+    "aspp and pools": ([*ASPP, f"{HEAD}POOL_SCALES", "[1]"], r"no pyramid pooling; leave it \[1, 2, 3, 6\]"),
+    "uper and projections": ([*UPER, f"{HEAD}PROJECT_CHANNELS", "[9]"], "UPerHead has no low level to project"),
+    "uper, wrong gate": ([*UPER, "MODEL.GATE", "open"], "MODEL.GATE is 'open'; choose one of paper, reference"),
+    "fcn and gates": (
+        [*FCN, f"{HEAD}CONTEXT_GATE", "True"],
+        "CONTEXT_GATE is True, but FCNHead has no context to gate; leave",
+    ),
     "fcn and a pyramid": ([*FCN_LEVELS, f"{PYRAMID}NAME", "fpn"], "FCNHead has no pyramid"),
     "fcn, levels, sum": ([*FCN_LEVELS, f"{FUSION}COMBINE", "softmax"], "COMBINE 'softmax' adds branches of one width"),
     "uper, none, sum": ([*UPER, f"{PYRAMID}NAME", "none", f"{FUSION}COMBINE", "sum"], "adds branches of one width"),
@@ -156,6 +175,7 @@ def test_unknown_values_are_refused_by_every_head(options):
     for key, value, message in (
         ("MODEL.SCALE_EQUALIZER.SCOPE", "some", "SCOPE is 'some'"),
         (f"{HEAD}NORM", "XN", "NORM 'XN' is unknown"),
+        (f"{HEAD}IN_FEATURES", "['res5', 'res5']", "name each level once"),
         (f"{HEAD}IN_FEATURES", "['res9']", r"IN_FEATURES is \['res9'\]; the backbone has res2, res3, res4, res5"),
     ):
         with pytest.raises(ValueError, match=message):

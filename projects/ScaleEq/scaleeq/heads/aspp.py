@@ -70,9 +70,10 @@ class ASPPHead(SegmentationHead):
                 f"MODEL.SEM_SEG_HEAD.ASPP_CHANNELS is {head.ASPP_CHANNELS}, but ASPPHead classifies the pooled map "
                 f"itself, whose width is CONVS_DIM, {head.CONVS_DIM}; leave ASPP_CHANNELS 0"
             )
+        reads = ("ASPP_DILATIONS", "ASPP_CHANNELS", "CONTEXT_GATE")
         lacks = {"PYRAMID": "pyramid", "FUSION.TRANSFER": "branches of different sizes to transfer"}
         return {
-            **head_arguments(cfg, input_shape, "ASPPHead", num_levels=1, lacks=lacks),
+            **head_arguments(cfg, input_shape, "ASPPHead", num_levels=1, reads=reads, lacks=lacks),
             "dilations": head.ASPP_DILATIONS,
             "fusion": FusionOptions.from_config(cfg),
             "equalizer": equalizer_specs(cfg)["head"],

@@ -6,19 +6,29 @@ or None, losses), so it also works inside Detectron2's SemanticSegmentor and Pan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..engine import ShapeSpec, comm
+from ..config import add_scaleeq_config
+from ..engine import ShapeSpec, comm, get_cfg
 from ..fusion import EqualizerSpec
 from ..layers import NormFactory, SupervisedGate, norm_factory
 from ..losses import LossOptions, SegmentationLoss
 
 GATE_LOSS_WEIGHT = 0.4  # of a supervised gate's own prediction, as an auxiliary head's
+
+# Keys of MODEL.SEM_SEG_HEAD that some heads read -> the part that they describe.
+KEYS_OF_SOME = {
+    "POOL_SCALES": "pyramid pooling",
+    "ASPP_DILATIONS": "atrous pooling",
+    "ASPP_CHANNELS": "atrous pooling",
+    "PROJECT_CHANNELS": "low level to project",
+    "CONTEXT_GATE": "context to gate",
+}
 
 Features = Mapping[str, torch.Tensor]
 
@@ -110,11 +120,16 @@ def resolve_norm(name: str) -> NormFactory | None:
 
 
 def resolve_levels(levels: list[str], input_shape: Mapping[str, ShapeSpec]) -> dict[str, Level]:
-    """The levels of IN_FEATURES, finest first. ValueError, with the levels that there are, for another one."""
+    """The levels of IN_FEATURES, finest first, and in the backbone's order where strides are equal.
+
+    ValueError, with the levels that there are, for another one, and for one that is named twice.
+    """
     missing = [level for level in levels if level not in input_shape]
     if missing or not levels:
         raise ValueError(f"IN_FEATURES is {levels}; the backbone has {', '.join(input_shape)}")
-    found = {level: Level(input_shape[level].channels or 0, input_shape[level].stride or 0) for level in levels}
+    if len(set(levels)) < len(levels):
+        raise ValueError(f"IN_FEATURES is {levels}; name each level once")
+    found = {name: Level(s.channels or 0, s.stride or 0) for name, s in input_shape.items() if name in levels}
     return dict(sorted(found.items(), key=lambda item: item[1].stride))
 
 
@@ -124,6 +139,7 @@ def head_arguments(
     head: str,
     *,
     num_levels: int = 0,
+    reads: Sequence[str] = (),
     lacks: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The constructor arguments that all main heads read from the same keys.
@@ -131,7 +147,8 @@ def head_arguments(
     Args:
         head: its name, for messages.
         num_levels: how many IN_FEATURES it reads; 0: any number.
-        lacks: parts of the config that mean nothing for it -> why not: "PYRAMID", "FUSION", or one key of such a part.
+        reads: those of KEYS_OF_SOME that it reads; it refuses the others.
+        lacks: what else means nothing for it -> why not: a part of MODEL ("PYRAMID") or one key of such a part.
     """
     keys = cfg.MODEL.SEM_SEG_HEAD
     levels = resolve_levels(keys.IN_FEATURES, input_shape)
@@ -140,7 +157,8 @@ def head_arguments(
             f"{head} reads {num_levels} {'level' if num_levels == 1 else 'levels'}; "
             f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {keys.IN_FEATURES}"
         )
-    refuse_keys(cfg, head, lacks or {})
+    unread = {f"SEM_SEG_HEAD.{key}": part for key, part in KEYS_OF_SOME.items() if key not in reads}
+    refuse_keys(cfg, head, {**unread, **(lacks or {})})
     check_common_stride(cfg, next(iter(levels.values())).stride)
     return {
         **common_arguments(cfg),
@@ -182,13 +200,14 @@ def refuse_keys(cfg: Any, head: str, lacks: Mapping[str, str]) -> None:
 
     lacks: a part of MODEL ("PYRAMID") or one of its keys ("FUSION.COMBINE") -> why the head has no such thing.
     """
+    defaults = get_cfg()
+    add_scaleeq_config(defaults)
     for part, reason in lacks.items():
         node, _, only = part.partition(".")
         for key in [only] if only else cfg.MODEL[node]:
-            if value := cfg.MODEL[node][key]:
-                raise ValueError(
-                    f"MODEL.{node}.{key} is {value!r}, but {head} has no {reason}; leave it {type(value)()!r}"
-                )
+            value, default = cfg.MODEL[node][key], defaults.MODEL[node][key]
+            if value != default:
+                raise ValueError(f"MODEL.{node}.{key} is {value!r}, but {head} has no {reason}; leave it {default!r}")
 
 
 def equalizer_specs(cfg: Any) -> dict[str, EqualizerSpec | None]:

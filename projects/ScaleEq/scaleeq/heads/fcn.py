@@ -84,7 +84,7 @@ class FCNHead(SegmentationHead):
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-        lacks = {"PYRAMID": "pyramid", "SEM_SEG_HEAD.CONTEXT_GATE": "context"}
+        lacks = {"PYRAMID": "pyramid"}
         if len(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES) == 1:
             lacks["FUSION"] = "levels to fuse, with one level in IN_FEATURES"
         return {

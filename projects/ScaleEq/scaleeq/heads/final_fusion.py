@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..fusion import COMBINES, Branch, EqualizerSpec, Fusion, make_combine, make_transfer
+from ..layers.gate import GATES
 
 FINAL_TRANSFERS = ("bilinear", "nearest", "gated", "supervised_gated", "aligned")
 
@@ -37,6 +38,8 @@ class FusionOptions:
         )
 
     def __post_init__(self) -> None:
+        if self.gate not in GATES:
+            raise ValueError(f"MODEL.GATE is {self.gate!r}; choose one of {', '.join(GATES)}")
         for key, kind, choices in (("TRANSFER", "transfer", FINAL_TRANSFERS), ("COMBINE", "combine", COMBINES)):
             if (value := getattr(self, kind)) not in choices:
                 raise ValueError(f"MODEL.FUSION.{key}: {kind} {value!r} is unknown; choose one of {', '.join(choices)}")

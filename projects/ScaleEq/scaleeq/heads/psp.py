@@ -74,7 +74,9 @@ class PSPHead(SegmentationHead):
             "FUSION.COMBINE": "branches of one width: it concatenates a level with its pooled maps",
         }
         return {
-            **head_arguments(cfg, input_shape, "PSPHead", num_levels=1, lacks=lacks),
+            **head_arguments(
+                cfg, input_shape, "PSPHead", num_levels=1, reads=("POOL_SCALES", "CONTEXT_GATE"), lacks=lacks
+            ),
             "pool_scales": cfg.MODEL.SEM_SEG_HEAD.POOL_SCALES,
             "fusion": FusionOptions.from_config(cfg),
             "equalizer": equalizer_specs(cfg)["head"],

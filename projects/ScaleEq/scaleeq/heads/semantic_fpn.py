@@ -85,7 +85,6 @@ class SemanticFPNHead(SegmentationHead):
         head, keys = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.PYRAMID
         lacks = {
             "FUSION.TRANSFER": "choice of it: each branch is upsampled step by step, with its convolutions in between",
-            "SEM_SEG_HEAD.CONTEXT_GATE": "context",
         }
         return {
             **head_arguments(cfg, input_shape, "SemanticFPNHead", lacks=lacks),

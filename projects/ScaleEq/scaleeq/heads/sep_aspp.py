@@ -83,7 +83,14 @@ class SepASPPHead(SegmentationHead):
                 "so give one number"
             )
         return {
-            **head_arguments(cfg, input_shape, "SepASPPHead", num_levels=2, lacks={"PYRAMID": "pyramid"}),
+            **head_arguments(
+                cfg,
+                input_shape,
+                "SepASPPHead",
+                num_levels=2,
+                reads=("ASPP_DILATIONS", "ASPP_CHANNELS", "PROJECT_CHANNELS", "CONTEXT_GATE"),
+                lacks={"PYRAMID": "pyramid"},
+            ),
             "dilations": head.ASPP_DILATIONS,
             "widths": {"context": head.ASPP_CHANNELS or head.CONVS_DIM, "low_level": head.PROJECT_CHANNELS[0]},
             "fusion": FusionOptions.from_config(cfg),

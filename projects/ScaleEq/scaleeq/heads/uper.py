@@ -85,7 +85,7 @@ class UPerHead(SegmentationHead):
         head = cfg.MODEL.SEM_SEG_HEAD
         lacks = {"PYRAMID.NORM": "norms but those of SEM_SEG_HEAD.NORM"}
         return {
-            **head_arguments(cfg, input_shape, "UPerHead", lacks=lacks),
+            **head_arguments(cfg, input_shape, "UPerHead", reads=("POOL_SCALES", "CONTEXT_GATE"), lacks=lacks),
             "pool_scales": head.POOL_SCALES,
             "pyramid": PyramidOptions.from_config(cfg, name="fpn", channels=head.CONVS_DIM),
             "fusion": FusionOptions.from_config(cfg),

@@ -1,9 +1,10 @@
-"""FPN. Oracle: torchvision's FeaturePyramidNetwork with mapped weights."""
+"""FPN. Oracles: torchvision's FeaturePyramidNetwork and Detectron2's FPN with mapped weights."""
 
 from __future__ import annotations
 
 from functools import partial
 
+import pytest
 import torch
 from torchvision.ops import FeaturePyramidNetwork
 
@@ -33,6 +34,42 @@ def test_fpn_equals_torchvisions():
     assert list(ours(x)) == list(CHANNELS)
     for level, y in ours(x).items():
         torch.testing.assert_close(y, expected[level], rtol=0, atol=1e-12)
+
+
+def test_fpn_equals_detectron2s():
+    """With a norm, whose layers sit inside of Detectron2's convolutions."""
+    modeling = pytest.importorskip("detectron2.modeling", reason="Detectron2 is not installed")
+
+    class Levels(modeling.Backbone):
+        def output_shape(self):
+            from detectron2.layers import ShapeSpec
+
+            strides = dict(zip(CHANNELS, (4, 8, 16, 32), strict=True))
+            return {level: ShapeSpec(channels=CHANNELS[level], stride=strides[level]) for level in CHANNELS}
+
+        def forward(self, x):
+            return x
+
+    theirs = modeling.FPN(Levels(), list(CHANNELS), 5, norm="BN").double().eval()
+    ours = fpn(CHANNELS, 5, transfer=partial(Resize, "nearest"), activation=False).double().eval()
+    for index, level in enumerate(CHANNELS, start=2):
+        lateral = ours.top_lateral if level == "res5" else ours.merges[level].branches["lateral"].lateral
+        for block, name in ((lateral, f"fpn_lateral{index}"), (ours.outputs[level], f"fpn_output{index}")):
+            conv = getattr(theirs, name)
+            for p in conv.norm.buffers():
+                if p.is_floating_point():
+                    p.uniform_(0.5, 2)
+            block.conv.weight.data.copy_(conv.weight)
+            block.norm.load_state_dict(conv.norm.state_dict())
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    x = {level: torch.randn(2, CHANNELS[level], 16 >> i, 24 >> i).double() for i, level in enumerate(CHANNELS)}
+    for y, expected in zip(ours(x).values(), theirs(x).values(), strict=False):  # theirs has p6 on top
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+
+
+def test_resnet50s_has_the_published_size():
+    channels = dict(zip(CHANNELS, (256, 512, 1024, 2048), strict=True))
+    assert sum(p.numel() for p in fpn(channels, 256, norm=None, activation=False).parameters()) == 3_344_384
 
 
 def test_a_ready_top_passes_untouched_and_adds_no_parameter():

@@ -3,6 +3,7 @@
 from .bifpn import BiFPN
 from .build import NoPyramid, PyramidOptions, build_pyramid
 from .fapn import fapn, fapn_realtime
+from .fapn_weights import convert_fapn_weights
 from .fpn import FPN, fpn, smoothed_fpn
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "NoPyramid",
     "PyramidOptions",
     "build_pyramid",
+    "convert_fapn_weights",
     "fapn",
     "fapn_realtime",
     "fpn",

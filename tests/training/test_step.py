@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from scaleeq.data import build_train_loader
-from scaleeq.training import Trainer
+from scaleeq.training import Trainer, choose_algorithms
 from scaleeq.training.diagnosis import explain
 from scaleeq.training.ema import WeightAverage
 from scaleeq.training.step import TrainingStep, autocast_dtype, gradient_norm, micro_batch_size, seed_iteration
@@ -177,6 +177,7 @@ def test_averaged_weights_are_evaluated_and_saved(tmp_path):
     saved = torch.load(tmp_path / "model_final.pth", weights_only=True)
     averaged = trainer.average.model.state_dict()
     assert saved["ema"].keys() == saved["model"].keys()
+    assert saved["trainer"]["evaluated_weights"] == "ema"
     assert all(torch.equal(saved["ema"][name], averaged[name]) for name in averaged)
     assert any(not torch.equal(saved["ema"][name], saved["model"][name]) for name in averaged)
     assert Trainer.test(cfg, trainer.average.model) == trainer.last_eval_results
@@ -237,7 +238,7 @@ def test_the_norm_of_no_gradients_is_zero():
     assert float(gradient_norm(nn.Linear(1, 1))) == 0.0
 
 
-# ---------------------------------------------------------------------------------------------------- speed, same result
+# ---------------------------------------------------------------------------------------------------- the same, faster
 
 
 def largest_difference(first, second):
@@ -253,6 +254,18 @@ def test_channels_last_is_a_layout_and_nothing_else(tmp_path):
     weight = last.checkpointer.model.sem_seg_head.fusion.mix.conv.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     assert largest_difference(plain, last) < 1e-3
+
+
+def test_deterministic_algorithms_are_for_the_process_and_train_alike(tmp_path):
+    changes = {"DATASETS__TEST": (), "DETERMINISTIC": True}
+    try:
+        choose_algorithms(tiny_config(tmp_path, **changes))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        first, second = (train(tiny_config(tmp_path / name, **changes)) for name in ("first", "second"))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert largest_difference(first, second) == 0.0
 
 
 @pytest.mark.slow

@@ -173,9 +173,14 @@ class Trainer(TrainerBase):
         return cfg
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, hooks (the schedule among them), optimizer, loss scaler and seed."""
-        own = {"optimizer": self.optimizer.state_dict(), "scaler": self.step.scaler.state_dict(), "seed": self.seed}
-        return {**super().state_dict(), **own}
+        """Iteration, hooks (the schedule among them), optimizer, loss scaler, seed, and which weights are evaluated."""
+        return {
+            **super().state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "seed": self.seed,
+            "evaluated_weights": self.evaluated_model()[1],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)

@@ -66,9 +66,8 @@ def test_a_killed_command_ends_as_an_unbroken_one(tmp_path, scenes):
 
 def test_a_run_resumed_at_its_end_has_the_same_end(tmp_path):
     """After a kill behind the last step: model_final, the last evaluation and the last record are made up for."""
-    cfg = tiny_config(
-        tmp_path / "run", SOLVER__EMA_DECAY=0.9, SOLVER__CHECKPOINT_PERIOD=3, MODEL__SCALE_EQUALIZER__ENABLED=True
-    )
+    changes = {"MODEL__TIMM__NAME": "test_resnet", "MODEL__SCALE_EQUALIZER__ENABLED": True}
+    cfg = tiny_config(tmp_path / "run", SOLVER__EMA_DECAY=0.9, SOLVER__CHECKPOINT_PERIOD=3, **changes)
     trainer = Trainer(cfg)
     results = trainer.train()
     folder = Path(cfg.OUTPUT_DIR)

@@ -37,7 +37,7 @@ OPTIONS: dict[str, Any] = {
     "SOLVER__CHECKPOINT_PERIOD": 2,
     "DATASETS__TEST": (ODD_TEST_SET,),
 }
-SYNCHRONIZED = {"MODEL__SEM_SEG_HEAD__NORM": "SyncBN"}
+SYNCHRONIZED = {"MODEL__SEM_SEG_HEAD__NORM": "SyncBN", "MODEL__TIMM__NAME": "test_resnet"}  # batch norms everywhere
 ACCUMULATED = {"MODEL__SEM_SEG_HEAD__NORM": "LN"}  # and, in two processes, SOLVER.ACCUMULATE 2
 
 

@@ -10,6 +10,7 @@ Source: timm (github.com/huggingface/pytorch-image-models). Differences from tim
   makes for that size.)
 - HRNet: the four branches themselves, without the channel increase of the classifier.
 - EfficientNet: any width and depth, see efficientnet.py.
+- On request convolutions are dilated instead of strided from an output stride of 8 or 16 on (DeepLab).
 - NCHW for all. Stochastic depth only as asked: 0.0 turns off what a model has by default (Swin).
 - On request a layer norm, trained from scratch, on each level that leaves the backbone, as the dense-prediction code of
   Swin, ConvNeXt and Twins-SVT has them (mmsegmentation's included); what enters the next stage stays as it is.
@@ -32,12 +33,14 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..engine import BACKBONE_REGISTRY, Backbone, ShapeSpec
+from ..engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
+from ..layers import replace_batch_norms
 from .efficientnet import scaled_efficientnet
 from .freezing import freeze, keep_in_eval
 
 LEVELS = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}  # stride of the level in pixels -> its name
 PADDED_MULTIPLE = 32
+OUTPUT_STRIDES = (8, 16, 32)  # pixels
 
 # What makes a family fit for dense prediction, by the beginning of the model's name.
 FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
@@ -47,7 +50,10 @@ FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class TimmBackbone(Backbone):
-    """A timm model as a backbone: image -> {"res2": stride 4, "res3": 8, "res4": 16, "res5": 32}."""
+    """A timm model as a backbone: image -> {"res2": stride 4, "res3": 8, "res4": 16, "res5": 32}.
+
+    With an output stride, no level has a larger one.
+    """
 
     def __init__(
         self,
@@ -61,6 +67,7 @@ class TimmBackbone(Backbone):
         freeze_at: int = 0,
         multipliers: tuple[float, float] = (1.0, 1.0),
         bn_momentum: float = 0.0,
+        output_stride: int = 32,
     ) -> None:
         """
         name: as timm accepts it, with or without the tag of the weights ("resnet50", "resnet50.a1_in1k").
@@ -73,13 +80,18 @@ class TimmBackbone(Backbone):
         freeze_at: number of frozen stages, 0 to 5, see freezing.py.
         multipliers: of channels and number of blocks of an EfficientNet-B0.
         bn_momentum: of all batch norms, weight of a new batch in the running statistics; 0: as timm sets it.
+        output_stride: 8, 16 or 32 pixels, of the levels that would have a larger stride.
 
-        Raises ValueError for a model that timm does not know, that has no four levels, no stochastic depth or no known
-        stages where they are asked for; FileNotFoundError or RuntimeError where pretrained weights cannot be had.
+        Raises ValueError for a model that timm does not know, that has no four levels, no stochastic depth, no known
+        stages or no dilated convolutions where they are asked for; FileNotFoundError or RuntimeError where pretrained
+        weights cannot be had.
         """
         super().__init__()
         self.name = name
-        self.body = create_body(name, in_channels, pretrained, pretrained_file, drop_path_rate, multipliers)
+        self._strides = {level: min(stride, output_stride) for stride, level in LEVELS.items()}
+        self.body = create_body(
+            name, in_channels, pretrained, pretrained_file, drop_path_rate, multipliers, output_stride
+        )
         info: Any = self.body.feature_info
         self._channels = dict(zip(LEVELS.values(), info.channels(), strict=True))
         self._channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
@@ -104,6 +116,7 @@ class TimmBackbone(Backbone):
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
             "multipliers": (cfg.MODEL.TIMM.WIDTH_MULTIPLIER, cfg.MODEL.TIMM.DEPTH_MULTIPLIER),
             "bn_momentum": cfg.MODEL.TIMM.BN_MOMENTUM,
+            "output_stride": cfg.MODEL.TIMM.OUTPUT_STRIDE,
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -116,7 +129,7 @@ class TimmBackbone(Backbone):
         if height % multiple or width % multiple:
             image = F.pad(image, (0, -width % multiple, 0, -height % multiple))
         features = {}
-        for (stride, level), feature in zip(LEVELS.items(), self.body(image), strict=True):
+        for (level, stride), feature in zip(self._strides.items(), self.body(image), strict=True):
             if self._channels_last:
                 feature = feature.permute(0, 3, 1, 2)
             if level in self.level_norms:
@@ -126,7 +139,7 @@ class TimmBackbone(Backbone):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Level name -> channels and stride."""
-        return {level: ShapeSpec(channels=self._channels[level], stride=stride) for stride, level in LEVELS.items()}
+        return {level: ShapeSpec(channels=self._channels[level], stride=s) for level, s in self._strides.items()}
 
     def train(self, mode: bool = True) -> TimmBackbone:
         """Sets the mode of everything but the frozen stages, which stay in eval mode."""
@@ -148,7 +161,7 @@ class TimmBackbone(Backbone):
                 continue
             expected = {
                 level: (self._channels[level], *(math.ceil(size / stride) for size in image.shape[-2:]))
-                for stride, level in LEVELS.items()
+                for level, stride in self._strides.items()
             }
             if shapes == expected:
                 return self._padded_multiple
@@ -160,8 +173,15 @@ class TimmBackbone(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
-    """The backbone that MODEL.TIMM and MODEL.BACKBONE.FREEZE_AT describe."""
-    return TimmBackbone(**TimmBackbone.from_config(cfg, input_shape))
+    """The backbone that MODEL.TIMM and MODEL.BACKBONE.FREEZE_AT describe.
+
+    SEM_SEG_HEAD.NORM "SyncBN" holds for its batch norms too, as in mmsegmentation's recipes (not for those that timm
+    fuses with their activation, as in EfficientNet).
+    """
+    backbone = TimmBackbone(**TimmBackbone.from_config(cfg, input_shape))
+    if cfg.MODEL.SEM_SEG_HEAD.NORM == "SyncBN" and comm.get_world_size() > 1:
+        replace_batch_norms(backbone, NaiveSyncBatchNorm)
+    return backbone
 
 
 def create_body(
@@ -171,6 +191,7 @@ def create_body(
     pretrained_file: str,
     drop_path_rate: float = 0.0,
     multipliers: tuple[float, float] = (1.0, 1.0),
+    output_stride: int = 32,
 ) -> nn.Module:
     """The timm model that returns the four levels and has nothing that they do not need; see TimmBackbone."""
     if ":" not in name and not timm.is_model(name):  # "hf-hub:..." and "local-dir:..." name a place, not a model
@@ -180,6 +201,12 @@ def create_body(
         raise ValueError(f"MODEL.TIMM.DROP_PATH_RATE is {drop_path_rate}: a probability in [0, 1) is needed")
     options = next((dict(given) for prefix, given in FAMILY_OPTIONS.items() if name.startswith(prefix)), {})
     options |= {"features_only": True, "in_chans": in_channels, "out_indices": (-4, -3, -2, -1)}
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(
+            f"MODEL.TIMM.OUTPUT_STRIDE is {output_stride}; choose one of {', '.join(map(str, OUTPUT_STRIDES))}"
+        )
+    if output_stride != OUTPUT_STRIDES[-1]:
+        options["output_stride"] = output_stride
     if drop_path_rate > 0:
         options["drop_path_rate"] = drop_path_rate
     if multipliers != (1, 1) and pretrained and not pretrained_file:
@@ -191,12 +218,16 @@ def create_body(
     try:
         body = _create_with_weights(make, name, options, pretrained, pretrained_file)
     except TypeError as error:
+        if "output_stride" in str(error):
+            raise ValueError(
+                f"timm's {name} cannot dilate, so MODEL.TIMM.OUTPUT_STRIDE {output_stride} means nothing: set it to 32"
+            ) from error
         if "drop_path_rate" not in str(error):
             raise
         raise ValueError(_no_drop_path(name, drop_path_rate)) from error
     info: Any = body.feature_info
-    if (strides := info.reduction()) != list(LEVELS):
-        raise ValueError(f"the last four levels of timm's {name} have strides {strides}, needed are {list(LEVELS)}")
+    if (strides := info.reduction()) != (needed := [min(stride, output_stride) for stride in LEVELS]):
+        raise ValueError(f"the last four levels of timm's {name} have strides {strides}, needed are {needed}")
     _set_drop_path(body, name, drop_path_rate)
     return body
 

@@ -27,6 +27,7 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
     cfg.MODEL.TIMM.WIDTH_MULTIPLIER = 1.0  # of an EfficientNet-B0's channels
     cfg.MODEL.TIMM.DEPTH_MULTIPLIER = 1.0  # of its number of blocks
     cfg.MODEL.TIMM.BN_MOMENTUM = 0.0  # of every batch norm, torch's definition (TensorFlow's 0.99 is 0.01); 0: timm's
+    cfg.MODEL.TIMM.OUTPUT_STRIDE = 32  # pixels; 8 or 16: dilated convolutions instead of larger strides (DeepLab)
     cfg.MODEL.TIMM.LEVEL_NORM = False  # a layer norm on each level (mmsegmentation's Swin, ConvNeXt and Twins-SVT)
 
     cfg.MODEL.GATE = "paper"  # of every gate: "paper" (conv, sigmoid), "reference" (conv, BN, ReLU, sigmoid)

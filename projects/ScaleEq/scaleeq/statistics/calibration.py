@@ -2,9 +2,11 @@
 algorithm 1).
 
 Fusions are measured one after another in the order in which they run, so that each sees its inputs equalized already
-(UPerNet: the pyramid pooling, then the final fusion). Batch norms use batch statistics, because a fresh decoder's
-running statistics are meaningless; dropout, drop path and autocast are off. Parameters (but for those that an
-initializer scales), buffers (but for the equalizers') and the random state stay bit-identical.
+(UPerNet: the pyramid pooling, then the final fusion). Where that would take more than MAX_PASSES passes over the data
+(BiFPN: one per node), all are measured in one: each hands on its maps equalized by what has been measured until then,
+so what follows sees the first batches slightly off. Batch norms use batch statistics, because a fresh decoder's running
+statistics are meaningless; dropout, drop path and autocast are off. Parameters (but for those that an initializer
+scales), buffers (but for the equalizers') and the random state stay bit-identical.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch
 from torch import nn
 
 from ..fusion import EqualizerSpec, Fusion, Observation
+from ..fusion.initializer import INITIALIZERS
 from .mode import measuring
 from .moments import BranchMoments
 from .report import BranchStatistics, CalibrationReport
@@ -26,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 MIN_IMAGES, MAX_IMAGES, MIN_BATCHES = 32, 512, 4
 TOLERANCE = 0.01  # of each standard deviation, relative
+MAX_PASSES = 8  # over the data; with more fusions, one joint pass
 DEAD = 1e-6  # a standard deviation below this share of the fusion's largest is not divided by
 
 Gather = Callable[[Any], list[Any]]
@@ -70,7 +74,7 @@ def calibrate(
 
     Args:
         model: holds Fusions with equalizers; all of them are measured anew.
-        loader: batches of training data; iterated once per fusion.
+        loader: batches of training data; iterated once per fusion, or once where there are more than MAX_PASSES.
         num_images: 0: until each std is known to 1 % (at least 32, at most 512 images); n: at least n; -1: the whole
             loader.
         inputs: batch -> (the model's input, valid (N, 2) or None); `valid` is the share of height and width of each
@@ -94,7 +98,9 @@ def calibrate(
         raise ValueError(f"num_images is {num_images}; give 0 (until known to 1 %), n > 0, or -1 (the whole loader)")
     inputs = inputs or getattr(model, "calibration_inputs", None) or (lambda batch: (batch, None))
     tell = progress or logger.info
-    report = CalibrationReport()
+    report = CalibrationReport(joint=_measured_jointly(fusions))
+    if report.joint:
+        tell(f"measuring {len(fusions)} fusions jointly, in one pass: each is equalized by its statistics until then")
     saved = {name: [b.clone() for b in fusion.equalizers.buffers()] for name, fusion in fusions.items()}
     try:
         for fusion in fusions.values():
@@ -102,10 +108,11 @@ def calibrate(
         buffers = [b for fusion in fusions.values() for b in fusion.equalizers.buffers()]
         with measuring(model, written=buffers):
             while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
-                measurement = _Measurement(pending, gather or (lambda value: [value]))
+                measurement = _Measurement(pending, gather or (lambda value: [value]), joint=report.joint)
                 measurement.run(getattr(model, "logits", model), inputs, loader, num_images)
-                report.fusions[measurement.name] = measurement.apply()
-                tell(report.line(measurement.name))
+                for name, measured in measurement.apply().items():
+                    report.fusions[name] = measured
+                    tell(report.line(name))
     except BaseException:
         for name, fusion in fusions.items():
             fusion.reset_equalizers()
@@ -122,29 +129,40 @@ def _spec(fusion: Fusion) -> EqualizerSpec:
     return fusion.equalizer_spec
 
 
-class _Measurement:
-    """One pass over the data: the first uncalibrated fusion that runs is measured, and the forward ends behind it."""
+def _measured_jointly(fusions: dict[str, Fusion]) -> bool:
+    """Whether there are too many for a pass each. Not with initializers: they scale their weights only once."""
+    return len(fusions) > MAX_PASSES and not any(_spec(f).implementation in INITIALIZERS for f in fusions.values())
 
-    def __init__(self, pending: dict[str, Fusion], gather: Gather):
+
+class _Measurement:
+    """One pass over the data: the first uncalibrated fusion that runs is measured, and the forward ends behind it.
+
+    Joint: all that run are measured, and their equalizers follow the moments from batch to batch.
+    """
+
+    def __init__(self, pending: dict[str, Fusion], gather: Gather, *, joint: bool):
         self.names = {id(fusion): name for name, fusion in pending.items()}
         self.pending = pending
         self.gather = gather
-        self.name = ""
-        self.moments: dict[str, BranchMoments] = {}
+        self.joint = joint
+        self.moments: dict[str, dict[str, BranchMoments]] = {}
         self.valid: torch.Tensor | None = None
         self.batch_size = 0
         self.num_images = 0
 
     def observe(self, fusion: Fusion, seen: Observation) -> None:
-        if not self.name:
-            self.name = self.names[id(fusion)]
-            self.moments = {branch: BranchMoments() for branch in fusion.branches}
-        if fusion is not self.pending[self.name]:
-            return
+        name = self.names[id(fusion)]
+        if name not in self.moments:
+            if self.moments and not self.joint:
+                return
+            self.moments[name] = {branch: BranchMoments() for branch in fusion.branches}
+        moments = self.moments[name]
         self.batch_size = len(seen.transferred)
-        of_source = _spec(fusion).statistics_of == "source"
-        self.moments[seen.branch].update(seen.source if of_source else seen.transferred, self.valid)
-        if seen.branch == list(self.moments)[-1]:
+        x = seen.source if _spec(fusion).statistics_of == "source" else seen.transferred
+        moments[seen.branch].update(x * seen.scale + seen.offset if self.joint else x, self.valid)
+        if self.joint and math.isfinite(moments[seen.branch].scalar()[1]):
+            self._equalize(fusion, seen.branch, moments)
+        elif not self.joint and seen.branch == list(moments)[-1]:
             raise _Measured
 
     def run(self, forward: Callable[..., Any], inputs: Any, loader: Iterable[Any], num_images: int) -> None:
@@ -153,14 +171,7 @@ class _Measurement:
         try:
             for batch in loader:
                 x, self.valid = inputs(batch)
-                try:
-                    forward(x)
-                except _Measured:
-                    pass
-                else:
-                    raise ValueError(
-                        f"the forward does not run the fusions {', '.join(self.pending)}: remove them or run them"
-                    )
+                self._forward(forward, x)
                 self._check_finite()
                 self.num_images += sum(self.gather(self.batch_size))
                 if self._enough(num_images):
@@ -172,17 +183,27 @@ class _Measurement:
             raise ValueError("the calibration loader gave no batch; give one that can be iterated once per fusion")
         self.moments = self._merged()
 
-    def _check_finite(self) -> None:
-        for branch, moments in self.moments.items():
-            if not math.isfinite(moments.scalar()[1]):
-                raise ValueError(f"branch {branch!r} of fusion {self.name!r} is not finite on a calibration batch")
+    def _forward(self, forward: Callable[..., Any], x: Any) -> None:
+        try:
+            forward(x)
+        except _Measured:
+            return
+        if missing := [name for name in self.pending if not self.joint or name not in self.moments]:
+            raise ValueError(f"the forward does not run the fusions {', '.join(missing)}: remove them or run them")
 
-    def _merged(self) -> dict[str, BranchMoments]:
+    def _check_finite(self) -> None:
+        for name, branches in self.moments.items():
+            for branch, moments in branches.items():
+                if not math.isfinite(moments.scalar()[1]):
+                    raise ValueError(f"branch {branch!r} of fusion {name!r} is not finite on a calibration batch")
+
+    def _merged(self) -> dict[str, dict[str, BranchMoments]]:
         """The moments of all ranks, merged in rank order, so that every rank gets the same bits."""
-        merged = {branch: BranchMoments() for branch in self.moments}
-        for moments in self.gather(self.moments):
-            for branch, part in moments.items():
-                merged[branch].merge(part)
+        merged = {name: {branch: BranchMoments() for branch in branches} for name, branches in self.moments.items()}
+        for of_rank in self.gather(self.moments):
+            for name, branches in of_rank.items():
+                for branch, part in branches.items():
+                    merged[name][branch].merge(part)
         return merged
 
     def _enough(self, num_images: int) -> bool:
@@ -192,39 +213,44 @@ class _Measurement:
             return True
         if self.num_images < MIN_IMAGES:
             return False
-        merged = self._merged().values()
+        merged = [moments for branches in self._merged().values() for moments in branches.values()]
         batches = min(len(moments.batches) for moments in merged)
         return batches >= MIN_BATCHES and max(moments.relative_standard_error() for moments in merged) <= TOLERANCE
 
-    def apply(self) -> dict[str, BranchStatistics]:
-        """Set the fusion's equalizers to what was measured."""
-        fusion = self.pending[self.name]
-        rms = _spec(fusion).statistic == "rms"
-        largest = max(moments.scalar()[1] for moments in self.moments.values())
-        measured = {}
-        for branch, moments in self.moments.items():
-            mean, variance = moments.scalar()
-            measured[branch] = BranchStatistics(
-                mean=mean,
-                std=math.sqrt(variance),
-                channels=len(moments.mean),
-                num_images=self.num_images,
-                relative_standard_error=moments.relative_standard_error(),
-            )
-            equalizer = fusion.equalizer_of[branch]
-            means, variances = torch.tensor([mean, variance], dtype=torch.float64)
-            if equalizer.granularity == "channel":
-                means, variances = moments.mean, moments.variance
-            stds = (variances + means**2 if rms else variances).sqrt()
-            dead = stds <= DEAD * math.sqrt(largest)
-            if dead.any():
-                logger.warning(
-                    "fusion %s, branch %s: %s constant over the calibration images; not scaled",
-                    self.name,
-                    branch,
-                    "it is" if stds.dim() == 0 else f"{int(dead.sum())} of {dead.numel()} channels are",
+    def apply(self) -> dict[str, dict[str, BranchStatistics]]:
+        """Set the equalizers to what was measured, and return it."""
+        measured: dict[str, dict[str, BranchStatistics]] = {}
+        for name, branches in self.moments.items():
+            fusion, measured[name] = self.pending[name], {}
+            for branch, moments in branches.items():
+                mean, variance = moments.scalar()
+                measured[name][branch] = BranchStatistics(
+                    mean=mean,
+                    std=math.sqrt(variance),
+                    channels=len(moments.mean),
+                    num_images=self.num_images,
+                    relative_standard_error=moments.relative_standard_error(),
                 )
-                stds = torch.where(dead, 1.0, stds)
-            equalizer.set_statistics(torch.zeros_like(means) if rms else means, stds, self.num_images)
-        fusion.initialize()
+                dead = self._equalize(fusion, branch, branches)
+                if dead.any():
+                    logger.warning(
+                        "fusion %s, branch %s: %s constant over the calibration images; not scaled",
+                        name,
+                        branch,
+                        "it is" if dead.dim() == 0 else f"{int(dead.sum())} of {dead.numel()} channels are",
+                    )
+            fusion.initialize()
         return measured
+
+    def _equalize(self, fusion: Fusion, branch: str, moments: dict[str, BranchMoments]) -> torch.Tensor:
+        """Set a branch's equalizer to its moments; returns where, () or (C,), it is constant and so not scaled."""
+        equalizer, rms = fusion.equalizer_of[branch], _spec(fusion).statistic == "rms"
+        if equalizer.granularity == "channel":
+            means, variances = moments[branch].mean, moments[branch].variance
+        else:
+            means, variances = torch.tensor(moments[branch].scalar(), dtype=torch.float64)
+        stds = (variances + means**2 if rms else variances).sqrt()
+        dead = stds <= DEAD * math.sqrt(max(part.scalar()[1] for part in moments.values() if part.count))
+        stds = torch.where(dead, 1.0, stds)
+        equalizer.set_statistics(torch.zeros_like(means) if rms else means, stds, self.num_images or 1)
+        return dead

@@ -19,8 +19,12 @@ class BranchStatistics:
 
 @dataclass
 class CalibrationReport:
-    """Fusion name -> branch name -> what was measured, in the order of measurement."""
+    """Fusion name -> branch name -> what was measured, in the order of measurement.
 
+    joint: all at once, in one pass over the data, instead of one after another.
+    """
+
+    joint: bool = False
     fusions: dict[str, dict[str, BranchStatistics]] = field(default_factory=dict)
 
     def line(self, fusion: str) -> str:
@@ -41,6 +45,7 @@ class CalibrationReport:
             name: {
                 "branches": {branch: asdict(statistics) for branch, statistics in branches.items()},
                 "spread": spread(statistics.std for statistics in branches.values()),
+                **({"joint": True} if self.joint else {}),
             }
             for name, branches in self.fusions.items()
         }

@@ -21,7 +21,13 @@ heads, in order of definition, are in goldens/mmseg_heads.json under "state_dict
     fpn_convs.<i>.{conv,bn}         FPN: 3x3 on p2, p3, p4 (not on the top level, which is the PPM's output)
     fpn_bottleneck.{conv,bn}        final 3x3 over [p2, p3, p4, p5], all at stride 4
     conv_seg                        1x1 classifier with bias
-    convs.<i>.{conv,bn}, conv_cat.{conv,bn}   FCNHead: convolutions; 3x3 over [input, last of them]
+    convs.<i>.{conv,bn}, conv_cat.{conv,bn}   FCNHead: convolutions; 3x3 over [input, last of them]; of several levels,
+                                    convs.0 is 1x1 over all of them at the finest one's size
+    image_pool.1.{conv,bn}          ASPP: conv 1x1 on the mean
+    aspp_modules.<i>.{conv,bn}      ASPP: 1x1, then dilated 3x3; separable: {depthwise_conv,pointwise_conv}.{conv,bn}
+    bottleneck.{conv,bn}            PSP: as PPM; ASPP: 3x3 over [image pool, aspp_modules]
+    c1_bottleneck.{conv,bn}         separable ASPP: 1x1 on the low level
+    sep_bottleneck.<i>.{depthwise_conv,pointwise_conv}.{conv,bn}   3x3 over [ASPP, low level], then 3x3
 """
 
 from __future__ import annotations

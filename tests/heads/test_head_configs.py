@@ -101,9 +101,11 @@ def test_a_semantic_fpn_is_as_detectron2s_by_default():
 def test_gates_are_of_the_stated_kind_and_off_by_default():
     assert not [m for m in make_head(*PSP).modules() if isinstance(m, Gate)]
     gated = make_head(*PSP, f"{HEAD}CONTEXT_GATE", "True", "MODEL.GATE", "reference")
-    gates = [m for m in gated.modules() if isinstance(m, Gate)]
-    assert len(gates) == 8
-    assert all("ReLU" in repr(gate) for gate in gates)
+    fused = make_head(*UPER, "MODEL.FUSION.TRANSFER", "gated", "MODEL.GATE", "reference")
+    for head, count in ((gated, 8), (fused, 3)):
+        gates = [m for m in head.modules() if isinstance(m, Gate)]
+        assert len(gates) == count
+        assert all(any(isinstance(m, torch.nn.ReLU) for m in gate.modules()) for gate in gates)
 
 
 def test_levels_of_one_stride_are_in_the_backbones_order():

@@ -20,6 +20,7 @@ from scaleeq.heads import ASPPHead, FCNHead, PSPHead, SegmentationHead, Semantic
 from scaleeq.heads.base import Level
 from scaleeq.heads.final_fusion import FusionOptions
 from scaleeq.layers import Gate, SupervisedGate, batch_norm, norm_factory
+from scaleeq.losses import LossOptions, SegmentationLoss
 from scaleeq.pyramids import PyramidOptions
 
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
@@ -209,9 +210,11 @@ def test_weighted_sums_start_as_the_mean_of_the_branches(name, combine):
 
 
 def test_a_supervised_gates_prediction_has_a_loss_of_its_own():
-    head = make_head("uper", fusion=FusionOptions(transfer="supervised_gated"), dropout=0.0).train()
+    """Cross entropy over the valid pixels, 0.4 of it, without the main loss's OHEM: an auxiliary head's."""
+    loss = SegmentationLoss(ignore_value=7, weight=2.0, options=LossOptions(ohem="top_k", ohem_top_k=0.1))
+    head = make_head("uper", fusion=FusionOptions(transfer="supervised_gated"), dropout=0.0, loss=loss).train()
     features, labels = make_features(64, 96), torch.randint(0, 3, (2, 64, 96))
-    labels[:, :9] = 255
+    labels[:, :9] = 7
     predicted = {}
     for level in ("res3", "res4", "res5"):
         gate = head.fusion.branches[level].transfer.gate
@@ -221,11 +224,11 @@ def test_a_supervised_gates_prediction_has_a_loss_of_its_own():
     assert set(losses) == {"loss_sem_seg", *(f"loss_gate_fusion_{level}" for level in predicted)}
     for level, logits in predicted.items():
         upsampled = F.interpolate(logits, size=(64, 96), mode="bilinear", align_corners=False)
-        expected = 0.4 * F.cross_entropy(upsampled, labels, ignore_index=255)
+        expected = 0.4 * F.cross_entropy(upsampled, labels, ignore_index=7)
         torch.testing.assert_close(losses[f"loss_gate_fusion_{level}"], expected)
     losses["loss_gate_fusion_res4"].backward()
     assert head.fusion.branches["res4"].transfer.gate.predictor.weight.grad.abs().sum() > 0
-    assert set(head.eval()(features)[1]) == set()
+    assert head.eval()(features)[1] == {}
 
 
 # --- gates in the context ---

@@ -31,7 +31,7 @@ from ..fusion import EqualizerSpec
 from ..layers import NormFactory, SeparableConv, batch_norm
 from ..losses import SegmentationLoss
 from ..pyramids import PyramidOptions, build_pyramid
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, resolve_norm
+from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments
 from .final_fusion import FusionOptions
 
 COARSEST_STRIDE = 512  # pixels; P9
@@ -92,12 +92,9 @@ class ESegHead(SegmentationHead):
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-        lacks = {"SEM_SEG_HEAD.CONTEXT_GATE": "branches in its context to gate"}
-        arguments = head_arguments(cfg, input_shape, "ESegHead", lacks=lacks)
-        if cfg.MODEL.PYRAMID.NORM:
-            arguments["norm"] = resolve_norm(cfg.MODEL.PYRAMID.NORM)
+        lacks = {"PYRAMID.NORM": "norms but those of SEM_SEG_HEAD.NORM"}
         return {
-            **arguments,
+            **head_arguments(cfg, input_shape, "ESegHead", lacks=lacks),
             "pyramid": PyramidOptions.from_config(cfg, name="bifpn", channels=cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM),
             "fusion": FusionOptions.from_config(cfg, combine="softmax"),
             "equalizers": equalizer_specs(cfg),

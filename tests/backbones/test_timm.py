@@ -78,6 +78,33 @@ def test_padding_is_used_only_where_a_model_needs_it():
         torch.testing.assert_close(feature, expected[level])
 
 
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("name", ["resnet50", "tf_efficientnet_b0"])
+def test_dilated_instead_of_strided(name, output_stride):
+    backbone = TimmBackbone(name=name, output_stride=output_stride).eval()
+    strides = {level: min(stride, output_stride) for level, stride in STRIDES.items()}
+    assert {level: spec.stride for level, spec in backbone.output_shape().items()} == strides
+    image = torch.randn(1, 3, 61, 97)
+    with torch.no_grad():
+        features = backbone(image)
+    assert {level: tuple(feature.shape[-2:]) for level, feature in features.items()} == {
+        level: (math.ceil(61 / stride), math.ceil(97 / stride)) for level, stride in strides.items()
+    }
+    if name == "resnet50":
+        theirs = torchvision.models.resnet50(replace_stride_with_dilation=[False, output_stride == 8, True]).eval()
+        theirs.load_state_dict(backbone.body.state_dict(), strict=False)
+        extract = torchvision.models._utils.IntermediateLayerGetter(theirs, {"layer4": "res5"})
+        with torch.no_grad():
+            torch.testing.assert_close(features["res5"], extract(image)["res5"])
+
+
+def test_output_strides_that_mean_nothing_are_refused():
+    with pytest.raises(ValueError, match="OUTPUT_STRIDE is 4; choose one of 8, 16, 32"):
+        TimmBackbone(name="resnet18", output_stride=4)
+    with pytest.raises(ValueError, match="swin_tiny_patch4_window7_224 cannot dilate"):
+        TimmBackbone(name="swin_tiny_patch4_window7_224", output_stride=16)
+
+
 def test_swin_equals_the_model_that_timm_makes_for_one_size():
     name = "swin_tiny_patch4_window7_224"
     backbone = backbone_of(name).eval()

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from scaleeq.engine import DatasetEvaluator, SafeCheckpointer, seed_all_rng
 from scaleeq.statistics import require_calibrated
 from scaleeq.training import Trainer, evaluate_only
-from scaleeq.training.evaluate import count_multiply_adds, hash_weights
+from scaleeq.training.evaluate import hash_weights
 
 from .tiny import OTHER_TEST_SET, TEST_SET, tiny_config
 
@@ -233,23 +232,6 @@ def test_results_of_several_data_sets_are_kept_apart(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------- the record
-
-
-def test_multiply_adds_closed_form():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 3, padding=1, groups=1, bias=False)
-            self.linear = nn.Linear(8, 5)
-
-        def forward(self, batch):
-            maps = self.conv(batch[0]["image"][None])
-            return self.linear(maps.mean(dim=(2, 3)))
-
-    model = Model().train()
-    image = torch.zeros(3, 10, 12)
-    assert count_multiply_adds(model, [{"image": image}]) == 10 * 12 * 8 * 3 * 9 + 8 * 5
-    assert model.training
 
 
 def test_hash_knows_names_types_shapes_and_values():

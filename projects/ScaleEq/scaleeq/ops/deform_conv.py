@@ -32,7 +32,7 @@ def deform_conv3x3(
     Returns:
         (N, C_out, H, W), float32 or float64: half precisions are computed in float32.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # there is none for the meta device
         if x.dtype != torch.float64:
             x, offset, mask, weight = (tensor.float() for tensor in (x, offset, mask, weight))
             bias = None if bias is None else bias.float()

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from scaleeq import engine
+from scaleeq.counting import count
 from scaleeq.engine import CfgNode, SafeCheckpointer, comm, verify_results
 from scaleeq.files import write_json
 
@@ -62,7 +62,7 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
             "datasets": list(cfg.DATASETS.TEST),
             "seconds_per_image": clock.seconds / max(clock.num_images, 1),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "multiply_adds": count_multiply_adds(model, next(iter(loader))[:1]),
+            "multiply_adds": count(model, next(iter(loader))[:1]).macs,
             "device": cfg.MODEL.DEVICE,
             "engine": engine.NAME,
             "weights": str(weights_file),
@@ -110,21 +110,6 @@ def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def count_multiply_adds(model: nn.Module, batch: list[dict]) -> int:
-    """Multiply-adds of convolutions, linear layers and attention for `batch`, in eval mode.
-
-    Counted where they are dispatched, so functional calls count too; deformable convolutions do not.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(batch)
-    finally:
-        model.train(was_training)
-    return counter.get_total_flops() // 2
 
 
 def hash_weights(state_dict: dict[str, torch.Tensor]) -> str:

@@ -1,0 +1,166 @@
+"""How long a forward and a training step of several configs take, interleaved in one run, as ratios to the first.
+
+Interleaved, because a machine is slower in some minutes than in others: a ratio of two medians of one run holds longer
+than either. Random weights and random labels; the training step is forward and backward, with auxiliary heads, without
+the optimizer. Own design.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from scaleeq.engine import CfgNode
+
+from .step import autocast_dtype
+from .trainer import Trainer
+
+WARMUP = 2  # unmeasured calls of each, before
+KINDS = ("forward", "training")
+
+
+class TimedModel:
+    """A config's model and a batch of random images, with what a forward and a training step are.
+
+    cfg: SOLVER.AMP counts. size: height and width, pixels. batch: images.
+    """
+
+    def __init__(self, cfg: CfgNode, *, size: Sequence[int], batch: int):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.dtype = autocast_dtype(cfg)
+        self.model: nn.Module = Trainer.build_model(cfg)
+        self.batch = [
+            {
+                "image": torch.rand(3, *size, device=self.device) * 255,
+                "sem_seg": torch.randint(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, tuple(size), device=self.device),
+            }
+            for _ in range(batch)
+        ]
+        self.seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+
+    def forward(self) -> None:
+        """Inference up to logits of the images' size."""
+        self.model.eval()
+        with torch.no_grad(), self._autocast():
+            self.model(self.batch)
+
+    def training(self) -> None:
+        """Forward and backward of all losses."""
+        self.model.train()
+        with self._autocast():
+            losses = self.model(self.batch)
+        torch.stack(list(losses.values())).sum().backward()
+        self.model.zero_grad()
+
+    def measure(self, kind: str) -> float:
+        """Seconds of one "forward" or "training"."""
+        call: Callable[[], None] = getattr(self, kind)
+        self._synchronize()
+        started = time.perf_counter()
+        call()
+        self._synchronize()
+        return time.perf_counter() - started
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def time_configs(
+    configs: Sequence[CfgNode], *, sizes: Sequence[Sequence[int]], batch: int = 1, iterations: int = 10
+) -> list[dict[str, Any]]:
+    """Measure the configs in turn, `iterations` times; one record for each.
+
+    sizes: of the images of each config, height and width.
+
+    Returns forward_s and training_s (medians), images_per_s (of inference), forward_ratio and training_ratio (to the
+    first config), peak_mib (of weights and one training step; None where it cannot be told).
+    ValueError: fewer than one iteration or image.
+    """
+    if iterations < 1 or batch < 1:
+        raise ValueError(f"iterations is {iterations} and batch {batch}; both are at least 1")
+    models, peaks = [], []
+    for cfg, size in zip(configs, sizes, strict=True):
+        torch.manual_seed(0)
+        used = reset_peak(cfg.MODEL.DEVICE)
+        model = TimedModel(cfg, size=size, batch=batch)
+        for _ in range(WARMUP):
+            model.training()
+            model.forward()
+        peak = peak_mib(cfg.MODEL.DEVICE)
+        peaks.append(None if peak is None or used is None else round(peak - used, 1))
+        models.append(model)
+    for _ in range(iterations):
+        for kind in KINDS:
+            for model in models:
+                model.seconds[kind].append(model.measure(kind))
+    medians = [{kind: median(model.seconds[kind]) for kind in KINDS} for model in models]
+    return [
+        {
+            **{f"{kind}_s": times[kind] for kind in KINDS},
+            **{f"{kind}_ratio": times[kind] / medians[0][kind] for kind in KINDS},
+            "images_per_s": batch / times["forward"],
+            "peak_mib": peak,
+        }
+        for times, peak in zip(medians, peaks, strict=True)
+    ]
+
+
+def time_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown of records with "config", "size" and what time_configs gives."""
+    rows = [
+        (
+            f"`{record['config']}`",
+            "x".join(map(str, record["size"])),
+            *(
+                text
+                for kind in KINDS
+                for text in (f"{1000 * record[f'{kind}_s']:.1f}", f"{record[f'{kind}_ratio']:.2f}")
+            ),
+            f"{record['images_per_s']:.1f}",
+            "-" if record["peak_mib"] is None else f"{record['peak_mib']:.0f}",
+        )
+        for record in records
+    ]
+    headers = ("config", "image", "forward ms", "ratio", "training ms", "ratio", "images/s", "peak MiB")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def reset_peak(device: str) -> float | None:
+    """Start measuring anew, and return the MiB in use; None where the system does not say."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of the resident set starts again
+    except OSError:
+        return None
+    return _status_mib("VmRSS")
+
+
+def peak_mib(device: str) -> float | None:
+    """The most that was in use since reset_peak: allocated on a CUDA device, resident in the process on a CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return _status_mib("VmHWM")
+
+
+def _status_mib(field: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,9 +26,10 @@ ALIGNMENT = 2 * 256**2 + CONV3 + 9 * 216 * 256 + 216
 FAPN = FPN + SELECTIONS + 3 * ALIGNMENT - CONV3
 
 
-def options(*pairs, channels=256) -> PyramidOptions:
+def options(*pairs, channels=256, gate="paper") -> PyramidOptions:
     cfg = get_cfg()
     add_scaleeq_config(cfg)
+    cfg.MODEL.GATE = gate
     cfg.merge_from_list([f"MODEL.PYRAMID.{value}" if index % 2 == 0 else value for index, value in enumerate(pairs)])
     return PyramidOptions.from_config(cfg, name="fpn", channels=channels)
 
@@ -62,6 +65,17 @@ def test_published_sizes_of_whole_models():
     assert FPN == 3_344_384 and FAPN == 7_786_888
     assert round((others + FPN) / 1e6, 1) == 28.6
     assert round((others + FAPN) / 1e6, 1) == 33.1
+
+
+def test_the_documented_sizes_are_those_of_the_documented_keys():
+    text = (Path(__file__).parents[2] / "docs" / "pyramids.md").read_text()
+    rows = re.findall(r"^\|.*\| (NAME .*?) \| ([\d,]+) \|$", text, flags=re.MULTILINE)
+    assert len(rows) == 11
+    for keys, documented in rows:
+        pairs = [part for pair in keys.split(", ") for part in pair.split(" ", 1)]
+        norm = batch_norm if pairs[1] == "bifpn" or "aligned_realtime" in pairs else None
+        pyramid = build_pyramid(R50, options(*pairs), norm=norm)
+        assert f"{sum(p.numel() for p in pyramid.parameters()):,}" == documented, keys
 
 
 def features(channels=TINY, size=(9, 11)) -> dict[str, torch.Tensor]:
@@ -103,6 +117,8 @@ def test_what_a_name_implies():
     assert isinstance(fapn.merges["res2"].branches["lateral"].lateral, Select)
     x = features({**TINY, "res4": 16})
     assert fapn(x)["res4"] is x["res4"] and uper(x)["res4"] is x["res4"]
+    gated = build_pyramid(TINY, options("TRANSFER", "gated", channels=16, gate="reference"), norm=None)
+    assert gated.merges["res2"].branches["top_down"].transfer.gate.map[1].num_features == 1  # its batch norm
     bifpn = build_pyramid(TINY, options("NAME", "bifpn", "DOWN_TRANSFER", "avg", channels=16), norm=batch_norm)
     assert len(bifpn.cells) == 1
     assert bifpn.cells[0].bottom_up["res3"].branches["bottom_up"].transfer.kind == "avg"

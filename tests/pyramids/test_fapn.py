@@ -148,6 +148,17 @@ def test_alignment_in_maskformers_decoder_adds_what_was_published():
         assert round((fam - 3 * 512) / 1e6, 3) == aligned
 
 
+def test_the_realtime_pyramid_has_the_size_of_the_authors_file():
+    """ResNet-18 at strides 8 to 32, width 128: 12.10 M with backbone and the head's 3x3 to 64 and classifier."""
+    width, half = 128, 64
+    lateral = sum(c * width + 2 * width for c in (128, 256, 512))
+    offsets = 2 * width * width + 2 * width + 9 * width * 216 + 216
+    level = offsets + 9 * width * half + half + half * width + 2 * width
+    pyramid = fapn_realtime({"res3": 128, "res4": 256, "res5": 512}, width)
+    assert count(pyramid) == lateral + 2 * level == 844_080
+    assert round((11_176_512 + count(pyramid) + 9 * width * half + 2 * half + half * 19) / 1e6, 2) == 12.10
+
+
 def test_the_realtime_pyramid():
     """Ungated laterals with norm and ReLU and no output convolution: all of a level's map is its merge."""
     pyramid = fapn_realtime({"res3": 6, "res4": 8, "res5": 10}, 16).eval()

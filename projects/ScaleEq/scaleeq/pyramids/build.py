@@ -1,18 +1,6 @@
 """The pyramid that MODEL.PYRAMID describes: FPN, FaPN with its ablations and relatives, BiFPN, or none.
 
-How the published variants are written, for four levels:
-
-    FPN (Detectron2)               NAME fpn
-    FPN + extra 3x3                NAME fpn, OUTPUT_CONVS [3, 3, 3, 3]
-    FPN + FAM                      NAME fapn, LATERAL conv
-    FPN + FAM + SE                 NAME fapn, LATERAL squeeze_excite
-    FaPN                           NAME fapn
-    FPN + FAM' + FSM               NAME fapn, TRANSFER aligned_self
-    FPN + deconv + FSM             NAME fapn, TRANSFER deconv
-    FaPN in MaskFormer (FAM only)  NAME fapn, RECURSION smoothed
-    MaskFormer's pixel decoder     NAME fpn, RECURSION smoothed
-    real-time FaPN                 NAME fapn, TRANSFER aligned_realtime
-    BiFPN of EfficientDet, ESeg    NAME bifpn, COMBINE and REPEATS as there
+docs/pyramids.md lists the keys of the published variants.
 """
 
 from __future__ import annotations

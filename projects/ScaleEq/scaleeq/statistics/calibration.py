@@ -98,9 +98,7 @@ def calibrate(
         raise ValueError(f"num_images is {num_images}; give 0 (until known to 1 %), n > 0, or -1 (the whole loader)")
     inputs = inputs or getattr(model, "calibration_inputs", None) or (lambda batch: (batch, None))
     tell = progress or logger.info
-    report = CalibrationReport(joint=_measured_jointly(fusions))
-    if report.joint:
-        tell(f"measuring {len(fusions)} fusions jointly, in one pass: each is equalized by its statistics until then")
+    report = CalibrationReport(joint=_measured_jointly(fusions, tell))
     saved = {name: [b.clone() for b in fusion.equalizers.buffers()] for name, fusion in fusions.items()}
     try:
         for fusion in fusions.values():
@@ -110,9 +108,9 @@ def calibrate(
             while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
                 measurement = _Measurement(pending, gather or (lambda value: [value]), joint=report.joint)
                 measurement.run(getattr(model, "logits", model), inputs, loader, num_images)
-                for name, measured in measurement.apply().items():
-                    report.fusions[name] = measured
-                    tell(report.line(name))
+                report.fusions |= (measured := measurement.apply())
+                for name in measured:
+                    tell(report.line(name) + (f"; no effect here: {why}" if (why := fusions[name].no_effect) else ""))
     except BaseException:
         for name, fusion in fusions.items():
             fusion.reset_equalizers()
@@ -129,9 +127,12 @@ def _spec(fusion: Fusion) -> EqualizerSpec:
     return fusion.equalizer_spec
 
 
-def _measured_jointly(fusions: dict[str, Fusion]) -> bool:
+def _measured_jointly(fusions: dict[str, Fusion], tell: Callable[[str], None]) -> bool:
     """Whether there are too many for a pass each. Not with initializers: they scale their weights only once."""
-    return len(fusions) > MAX_PASSES and not any(_spec(f).implementation in INITIALIZERS for f in fusions.values())
+    if len(fusions) <= MAX_PASSES or any(_spec(fusion).implementation in INITIALIZERS for fusion in fusions.values()):
+        return False
+    tell(f"measuring {len(fusions)} fusions jointly, in one pass: each is equalized by its statistics until then")
+    return True
 
 
 class _Measurement:

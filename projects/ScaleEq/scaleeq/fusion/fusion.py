@@ -117,6 +117,11 @@ class Fusion(nn.Module):
         return cast("dict[str, ScaleEqualizer]", dict(self.equalizers.items()))
 
     @property
+    def no_effect(self) -> str:
+        """Why an equalizer's scale changes nothing here; empty where it does. The mix says it."""
+        return getattr(self.mix, "scale_invariant", "")
+
+    @property
     def _implementation(self) -> str:
         return "" if self.equalizer_spec is None else self.equalizer_spec.implementation
 

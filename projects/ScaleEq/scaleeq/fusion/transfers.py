@@ -165,7 +165,7 @@ def make_transfer(
         name: one of TRANSFERS or DOWN_TRANSFERS; ValueError, with the choices, otherwise.
         channels: of the branch, for those with weights.
         norm: of FaPN's offset convolution.
-        gate: kind of an unsupervised gate.
+        gate: kind of the gates.
         num_classes: of a supervised gate.
     """
     if name not in TRANSFERS + DOWN_TRANSFERS:
@@ -183,7 +183,7 @@ def make_transfer(
     if name == "gated":
         return Gated(Gate(channels, kind=gate))
     if name == "supervised_gated":
-        return Gated(SupervisedGate(channels, num_classes))
+        return Gated(SupervisedGate(channels, num_classes, kind=gate))
     if name == "aligned_realtime":
         return AlignedRealtime(channels, norm=norm)
     return Aligned(channels, norm=norm, from_self=name == "aligned_self")

@@ -4,7 +4,8 @@ from .bifpn import BiFPN
 from .build import NoPyramid, PyramidOptions, build_pyramid
 from .fapn import fapn, fapn_realtime
 from .fapn_weights import convert_fapn_weights
-from .fpn import FPN, fpn, smoothed_fpn
+from .fpn import FPN
+from .plain import fpn, smoothed_fpn
 
 __all__ = [
     "FPN",

@@ -16,7 +16,7 @@ from torch import nn
 from ..fusion import Branch, EqualizerSpec, Fusion, Keep, Pool, make_combine
 from ..layers import ConvNormAct, NormFactory, SeparableConv, batch_norm
 from .chain import Chain
-from .fpn import NEAREST
+from .plain import NEAREST
 
 
 class BiFPNCell(nn.Module):

@@ -16,7 +16,8 @@ from ..fusion import COMBINES, DOWN_TRANSFERS, LATERALS, TRANSFERS, EqualizerSpe
 from ..layers import NormFactory
 from .bifpn import BiFPN
 from .fapn import fapn, fapn_realtime
-from .fpn import FPN, fpn, smoothed_fpn
+from .fpn import FPN
+from .plain import fpn, smoothed_fpn
 
 PYRAMIDS = ("none", "fpn", "fapn", "bifpn")
 PYRAMID_COMBINES = tuple(name for name in COMBINES if name != "concat")

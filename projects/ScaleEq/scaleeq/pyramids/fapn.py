@@ -16,7 +16,8 @@ from torch import nn
 from ..fusion import Aligned, EqualizerSpec
 from ..fusion.aligned import AlignedRealtime
 from ..layers import ConvNormAct, NormFactory, batch_norm
-from .fpn import FPN, fpn
+from .fpn import FPN
+from .plain import fpn
 
 
 def fapn(

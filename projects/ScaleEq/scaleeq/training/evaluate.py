@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,20 @@ from torch import nn
 
 from scaleeq import engine
 from scaleeq.counting import count
-from scaleeq.engine import CfgNode, SafeCheckpointer, comm, verify_results
+from scaleeq.engine import (
+    CfgNode,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    MetadataCatalog,
+    SafeCheckpointer,
+    comm,
+    inference_on_dataset,
+    print_csv_format,
+    verify_results,
+)
+from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
 from scaleeq.files import write_json
+from scaleeq.statistics import require_calibrated
 
 from .setup import check_labels
 
@@ -74,6 +86,53 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
         logger.info("Results written to %s", path)
         verify_results(cfg, results)
     return results
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    """The evaluator that the data set's evaluator_type asks for, with TEST.VALIDATION_LOSS where it is on.
+
+    ValueError: no evaluator for that type.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
+    if evaluator_type != "sem_seg":
+        raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
+    evaluator = SemSegEvaluator(dataset_name)
+    if not cfg.TEST.VALIDATION_LOSS:
+        return evaluator
+    return DatasetEvaluators([evaluator, ValidationLossEvaluator(dataset_name)])
+
+
+def test_on_datasets(
+    trainer_class: type[Trainer],
+    cfg: CfgNode,
+    model: nn.Module,
+    evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
+) -> dict[str, Any]:
+    """What Trainer.test does, with the trainer's evaluators (unless given) and test loaders."""
+    require_calibrated(model)
+    names = cfg.DATASETS.TEST
+    if isinstance(evaluators, DatasetEvaluator):
+        evaluators = [evaluators]
+    if evaluators is not None and len(evaluators) != len(names):
+        raise ValueError(f"{len(evaluators)} evaluators for {len(names)} data sets in DATASETS.TEST")
+    results = {}
+    for index, name in enumerate(names):
+        evaluator = trainer_class.build_evaluator(cfg, name) if evaluators is None else evaluators[index]
+        results[name] = inference_on_dataset(model, trainer_class.build_test_loader(cfg, name), evaluator)
+        if comm.is_main_process():
+            logger.info("Evaluation results for %s in csv format:", name)
+            print_csv_format(results[name])
+    return results[names[0]] if len(names) == 1 else results
+
+
+def copy_main_buffers(model: nn.Module) -> None:
+    """Give every rank the main process's buffers: running statistics, where batch norm is per rank."""
+    if comm.get_world_size() == 1:
+        return
+    buffers = dict(model.named_buffers())
+    own = {name: buffer.cpu() for name, buffer in buffers.items()} if comm.is_main_process() else None
+    for name, value in comm.all_gather(own)[0].items():
+        buffers[name].copy_(value)
 
 
 @dataclass

@@ -62,10 +62,10 @@ def choose_algorithms(cfg: CfgNode) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def compile_parts(model: nn.Module) -> None:
+def compile_parts(model: nn.Module, *, enabled: bool) -> None:
     """torch.compile backbone and head in place, names in the state dict unchanged; pre- and post-processing stay."""
     for name, part in model.named_children():
-        if name in ("backbone", "sem_seg_head"):
+        if enabled and name in ("backbone", "sem_seg_head"):
             part.compile()
 
 

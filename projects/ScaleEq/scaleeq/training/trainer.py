@@ -26,25 +26,20 @@ import scaleeq.segmentor
 from scaleeq.engine import (
     CfgNode,
     DatasetEvaluator,
-    DatasetEvaluators,
     EvalHook,
     EventWriter,
     HookBase,
-    MetadataCatalog,
     SafeCheckpointer,
     TrainerBase,
     build_model,
     comm,
     default_writers,
-    inference_on_dataset,
-    print_csv_format,
     verify_results,
     wrap_ddp,
 )
-from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
-from scaleeq.statistics import require_calibrated
 
 from .ema import WeightAverage
+from .evaluate import build_evaluator, copy_main_buffers, test_on_datasets
 from .hooks import StopTraining
 from .metrics import gather_metrics
 from .output_dir import check_disk_space
@@ -84,8 +79,7 @@ class Trainer(TrainerBase):
             model, cfg.OUTPUT_DIR, keep=cfg.SOLVER.KEEP_CHECKPOINTS, trainer=weakref.proxy(self), **saved
         )
         check_disk_space(cfg, model)
-        if cfg.MODEL.COMPILE:
-            compile_parts(model)
+        compile_parts(model, enabled=cfg.MODEL.COMPILE)
         self.model = wrap_ddp(model)
         self.model.train()
         self.step = TrainingStep(
@@ -99,8 +93,6 @@ class Trainer(TrainerBase):
         self.last_eval_results: Results = {}
         self._samples: Iterator[list[dict]] | None = None
         self.register_hooks(self.build_hooks())
-
-    # ------------------------------------------------------------------------------------------------ a run
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from OUTPUT_DIR's last checkpoint if `resume` and there is one, else start with MODEL.WEIGHTS."""
@@ -207,11 +199,7 @@ class Trainer(TrainerBase):
     def evaluate(self) -> Results:
         """Test the model that the checkpoint holds: on every rank with the main process's running statistics."""
         model, kind = self.evaluated_model()
-        if comm.get_world_size() > 1:
-            buffers = dict(model.named_buffers())
-            own = {name: buffer.cpu() for name, buffer in buffers.items()} if comm.is_main_process() else None
-            for name, value in comm.all_gather(own)[0].items():
-                buffers[name].copy_(value)
+        copy_main_buffers(model)
         logger.info("Evaluating the %s weights", kind)
         self.last_eval_results = self.test(self.cfg, model)
         return self.last_eval_results
@@ -256,13 +244,7 @@ class Trainer(TrainerBase):
 
         ValueError: no evaluator for that type.
         """
-        evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
-        if evaluator_type != "sem_seg":
-            raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
-        evaluator = SemSegEvaluator(dataset_name)
-        if not cfg.TEST.VALIDATION_LOSS:
-            return evaluator
-        return DatasetEvaluators([evaluator, ValidationLossEvaluator(dataset_name)])
+        return build_evaluator(cfg, dataset_name)
 
     @classmethod
     def test(
@@ -273,17 +255,4 @@ class Trainer(TrainerBase):
         Returns {"sem_seg": {...}} of one data set, {name: {"sem_seg": {...}}} of several; on the main process only.
         ValueError: as many evaluators as data sets are needed; or a scale equalizer was never calibrated.
         """
-        require_calibrated(model)
-        names = cfg.DATASETS.TEST
-        if isinstance(evaluators, DatasetEvaluator):
-            evaluators = [evaluators]
-        if evaluators is not None and len(evaluators) != len(names):
-            raise ValueError(f"{len(evaluators)} evaluators for {len(names)} data sets in DATASETS.TEST")
-        results = {}
-        for index, name in enumerate(names):
-            evaluator = cls.build_evaluator(cfg, name) if evaluators is None else evaluators[index]
-            results[name] = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
-            if comm.is_main_process():
-                logger.info("Evaluation results for %s in csv format:", name)
-                print_csv_format(results[name])
-        return results[names[0]] if len(names) == 1 else results
+        return test_on_datasets(cls, cfg, model, evaluators)

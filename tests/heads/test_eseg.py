@@ -57,9 +57,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_family_has_the_published_sizes(name):
-    backbone, multipliers, width, cells, expected = MODELS[name]
+def on_meta(name: str) -> tuple[torch.nn.Module, ESegHead]:
+    """Encoder and head, without memory."""
+    backbone, multipliers, width, cells, _ = MODELS[name]
     with torch.device("meta"):
         body = create_body(backbone, 3, False, "", multipliers=multipliers)
         channels = body.feature_info.channels()
@@ -69,6 +69,14 @@ def test_the_family_has_the_published_sizes(name):
             num_classes=19,
             pyramid=PyramidOptions(name="bifpn", channels=width, repeats=cells),
         )
+    return body.eval(), head.eval()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_family_has_the_published_sizes(name):
+    _, _, width, cells, expected = MODELS[name]
+    body, head = on_meta(name)
+    channels = body.feature_info.channels()
     counts = [sum(p.numel() for p in module.parameters()) for module in (body, head.pyramid, head)]
     laterals = sum(c * width + 2 * width for c in (*channels, *[channels[-1]] * 4))
     assert counts[1] == laterals + cells * (14 * (9 * width + width**2 + 2 * width) + 34)
@@ -79,6 +87,22 @@ def test_the_family_has_the_published_sizes(name):
         assert total == expected
     elif expected:
         assert round(total / 1e6, 1) == expected / 1e6
+
+
+@pytest.mark.parametrize(("name", "expected"), [("lite_s", 5_161_131_584), ("s", 33_839_019_520)])
+def test_multiply_adds_of_the_convolutions(name, expected):
+    """Of an image of 1024 x 2048 pixels."""
+    counts = []
+
+    def count(conv, inputs, output):
+        counts.append(output.numel() * conv.weight[0].numel())
+
+    body, head = on_meta(name)
+    for module in (*body.modules(), *head.modules()):
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(count)
+    head.logits(dict(zip(STRIDES, body(torch.empty(1, 3, 1024, 2048, device="meta")), strict=True)))
+    assert sum(counts) == expected
 
 
 def ceil_pooled(image: np.ndarray) -> np.ndarray:

@@ -78,14 +78,18 @@ def image_size(cfg: Any) -> tuple[int, int]:
 
 def count_table(records: Sequence[Mapping[str, Any]]) -> str:
     """Markdown of records with "config", "size" and what Count.as_dict gives: parameters in M, multiply-adds in G."""
+
+    def cell(number: int, unit: float, digits: int) -> str:
+        return f"{number / unit:.{digits}f}" if number else "-"
+
     parts = [part for part in PARTS if any(part in record["params_by_part"] for record in records)]
     rows = []
     for record in records:
         params, macs, kinds = (record[key] for key in ("params_by_part", "macs_by_part", "macs_by_kind"))
         cells = [f"`{record['config']}`", "x".join(map(str, record["size"]))]
-        cells += [f"{number / 1e6:.2f}" for number in (record["params"], *(params.get(part, 0) for part in parts))]
-        cells += [f"{number / 1e9:.1f}" for number in (record["macs"], *(macs.get(part, 0) for part in parts))]
-        rows.append([*cells, *(f"{kinds[kind] / 1e9:.1f}" if kinds[kind] else "-" for kind in KINDS[1:])])
+        cells += [cell(number, 1e6, 2) for number in (record["params"], *(params.get(part, 0) for part in parts))]
+        cells += [cell(number, 1e9, 1) for number in (record["macs"], *(macs.get(part, 0) for part in parts))]
+        rows.append([*cells, *(cell(kinds[kind], 1e9, 1) for kind in KINDS[1:])])
     headers = ["config", "image", "params M", *parts, "multiply-adds G", *parts, *(f"of it {k}" for k in KINDS[1:])]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from scaleeq import calibrate
-from scaleeq.fusion import EqualizerSpec
+from scaleeq.fusion import Branch, Concat, EqualizerSpec, Fusion, Resize
 from scaleeq.layers import ConvNormAct, batch_norm
 from scaleeq.pyramids import BiFPN
 from scaleeq.statistics import calibration
@@ -79,6 +79,33 @@ def test_one_joint_pass_finds_what_a_pass_per_fusion_finds(
             assert int(equalizer.num_images) == 4 * count
             torch.testing.assert_close(equalizer.std, expected.std, rtol=tolerance, atol=0)
             assert ((equalizer.mean - expected.mean).abs() <= tolerance * expected.std).all()
+
+
+def test_concatenations_whose_branches_are_centred_already_are_measured_as_they_are(monkeypatch):
+    """There a mean that is known is subtracted before the transfer, so the observer sees what is left."""
+
+    def make_chain() -> nn.Sequential:
+        torch.manual_seed(0)
+        fusions = []
+        for _ in range(MAX_PASSES + 1):
+            branches = {
+                "fine": Branch(3),
+                "coarse": Branch(3, lateral=nn.AvgPool2d(2), transfer=Resize()),
+            }
+            mix = ConvNormAct(6, 3, kernel_size=3)
+            fusions.append(Fusion(branches, combine=Concat(), mix=mix, equalizer=EqualizerSpec()))
+        return nn.Sequential(*fusions)
+
+    joint, topological = make_chain(), make_chain()
+    assert calibrate(joint, make_loader(10), num_images=-1).joint
+    monkeypatch.setattr(calibration, "MAX_PASSES", 9)
+    calibrate(topological, make_loader(10), num_images=-1)
+    for ours, theirs in zip(joint, topological, strict=True):
+        for branch, expected in theirs.equalizer_of.items():
+            equalizer = ours.equalizer_of[branch]
+            assert equalizer.std == pytest.approx(float(expected.std), rel=0.02)
+            assert equalizer.mean == pytest.approx(float(expected.mean), abs=0.02 * float(expected.std))
+    assert float(joint[1].equalizer_of["coarse"].mean) > 0.3  # behind a ReLU
 
 
 def test_the_earlier_equalizers_matter_much_more_than_the_tolerance():

@@ -21,26 +21,64 @@ PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
         ("docs/scale_equalizers.md", papers.scales_table),
         ("docs/scale_equalizers.md", papers.calibration_cost_table),
         ("docs/recipes.md", papers.recipes_table),
+        ("docs/recipes.md", papers.decoder_recipes_table),
+        ("docs/fusions.md", papers.decoders_table),
+        ("docs/fusions.md", papers.counts_table),
+        ("docs/fusions.md", papers.published_table),
+        ("docs/fusions.md", papers.toy_table),
     ],
 )
 def test_pages_hold_the_printed_tables(page, table):
     assert table() in (ROOT / page).read_text(), "print it again: python -m scaleeq.papers"
 
 
-@pytest.mark.parametrize("number", [*papers.NUMBERS, *papers.RECIPES], ids=lambda number: number.config)
+RECIPES = [*papers.RECIPES, *papers.DECODER_RECIPES]
+OF_CONFIGS = [number for number in papers.PUBLISHED if number.config != papers.NO_CONFIG]
+
+
+@pytest.mark.parametrize("number", [*papers.NUMBERS, *RECIPES, *OF_CONFIGS], ids=lambda n: f"{n.config} {n.what}")
 def test_numbers_name_configs_and_evidence_that_exist(number):
     assert (ROOT / number.config).is_file()
     path = papers.RESULTS / number.evidence
-    if papers.measured(number) != "not run":
+    if papers.measured(number) != "not run" and number.evidence != papers.COUNTS:
         evidence = json.loads(path.read_text())
         assert {"sem_seg", "weights_sha256", "engine", "command", "scales"} <= set(evidence)
 
 
-@pytest.mark.parametrize("number", papers.RECIPES, ids=lambda number: number.config)
+@pytest.mark.parametrize("number", RECIPES, ids=lambda number: number.config)
 def test_recipes_state_their_published_number(number):
     """The comment at the head of a recipe and the table say the same."""
     expected = (ROOT / number.config).read_text().splitlines()[1]
     assert number.expected in expected
+
+
+@pytest.mark.parametrize("number", OF_CONFIGS, ids=lambda number: f"{number.config} {number.what}")
+def test_configs_state_what_their_paper_publishes(number):
+    if not number.what.startswith("boundary"):
+        header = [line for line in (ROOT / number.config).read_text().splitlines() if line.startswith("# ")]
+        assert number.expected.split()[0].rstrip(",") in " ".join(header[1:])
+
+
+def test_numbers_without_a_config_are_never_measured():
+    without = [number for number in papers.PUBLISHED if number.config == papers.NO_CONFIG]
+    assert len(without) > 10
+    assert {papers.measured(number) for number in without} == {"not run"}
+
+
+def test_counts_are_those_of_their_config():
+    """ESeg-S, whose numbers are known exactly (tests/test_fusion_configs.py), among all records."""
+    numbers = [n for n in papers.PUBLISHED if n.config.endswith("/eseg_s.yaml") and n.evidence == papers.COUNTS]
+    assert [papers.measured(number) for number in numbers] == ["6.86", "33.8"]
+
+
+def test_the_toy_table_prints_what_was_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(papers, "RESULTS", tmp_path)
+    assert papers.toy_table().count("not run") == 4 * 8
+    run = {"mIoU": 71.26, "params": 11_645_576, "macs": 722_097_152, "training_s": 0.7978}
+    (tmp_path / "toy.json").write_text(json.dumps({"configs": {"configs/toy/gsto.yaml": run}}))
+    (row,) = [line for line in papers.toy_table().splitlines() if "gsto.yaml" in line]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["71.3", "11.65", "0.72", "798"]
+    assert papers.toy_table().count("not run") == 4 * 7
 
 
 @pytest.mark.parametrize("paper", papers.PAPERS, ids=lambda paper: paper.arxiv)

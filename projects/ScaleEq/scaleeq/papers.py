@@ -1,7 +1,7 @@
 """Which paper lives in which file, and each number: what is expected, by whom, and the file of what was measured.
 
-`python -m scaleeq.papers` prints the tables of README.md, docs/scale_equalizers.md and docs/recipes.md from this module
-and from docs/results/*.json.
+`python -m scaleeq.papers` prints the tables of README.md and of docs/{scale_equalizers,recipes,fusions}.md from this
+module, from published.py and from docs/results/*.json.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from .counting import count_table
+from .published import COUNTS, NO_CONFIG, PUBLISHED, Number, of_configs
+
+TWINS = ("", "_scale_equalizer")
+NO_NUMBER = "no published number"
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 
 
@@ -24,24 +29,36 @@ class Paper:
     modules: str
 
 
-@dataclass(frozen=True)
-class Number:
-    """One result: `expected` with its source, and the evidence file in docs/results ("" or absent: not run)."""
-
-    config: str
-    what: str
-    expected: str
-    source: str
-    evidence: str
-
-
 PAPERS = (
     Paper("Scale equalization for multi-level feature fusion", "2402.01149", "fusion/equalizer.py, statistics/"),
     Paper("UPerNet", "1807.10221", "heads/uper.py"),
-    Paper("Pyramid pooling (PSPNet)", "1612.01105", "fusion/pooling.py"),
+    Paper("FaPN", "2108.07058", "pyramids/fapn.py, fusion/aligned.py, fusion/laterals.py"),
+    Paper("ESeg", "2203.12683", "heads/eseg.py, backbones/efficientnet.py"),
+    Paper("GSTO", "2005.13363", "backbones/hrnet.py, layers/gate.py"),
+    Paper("BiFPN (EfficientDet)", "1911.09070", "pyramids/bifpn.py"),
+    Paper("Panoptic feature pyramid networks", "1901.02446", "heads/semantic_fpn.py"),
+    Paper("HRNetV2", "1904.04514", "backbones/hrnet.py, heads/fcn.py"),
+    Paper("Pyramid pooling (PSPNet)", "1612.01105", "fusion/pooling.py, heads/psp.py"),
+    Paper("Atrous pooling (DeepLabV3)", "1706.05587", "fusion/pooling.py, heads/aspp.py"),
+    Paper("DeepLabV3+", "1802.02611", "heads/sep_aspp.py"),
     Paper("Feature pyramid networks", "1612.03144", "pyramids/fpn.py"),
     Paper("Fully convolutional networks", "1411.4038", "heads/fcn.py"),
 )
+
+# Decoder -> context on the top level, pyramid, its laterals, its transfers, its combine, what the head combines.
+DECODERS = {
+    "FPN, Panoptic FPN's head": ("-", "fpn", "conv", "nearest", "sum", "sum of progressive branches"),
+    "FaPN": ("-", "fapn", "select", "aligned", "sum", "sum of progressive branches"),
+    "FaPN, real time": ("-", "fapn", "conv", "aligned_realtime", "sum", "sum of progressive branches"),
+    "UPerNet": ("pyramid pooling", "fpn", "conv", "bilinear", "sum", "concat of levels"),
+    "ESeg": ("pooled levels", "bifpn", "conv", "nearest, max", "fast_normalized", "softmax sum of levels"),
+    "HRNetV2": ("-", "fuse layers", "conv", "bilinear", "sum", "concat of levels"),
+    "GSTO-HRNet": ("-", "fuse layers", "gate, conv", "bilinear", "sum", "concat of levels"),
+    "PSPNet": ("-", "-", "-", "bilinear", "-", "concat of level and pools"),
+    "DeepLabV3": ("-", "-", "-", "-", "-", "concat of dilated convolutions and pool"),
+    "DeepLabV3+": ("atrous pooling", "-", "-", "bilinear", "-", "concat of context and low level"),
+    "FCN": ("-", "-", "-", "-", "-", "concat of level and convolutions"),
+}
 
 NUMBERS = (
     Number("configs/quickstart.yaml", "mIoU, toy val", "60 or more", "this project's own check", "quickstart.json"),
@@ -75,22 +92,48 @@ RECIPES = tuple(
     Number(
         f"configs/{dataset}/uper_{backbone}{equalizer}.yaml",
         f"mIoU, {dataset} val",
-        MODEL_ZOO.get(f"{dataset}/uper_{backbone}{equalizer}", "no published number"),
+        MODEL_ZOO.get(f"{dataset}/uper_{backbone}{equalizer}", NO_NUMBER),
         "mmsegmentation's model zoo",
         f"{dataset}_uper_{backbone}{equalizer}.json",
     )
     for dataset in ("ade20k", "voc2012", "cityscapes")
     for backbone in ("swin_tiny", "twins_svt_small", "twins_pcpvt_small", "convnext_tiny", "r50")
-    for equalizer in ("", "_scale_equalizer")
+    for equalizer in TWINS
 )
 
 
+# Single-scale mIoU of mmsegmentation's model zoo for the other decoders on ResNet-50, at output stride 8.
+DECODER_ZOO = {
+    "cityscapes": {"psp": "78.55", "aspp": "79.32", "sep_aspp": "80.09", "fcn": "73.61"},
+    "ade20k": {"psp": "42.48", "aspp": "42.66", "sep_aspp": "43.95", "fcn": "36.10"},
+    "voc2012": {"psp": "77.29", "aspp": "77.68", "sep_aspp": "76.81", "fcn": "66.97"},
+}
+DECODER_RECIPES = tuple(
+    number
+    for dataset, published in DECODER_ZOO.items()
+    for number in of_configs(
+        "mmsegmentation's model zoo",
+        f"mIoU, {dataset} val",
+        {
+            f"{dataset}/{head}_r50{end}": value if end == "" else NO_NUMBER
+            for head, value in published.items()
+            for end in TWINS
+        },
+    )
+)
+TOY = tuple(f"configs/toy/{name}{end}.yaml" for name in ("fpn", "fapn", "bifpn", "gsto") for end in TWINS)
+
+
 def measured(number: Number) -> str:
-    """The mIoU in a number's evidence file, or "not run"."""
+    """The number in its evidence file, mIoU unless it is a count, or "not run"."""
     path = RESULTS / number.evidence
     if not number.evidence or not path.is_file():
         return "not run"
-    return f"{json.loads(path.read_text())['sem_seg']['mIoU']:.1f}"
+    record = json.loads(path.read_text())
+    if number.evidence != COUNTS:
+        return f"{record['sem_seg']['mIoU']:.1f}"
+    count = next(count for count in record["configs"] if count["config"] == number.config)
+    return f"{count['params'] / 1e6:.2f}" if number.what.startswith("parameters") else f"{count['macs'] / 1e9:.1f}"
 
 
 def results_table() -> str:
@@ -110,6 +153,60 @@ def recipes_table() -> str:
     ]
     headers = ("config", "published val mIoU", "measured", "with scale equalizers")
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def decoders_table() -> str:
+    """Markdown: each decoder as a point of the fusion space."""
+    headers = ("decoder", "context", "pyramid", "laterals", "transfers", "combine", "the head's final Fusion")
+    return tabulate([(name, *parts) for name, parts in DECODERS.items()], headers=headers, tablefmt="github")
+
+
+def counts_table() -> str:
+    """Markdown: what tools/benchmark.py --count printed for the configs of Cityscapes and of the toy scenes."""
+    records = json.loads((RESULTS / COUNTS).read_text())["configs"]
+    shown = [record for record in records if record["config"].split("/")[1] in ("cityscapes", "toy")]
+    return count_table(shown)
+
+
+def published_table() -> str:
+    """Markdown: config, number, published, measured, paper."""
+    rows = [
+        (n.config if n.config == NO_CONFIG else f"`{n.config[8:-5]}`", n.what, n.expected, measured(n), n.source)
+        for n in PUBLISHED
+    ]
+    headers = ("config", "number", "published", "measured", "arXiv")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def decoder_recipes_table() -> str:
+    """Markdown: ResNet-50 decoders: published and measured mIoU, and measured with equalizers."""
+    rows = [
+        (f"`{plain.config}`", plain.expected, measured(plain), measured(equalized))
+        for plain, equalized in zip(DECODER_RECIPES[::2], DECODER_RECIPES[1::2], strict=True)
+    ]
+    headers = ("config", "published val mIoU", "measured", "with scale equalizers")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def toy_table() -> str:
+    """Markdown: the toy comparison: mIoU, parameters, multiply-adds, step time."""
+    path = RESULTS / "toy.json"
+    runs = json.loads(path.read_text())["configs"] if path.is_file() else {}
+    rows = [(f"`{config}`", *toy_row(runs.get(config))) for config in TOY]
+    headers = ("config", "mIoU", "params M", "multiply-adds G", "training step ms")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def toy_row(run: dict[str, float] | None) -> tuple[str, ...]:
+    """mIoU in percent, parameters, multiply-adds of an image, milliseconds of a training step; or "not run"."""
+    if run is None:
+        return ("not run",) * 4
+    return (
+        f"{run['mIoU']:.1f}",
+        f"{run['params'] / 1e6:.2f}",
+        f"{run['macs'] / 1e9:.2f}",
+        f"{1000 * run['training_s']:.0f}",
+    )
 
 
 def papers_table() -> str:
@@ -143,5 +240,16 @@ def calibration_cost_table() -> str:
 
 
 if __name__ == "__main__":
-    tables = (papers_table, results_table, scales_table, calibration_cost_table, recipes_table)
+    tables = (
+        papers_table,
+        results_table,
+        scales_table,
+        calibration_cost_table,
+        recipes_table,
+        decoders_table,
+        counts_table,
+        published_table,
+        decoder_recipes_table,
+        toy_table,
+    )
     print(*(table() for table in tables), sep="\n\n")

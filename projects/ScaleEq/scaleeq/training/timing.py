@@ -7,6 +7,8 @@ the optimizer. Own design.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -144,6 +146,9 @@ def reset_peak(device: str) -> float | None:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / 2**20
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # glibc keeps what was freed, and would hide what is allocated next
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of the resident set starts again
     except OSError:

@@ -63,7 +63,7 @@ class Fusion(nn.Module):
         equalizer: how to equalize the branches; None: not at all.
 
     Raises:
-        ValueError: an unknown reference; an equalizer before a concatenation whose mix it cannot fold into.
+        ValueError: an unknown reference; an equalizer whose statistics mean nothing, or that has no weights to go to.
     """
 
     def __init__(
@@ -85,16 +85,29 @@ class Fusion(nn.Module):
         self.equalizer_spec = equalizer
         self.equalizers = nn.ModuleDict()
         if equalizer is not None:
-            if combine.concatenates and not hasattr(self.mix, "fold_input_affine"):
-                raise ValueError(
-                    f"a scale equalizer before {type(self.mix).__name__} has no weights to go to: "
-                    "mix needs forward(x, input_scale) and fold_input_affine(scale, shift), as ConvNormAct has"
-                )
-            if self._is_initializer and (reason := refusal(self)):
-                raise ValueError(f"SCALE_EQUALIZER.IMPLEMENTATION {equalizer.implementation!r}: {reason}")
+            self._refuse_equalizer(equalizer)
             for name, branch in branches.items():
                 self.equalizers[name] = ScaleEqualizer(branch.channels, granularity=equalizer.granularity)
         self.observer: Observer | None = None
+
+    def _refuse_equalizer(self, spec: EqualizerSpec) -> None:
+        if self.combine.concatenates and not hasattr(self.mix, "fold_input_affine"):
+            raise ValueError(
+                f"a scale equalizer before {type(self.mix).__name__} has no weights to go to (SCALE_EQUALIZER.ENABLED, "
+                "COMBINE 'concat'): mix needs forward(x, input_scale) and fold_input_affine(scale, shift), as "
+                "ConvNormAct has; or use another COMBINE"
+            )
+        if self._is_initializer and (reason := refusal(self)):
+            raise ValueError(f"SCALE_EQUALIZER.IMPLEMENTATION {spec.implementation!r}: {reason}")
+        if (spec.statistics_of, spec.granularity) != ("source", "channel"):
+            return
+        for name, branch in self.branches.items():
+            transfer = cast(Branch, branch).transfer
+            if not transfer.keeps_constants:
+                raise ValueError(
+                    f"SCALE_EQUALIZER.STATISTICS_OF 'source' with GRANULARITY 'channel': {type(transfer).__name__}, "
+                    f"the transfer of branch {name!r}, makes other channels of them; use 'upsampled' or 'branch'"
+                )
 
     def forward(self, inputs: Mapping[str, torch.Tensor] | torch.Tensor) -> torch.Tensor:
         """inputs: a map (N, C_i, H_i, W_i) per branch, or one that all share -> (N, C_mix, H, W) of reference size."""

@@ -147,11 +147,10 @@ def reset_peak(device: str) -> float | None:
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / 2**20
     gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # glibc keeps what was freed, and would hide what is allocated next
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed, and would hide what is allocated next
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of the resident set starts again
-    except OSError:
+    except (AttributeError, OSError, TypeError):  # another C library, another system
         return None
     return _status_mib("VmRSS")
 

@@ -73,16 +73,19 @@ def check_calibration(model: nn.Module, point: Point) -> None:
     assert all(path.startswith("sem_seg_head.") for path in equalizers)
 
 
-def dead(path: str, point: Point) -> bool:
-    """Whether a parameter is without a gradient for a documented reason.
-
-    An HRNet computes all levels, whatever the head reads. With one class there is nothing to learn. What FaPN's offsets
-    are computed from sees none at the first step, because their predictor starts at zero; neither does what stands
-    before timm's zero-started norms at the end of each residual block.
-    """
+def unread(path: str, point: Point) -> bool:
+    """Whether a parameter makes a level that no head reads: an HRNet computes all four."""
     levels = {"PSP": ("res5",), "ASPP": ("res5",), "FCN": ("res5",), "SepASPP": ("res2", "res5")}.get(point["head"])
-    if levels and (last := re.match(r"backbone\.body\.stage4\.\d+\.fusions\.(res\d)\.", path)):
-        return last[1] not in (*levels, "res4")  # which the auxiliary head reads
+    last = re.match(r"backbone\.body\.stage4\.\d+\.fusions\.(res\d)\.", path)
+    return bool(levels and last) and last[1] not in (*levels, "res4")  # which the auxiliary head reads
+
+
+def still(path: str, point: Point) -> bool:
+    """Whether a parameter's first gradient is zero for a known reason.
+
+    With one class there is nothing to learn. FaPN's offsets are predicted by a convolution that starts at zero; timm's
+    residual blocks of a ResNet end in a norm that does.
+    """
     residual = point["backbone"] == "resnet" and path.startswith("backbone.body.layer")
     return point["classes"] == "1" or ".transfer.mix." in path or ".transfer.aligned.mix." in path or residual
 
@@ -95,11 +98,12 @@ def check_training(model: nn.Module, point: Point) -> None:
     assert any("loss_gate" in key for key in losses) == (point["final_transfer"] == "supervised_gated")
     assert any("loss_aux_stage" in key for key in losses) == (point["backbone"] == "hrnet")
     gradients = {path: p.grad for path, p in model.named_parameters()}
-    unread = [path for path, gradient in gradients.items() if gradient is None]
-    assert all("backbone.body.stage4" in path and dead(path, point) for path in unread), unread
-    assert not [path for path in gradients.keys() - set(unread) if not gradients[path].isfinite().all()]
-    zero = [path for path in gradients.keys() - set(unread) if not gradients[path].any() and not dead(path, point)]
-    assert not zero
+    assert {path for path, gradient in gradients.items() if gradient is None} == {
+        path for path in gradients if unread(path, point)
+    }
+    read = {path: gradient for path, gradient in gradients.items() if gradient is not None}
+    assert not [path for path, gradient in read.items() if not gradient.isfinite().all()]
+    assert not [path for path, gradient in read.items() if not gradient.any() and not still(path, point)]
     model.zero_grad()
 
 

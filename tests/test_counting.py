@@ -37,6 +37,7 @@ FAMILIES = {
     "fapn, no offset conv": [*SEMANTIC_FPN, "fapn", f"{PYRAMID}TRANSFER", "aligned_self"],
     "fapn, deconv": [*SEMANTIC_FPN, "fapn", f"{PYRAMID}TRANSFER", "deconv"],
     "fapn, real time": [*SEMANTIC_FPN, "fapn", f"{PYRAMID}TRANSFER", "aligned_realtime"],
+    "one level of a pyramid": [*SEMANTIC_FPN, "fpn", f"{PYRAMID}OUT_FEATURES", "['res2']"],
     "eseg": [*NARROW, f"{HEAD}NAME", "ESegHead", f"{TIMM}NAME", "tf_efficientnet_b0"],
     "gsto": [*NARROW, *HRNET],
     "swin": [*NARROW, f"{TIMM}NAME", "swin_tiny_patch4_window7_224"],

@@ -23,7 +23,7 @@ from scaleeq.fusion import (
     pyramid_pooling,
     scale_optimizer_steps,
 )
-from scaleeq.layers import ConvNormAct, batch_norm
+from scaleeq.layers import ConvNormAct, SeparableBlock, batch_norm
 
 SIZES = {"fine": (9, 13), "middle": (5, 7), "coarse": (3, 4)}
 
@@ -267,6 +267,13 @@ def test_pyramid_pooling_is_a_fusion_of_the_map_and_its_pools():
         pooled = fusion.branches[f"pool{scale}"].lateral[1](F.adaptive_avg_pool2d(x, scale))
         maps.append(F.interpolate(pooled, size=(7, 5), mode="bilinear", align_corners=False))
     torch.testing.assert_close(fusion(x), fusion.mix(torch.cat(maps, 1)), rtol=0, atol=1e-12)
+
+
+def test_a_fusion_says_where_an_equalizer_changes_nothing():
+    assert make_fusion().no_effect == ""
+    assert "single branch" in Fusion({"a": Branch(2)}, combine=Sum()).no_effect
+    separable = Fusion({"a": Branch(2), "b": Branch(2)}, combine=Concat(), mix=SeparableBlock(4, 2))
+    assert "depthwise" in separable.no_effect
 
 
 def test_refusals_name_the_value_and_the_choices():

@@ -124,6 +124,25 @@ def test_what_a_name_implies():
     assert bifpn.cells[0].bottom_up["res3"].branches["bottom_up"].transfer.kind == "avg"
 
 
+@pytest.mark.parametrize("name", ["fpn", "fapn"])
+def test_levels_that_nobody_reads_do_not_leave_the_pyramid(name):
+    pyramids = []
+    for kept in ([], ["res2", "res4"]):
+        torch.manual_seed(0)
+        pyramids.append(build_pyramid(TINY, options("NAME", name, "OUT_FEATURES", kept, channels=16), norm=None))
+    full, part = pyramids
+    part.load_state_dict({key: full.state_dict()[key] for key in part.state_dict()})
+    x = features()
+    found, expected = part(x), full(x)
+    assert list(found) == list(part.out_channels) == ["res2", "res4"]
+    assert all(torch.equal(found[level], expected[level]) for level in found)
+    assert {key for key in full.state_dict() if key not in part.state_dict()} == {
+        "outputs.res3.conv.weight", "outputs.res3.conv.bias"
+    }  # fmt: skip
+    sum(y.sum() for y in found.values()).backward()
+    assert all(parameter.grad is not None for parameter in part.parameters())
+
+
 def test_no_pyramid_passes_the_levels_on():
     pyramid = build_pyramid(TINY, options("NAME", "none"), norm=None, ready_top=True)
     x = features()
@@ -153,6 +172,9 @@ def test_no_pyramid_passes_the_levels_on():
         (("OUTPUT_CONVS", [1, 1]), r"OUTPUT_CONVS is \[1, 1\]: one number per level is needed, for \['res2'"),
         (("OUTPUT_CONVS", [1, -1, 1]), "CHANNELS, REPEATS and OUTPUT_CONVS count something"),
         (("NAME", "bifpn", "REPEATS", -1), "CHANNELS, REPEATS and OUTPUT_CONVS count something"),
+        (("NAME", "bifpn", "OUT_FEATURES", ["res2"]), r"OUT_FEATURES is \('res2',\), which NAME 'bifpn' cannot use"),
+        (("OUT_FEATURES", ["res2", "res9"]), r"OUT_FEATURES has \['res9'\]; the levels are res2, res3, res4"),
+        (("OUT_FEATURES", ["res3"]), r"OUT_FEATURES is \['res3'\]; it needs 'res2', the finest"),
         (("NAME", "fapn", "CHANNELS", 12), "12 channels cannot be split into 8 offset groups"),
     ],
     ids=str,

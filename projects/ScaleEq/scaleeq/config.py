@@ -77,6 +77,7 @@ def _add_pyramid_keys(cfg: Any, node: Any) -> None:
     pyramid.DOWN_TRANSFER = ""  # bottom-up resizing of a BiFPN: "", "max", "avg"
     pyramid.COMBINE = ""  # "", "sum", "softmax", "fast_normalized"
     pyramid.OUTPUT_CONVS = []  # number of 3x3 convolutions on each level's output, finest level first
+    pyramid.OUT_FEATURES = []  # levels that leave an "fpn" or "fapn", the finest among them; empty: all
     pyramid.RECURSION = ""  # a level continues from the "merged" map above, or behind its 3x3: "smoothed" (MaskFormer)
     pyramid.REPEATS = 0  # cells of a BiFPN
 

@@ -207,8 +207,9 @@ class HRNetBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:
         model = cfg.MODEL
-        for key, value in (("DROP_PATH_RATE", model.TIMM.DROP_PATH_RATE), ("LEVEL_NORM", model.TIMM.LEVEL_NORM)):
-            if value:
+        unused = {"DROP_PATH_RATE": 0.0, "LEVEL_NORM": False, "OUTPUT_STRIDE": 32}
+        for key, nothing in unused.items():
+            if (value := model.TIMM[key]) != nothing:
                 raise ValueError(f"MODEL.TIMM.{key} is {value}, but an HRNet has no such part; leave it out")
         return {
             "name": model.TIMM.NAME,

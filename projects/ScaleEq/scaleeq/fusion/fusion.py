@@ -131,7 +131,9 @@ class Fusion(nn.Module):
 
     @property
     def no_effect(self) -> str:
-        """Why an equalizer's scale changes nothing here; empty where it does. The mix says it."""
+        """Why an equalizer's scale changes nothing here; empty where it does."""
+        if len(self.branches) == 1:
+            return "a single branch is in proportion with itself"
         return getattr(self.mix, "scale_invariant", "")
 
     @property

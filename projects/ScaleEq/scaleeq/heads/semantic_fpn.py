@@ -74,9 +74,10 @@ class SemanticFPNHead(SegmentationHead):
             norm=pyramid_norm,
             equalizer=equalizers["pyramid"],
         )
+        steps = dict(zip(input_shape, doublings(input_shape), strict=True))
         branches = {
-            level: Branch(channels, transfer=Progressive(width, channels, steps=steps, norm=norm))
-            for (level, width), steps in zip(self.pyramid.out_channels.items(), doublings(input_shape), strict=True)
+            level: Branch(channels, transfer=Progressive(width, channels, steps=steps[level], norm=norm))
+            for level, width in self.pyramid.out_channels.items()
         }
         self.fusion = Fusion(branches, combine=make_combine(combine, len(branches)), equalizer=equalizers["head"])
 

@@ -23,6 +23,7 @@ PYRAMIDS = ("none", "fpn", "fapn", "bifpn")
 PYRAMID_COMBINES = tuple(name for name in COMBINES if name != "concat")
 PYRAMID_TRANSFERS = tuple(name for name in TRANSFERS if name not in ("none", "supervised_gated"))
 RECURSIONS = ("merged", "smoothed")
+OF_FPN = ("output_convs", "out_features", "recursion")  # options of "fpn" and "fapn" alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class PyramidOptions:
     down_transfer: str = ""
     combine: str = ""
     output_convs: tuple[int, ...] = ()
+    out_features: tuple[str, ...] = ()
     recursion: str = ""
     repeats: int = 0
     gate: str = "paper"
@@ -55,6 +57,7 @@ class PyramidOptions:
             down_transfer=keys.DOWN_TRANSFER,
             combine=keys.COMBINE,
             output_convs=tuple(keys.OUTPUT_CONVS),
+            out_features=tuple(keys.OUT_FEATURES),
             recursion=keys.RECURSION,
             repeats=keys.REPEATS,
             gate=cfg.MODEL.GATE,
@@ -78,8 +81,8 @@ class PyramidOptions:
 
     def _refuse_combinations(self) -> None:
         unused = {
-            "none": ("lateral", "transfer", "down_transfer", "combine", "output_convs", "recursion", "repeats"),
-            "bifpn": ("lateral", "output_convs", "recursion"),
+            "none": ("lateral", "transfer", "down_transfer", "combine", *OF_FPN, "repeats"),
+            "bifpn": ("lateral", *OF_FPN),
         }.get(self.name, ("down_transfer", "repeats"))
         reason = {
             "none": "there is no pyramid",
@@ -137,7 +140,7 @@ def build_pyramid(
         equalizer: scale equalizers in every one of its Fusions.
 
     Raises:
-        ValueError: OUTPUT_CONVS that do not match the levels; a top that is not as wide as announced.
+        ValueError: OUTPUT_CONVS or OUT_FEATURES that do not match the levels; a top that is not as wide as announced.
     """
     levels, channels = list(in_channels), options.channels
     if options.name == "none":
@@ -159,12 +162,31 @@ def build_pyramid(
             norm=norm,
             equalizer=equalizer,
         )
-    shared: dict[str, Any] = {
-        "combine": options.combine or "sum",
-        "norm": norm,
-        "ready_top": ready_top,
-        "equalizer": equalizer,
-    }
+    pyramid = _build_fpn(
+        in_channels, options, transfer, activation, norm=norm, ready_top=ready_top, equalizer=equalizer
+    )
+    if options.out_features:
+        if unknown := [level for level in options.out_features if level not in levels]:
+            raise ValueError(f"MODEL.PYRAMID.OUT_FEATURES has {unknown}; the levels are {', '.join(levels)}")
+        if levels[0] not in options.out_features:
+            raise ValueError(
+                f"MODEL.PYRAMID.OUT_FEATURES is {list(options.out_features)}; it needs {levels[0]!r}, the finest, "
+                "whose stride the logits have"
+            )
+        pyramid.keep_outputs(options.out_features)
+    return pyramid
+
+
+def _build_fpn(
+    in_channels: Mapping[str, int],
+    options: PyramidOptions,
+    transfer: Callable[[str], Callable[[], nn.Module]],
+    activation: bool,
+    **shared: Any,
+) -> FPN:
+    """transfer: the one that a pyramid implies -> maker of the one that is used; shared: arguments of every FPN."""
+    levels, channels = list(in_channels), options.channels
+    shared["combine"] = options.combine or "sum"
     if options.name == "fapn" and options.transfer == "aligned_realtime":
         return fapn_realtime(in_channels, channels, **shared)
     shared["transfer"] = transfer("aligned" if options.name == "fapn" else "bilinear" if activation else "nearest")

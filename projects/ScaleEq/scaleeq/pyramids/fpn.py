@@ -6,7 +6,7 @@ convolution: `FPN` takes them as they are, plain.py builds the common ones, fapn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -69,12 +69,17 @@ class FPN(nn.Module):
         )
         self.outputs = nn.ModuleDict(outputs)
 
+    def keep_outputs(self, levels: Sequence[str]) -> None:
+        """Let `levels` alone leave the pyramid; the output convolutions of the others go."""
+        self.out_channels = {level: width for level, width in self.out_channels.items() if level in levels}
+        self.outputs = nn.ModuleDict({level: conv for level, conv in self.outputs.items() if level in levels})
+
     def forward(self, features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """features: level -> (N, C_i, H_i, W_i) -> level -> (N, channels, H_i, W_i), finest first."""
+        """features: level -> (N, C_i, H_i, W_i) -> output level -> (N, channels, H_i, W_i), finest first."""
         top = self.top_lateral(features[self.top])
         merged = self.merges(top, {level: {"lateral": features[level]} for level in self.levels[:-1]})
         merged[self.top] = top
         return {
             level: self.outputs[level](merged[level]) if level in self.outputs else merged[level]
-            for level in self.levels
+            for level in self.out_channels
         }

@@ -190,3 +190,19 @@ def test_detectron2s_resnet_is_a_backbone():
     losses = model(make_batch((64, 96), (64, 96)))
     sum(losses.values()).backward()
     assert model.eval()(make_batch((64, 96)))[0]["sem_seg"].shape == (5, 64, 96)
+
+
+def test_levels_that_nobody_reads_are_not_made():
+    head = ("MODEL.SEM_SEG_HEAD.NAME", "PSPHead", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res5']")
+    model = make_model(
+        *head,
+        "MODEL.SEM_SEG_HEAD.COMMON_STRIDE",
+        "32",
+        "MODEL.TIMM.NAME",
+        "test_convnext",
+        "MODEL.TIMM.LEVEL_NORM",
+        "True",
+    )
+    assert set(model.backbone.level_norms) == {"res4", "res5"}  # the auxiliary head reads res4
+    sum(model.train()(make_batch((64, 96), (64, 96))).values()).backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]

@@ -64,11 +64,15 @@ class ScaleEqSegmentor(nn.Module):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         if "fpn" not in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.FPN != get_cfg().MODEL.FPN:
             raise ValueError("MODEL.FPN is set, but ScaleEqSegmentor does not read it; use MODEL.PYRAMID")
-        backbone = build_backbone(cfg)
+        backbone: Any = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        head, aux_heads = build_sem_seg_head(cfg, shapes), auxiliary_heads(cfg, shapes)
+        if hasattr(backbone, "keep_levels"):  # weights that nobody reads would get no gradient
+            backbone.keep_levels({*getattr(head, "in_features", shapes), *aux_heads})
         return {
             "backbone": backbone,
-            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
-            "aux_heads": auxiliary_heads(cfg, backbone.output_shape()),
+            "sem_seg_head": head,
+            "aux_heads": aux_heads,
             "aux_losses": auxiliary_losses(cfg, getattr(backbone, "aux_loss_weights", {})),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

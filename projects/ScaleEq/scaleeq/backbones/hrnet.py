@@ -13,7 +13,7 @@ statistics, but never have scale equalizers, whatever SCALE_EQUALIZER.SCOPE: all
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import timm
@@ -229,9 +229,17 @@ class HRNetBackbone(Backbone):
         levels, aux_logits = self.body(image)
         return levels | ({"aux_logits": aux_logits} if self.training and aux_logits else {})
 
+    def keep_levels(self, levels: Collection[str]) -> None:
+        """Drop what only makes other levels than these: the last Fusions of the last stage."""
+        last: Any = self.body.stage4[-1]
+        for level in [level for level in last.fusions if level not in levels]:
+            del last.fusions[level]
+
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Level name -> channels and stride."""
-        return {level: ShapeSpec(channels=self._channels[level], stride=stride) for stride, level in LEVELS.items()}
+        left = cast(Any, self.body.stage4[-1]).fusions
+        strides = {level: stride for stride, level in LEVELS.items() if level in left}
+        return {level: ShapeSpec(channels=self._channels[level], stride=stride) for level, stride in strides.items()}
 
     def train(self, mode: bool = True) -> HRNetBackbone:
         """Sets the mode of everything but the frozen stages, which stay in eval mode."""

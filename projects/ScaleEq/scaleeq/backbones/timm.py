@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,11 @@ class TimmBackbone(Backbone):
                 feature = self.level_norms[level](feature)
             features[level] = feature[..., : math.ceil(height / stride), : math.ceil(width / stride)].contiguous()
         return features
+
+    def keep_levels(self, levels: Collection[str]) -> None:
+        """Drop the level norms of other levels than these."""
+        for level in [level for level in self.level_norms if level not in levels]:
+            del self.level_norms[level]
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Level name -> channels and stride."""

@@ -43,7 +43,11 @@ def refusal(fusion: Fusion) -> str:
                 )
         return ""
     if kind == "init" and isinstance(fusion.combine, (SoftmaxSum, FastNormalizedSum)):
-        return "" if fusion.equalizer_spec.granularity == "branch" else "a weighted sum has one weight per branch"
+        return (
+            ""
+            if fusion.equalizer_spec.granularity == "branch"
+            else "a weighted sum has one weight per branch; use GRANULARITY 'branch'"
+        )
     return f"{type(fusion.combine).__name__} has no weights whose training could follow the initial scale"
 
 

@@ -172,7 +172,7 @@ REFUSED: dict[str, list[Rule]] = {
         {"equalizer": ON, **SOURCE_CHANNELS, "final_transfer": ("gated", "supervised_gated", "aligned")},
         {"equalizer": ON, **SOURCE_CHANNELS, "scope": ("all",), "transfer": AXES["transfer"][3:]},
     ],
-    r"has no weights to go to \(SCALE_EQUALIZER\.ENABLED, COMBINE 'concat'\): mix needs": [
+    r"has no weights to go to \(MODEL\.SCALE_EQUALIZER\.ENABLED, COMBINE 'concat'\): mix needs": [
         {"equalizer": ON, "head": ("ESeg",), "final_combine": ("concat",)}
     ],
 }

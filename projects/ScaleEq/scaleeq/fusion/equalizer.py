@@ -40,7 +40,9 @@ class EqualizerSpec:
         ):
             value = getattr(self, key)
             if value not in choices:
-                raise ValueError(f"SCALE_EQUALIZER.{key.upper()} is {value!r}; choose one of {', '.join(choices)}")
+                raise ValueError(
+                    f"MODEL.SCALE_EQUALIZER.{key.upper()} is {value!r}; choose one of {', '.join(choices)}"
+                )
 
 
 class ScaleEqualizer(nn.Module):

@@ -93,20 +93,21 @@ class Fusion(nn.Module):
     def _refuse_equalizer(self, spec: EqualizerSpec) -> None:
         if self.combine.concatenates and not hasattr(self.mix, "fold_input_affine"):
             raise ValueError(
-                f"a scale equalizer before {type(self.mix).__name__} has no weights to go to (SCALE_EQUALIZER.ENABLED, "
-                "COMBINE 'concat'): mix needs forward(x, input_scale) and fold_input_affine(scale, shift), as "
-                "ConvNormAct has; or use another COMBINE"
+                f"a scale equalizer before {type(self.mix).__name__} has no weights to go to "
+                "(MODEL.SCALE_EQUALIZER.ENABLED, COMBINE 'concat'): mix needs forward(x, input_scale) and "
+                "fold_input_affine(scale, shift), as ConvNormAct has; or use another COMBINE"
             )
         if self._is_initializer and (reason := refusal(self)):
-            raise ValueError(f"SCALE_EQUALIZER.IMPLEMENTATION {spec.implementation!r}: {reason}")
+            raise ValueError(f"MODEL.SCALE_EQUALIZER.IMPLEMENTATION {spec.implementation!r}: {reason}")
         if (spec.statistics_of, spec.granularity) != ("source", "channel"):
             return
         for name, branch in self.branches.items():
             transfer = cast(Branch, branch).transfer
             if not transfer.keeps_constants:
                 raise ValueError(
-                    f"SCALE_EQUALIZER.STATISTICS_OF 'source' with GRANULARITY 'channel': {type(transfer).__name__}, "
-                    f"the transfer of branch {name!r}, makes other channels of them; use 'upsampled' or 'branch'"
+                    "MODEL.SCALE_EQUALIZER.STATISTICS_OF 'source' with GRANULARITY 'channel': "
+                    f"{type(transfer).__name__}, the transfer of branch {name!r}, makes other channels of its "
+                    "source's; use 'upsampled' or 'branch'"
                 )
 
     def forward(self, inputs: Mapping[str, torch.Tensor] | torch.Tensor) -> torch.Tensor:

@@ -16,10 +16,9 @@ import torch
 import scaleeq.data
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.counting import Count, count_config, image_size
-from scaleeq.engine import LRScheduler, load_config
+from scaleeq.engine import load_config
 from scaleeq.statistics import require_calibrated
-from scaleeq.statistics.hooks import CalibrationHook
-from scaleeq.training import Trainer
+from tests.training.tiny import OneStep
 
 ROOT = Path(__file__).parents[1] / "configs"
 FAMILIES = ("semfpn", "fapn", "eseg", "sep_aspp", "psp", "aspp", "fcn", "hrnet", "gsto", "toy/")
@@ -205,13 +204,6 @@ def test_gates_add_little_to_hrnet():
 
 
 # --- one training step of each family ---
-
-
-class OneStep(Trainer):
-    """The trainer without what evaluates or writes."""
-
-    def build_hooks(self):
-        return [hook for hook in super().build_hooks() if isinstance(hook, CalibrationHook | LRScheduler)]
 
 
 REDUCED = {

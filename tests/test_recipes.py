@@ -13,12 +13,11 @@ import torch
 import yaml
 
 import scaleeq.data  # noqa: F401  (registers the data sets)
-from scaleeq.engine import LRScheduler, MetadataCatalog, load_config
+from scaleeq.engine import MetadataCatalog, load_config
 from scaleeq.statistics import require_calibrated
-from scaleeq.statistics.hooks import CalibrationHook
-from scaleeq.training import Trainer
 from scaleeq.training.setup import check_schedule
 from scaleeq.training.step import micro_batch_size
+from tests.training.tiny import OneStep
 
 ROOT = Path(__file__).parents[1] / "configs"
 BACKBONES = ("swin_tiny", "twins_svt_small", "twins_pcpvt_small", "convnext_tiny", "r50")
@@ -116,13 +115,6 @@ def test_a_backbone_is_trained_alike_on_every_data_set(backbone):
     own = [flat(yaml.safe_load((ROOT / name / f"uper_{backbone}.yaml").read_text())) for name in SETS]
     own[0].pop("SOLVER.IMS_PER_BATCH", None)  # of the batch of 32 above
     assert own[0] == own[1] == own[2]
-
-
-class OneStep(Trainer):
-    """The trainer without what evaluates or writes."""
-
-    def build_hooks(self):
-        return [hook for hook in super().build_hooks() if isinstance(hook, CalibrationHook | LRScheduler)]
 
 
 REDUCED = {

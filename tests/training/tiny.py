@@ -8,7 +8,9 @@ from typing import Any
 
 from scaleeq.data.catalog import register_dataset
 from scaleeq.data.toy import CLASSES, COLORS
-from scaleeq.engine import CfgNode, DatasetCatalog, load_config
+from scaleeq.engine import CfgNode, DatasetCatalog, LRScheduler, load_config
+from scaleeq.statistics.hooks import CalibrationHook
+from scaleeq.training import Trainer
 
 BASE = Path(__file__).parents[2] / "configs" / "Base.yaml"
 TEST_SET, OTHER_TEST_SET = "tiny_sem_seg_val", "tinier_sem_seg_val"
@@ -47,3 +49,10 @@ def tiny_config(output_dir: Path, **changes: Any) -> CfgNode:
     cfg = load_config(BASE, [word for pair in options.items() for word in pair])
     cfg.freeze()
     return cfg
+
+
+class OneStep(Trainer):
+    """The trainer without what evaluates or writes."""
+
+    def build_hooks(self):
+        return [hook for hook in super().build_hooks() if isinstance(hook, CalibrationHook | LRScheduler)]

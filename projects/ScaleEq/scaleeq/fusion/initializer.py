@@ -68,12 +68,11 @@ def scale_initial_weights(fusion: Fusion, *, undo: bool = False) -> None:
         fusion.combine.raw_weights.mul_(stds if undo else stds.reciprocal())
         return
     conv: nn.Conv2d = fusion.mix.consumer
-    scale = per_weight(conv, torch.cat([equalizer.scale() for equalizer in equalizers])).to(conv.weight.dtype)
     if undo:
         _shift_bias(fusion, conv, sign=1.0)
-        conv.weight.div_(scale)
+        conv.weight.div_(_scale_of(fusion))
     else:
-        conv.weight.mul_(scale)
+        conv.weight.mul_(_scale_of(fusion))
         _shift_bias(fusion, conv, sign=-1.0)
 
 

@@ -29,12 +29,16 @@ def register_dataset(
     *,
     classes: Sequence[str],
     colors: Sequence[Sequence[int]],
+    family: str = "",
+    flip_pairs: Sequence[tuple[int, int]] = (),
 ) -> None:
     """Register a data set for semantic segmentation under the name.
 
     name: as users type it in DATASETS.TRAIN and DATASETS.TEST.
     load: called by DatasetCatalog.get(name), returns the records.
     classes, colors: name and (r, g, b) in 0..255 of each label 0..K-1.
+    family: "ade20k", "cityscapes", "voc2012", "lip": whose official metrics and submission files apply; "": none.
+    flip_pairs: labels that a horizontal flip exchanges, such as left and right arm.
 
     Raises ValueError if somebody else has registered the name, or if names and colours differ in number.
     """
@@ -51,5 +55,7 @@ def register_dataset(
         stuff_colors=[tuple(int(value) for value in color) for color in colors],
         ignore_label=IGNORE_LABEL,
         evaluator_type="sem_seg",
+        family=family,
+        flip_pairs=[tuple(pair) for pair in flip_pairs],
         registered_by="scaleeq",
     )

@@ -1,0 +1,32 @@
+"""What a metric beside the confusion matrix is: counts that add up over images and processes.
+
+Counts are int64, so that neither the order of the images nor the number of processes changes a digit. A fraction is
+kept in units of 1 / FIXED_POINT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+FIXED_POINT = 1 << 40
+
+
+class Part(Protocol):
+    """One more metric of the same pass over the images.
+
+    note: what the numbers mean, in a line under the table.
+    """
+
+    note: str
+
+    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Mapping[str, Any]) -> None:
+        """Count an image: prediction and truth (H, W) uint8, checked already; sample: of the test loader."""
+
+    def counts(self) -> dict[str, np.ndarray]:
+        """Name -> int64 array; those of several processes are added."""
+
+    def results(self, counts: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Metric -> value in percent, of counts summed over processes; NaN where undefined."""

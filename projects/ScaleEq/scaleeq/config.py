@@ -141,10 +141,29 @@ def _add_data_and_solver_keys(cfg: Any, node: Any) -> None:
     cfg.SOLVER.AMP.DTYPE = "bfloat16"  # "bfloat16", "float16" (with a loss scaler)
     cfg.SOLVER.KEEP_CHECKPOINTS = 3  # the newest so many, beside model_best and model_final; 0: all
     cfg.SOLVER.EARLY_STOP_PATIENCE = 0  # evaluations without a new best mIoU after which training ends; 0: never
-    cfg.TEST.VALIDATION_LOSS = False  # also the cross entropy over the valid pixels of DATASETS.TEST
+    _add_test_keys(cfg, node)
     cfg.DETERMINISTIC = False  # deterministic algorithms alone, where torch has them
     # Weights & Biases as one more writer.
     cfg.WANDB = node()
     cfg.WANDB.ENABLED = False
     cfg.WANDB.PROJECT = "scaleeq"
     cfg.WANDB.NAME = ""  # of the run; empty: OUTPUT_DIR
+
+
+def _add_test_keys(cfg: Any, node: Any) -> None:
+    test = cfg.TEST
+    test.VALIDATION_LOSS = False  # also the cross entropy over the valid pixels of DATASETS.TEST
+    # What a class does to mIoU that is in no truth: "exclude" it, unless it is predicted (mmsegmentation, torchmetrics,
+    # cityscapesscripts); "zero" (ADE20K's devkit); "one" where it is not predicted either (segmentation_models_pytorch);
+    # "truth": only classes in the truth count (Detectron2).
+    test.ABSENT_CLASSES = "exclude"
+    test.BOUNDARY = False  # also trimap mIoU, boundary F-score and boundary IoU
+    test.OUTPUT = []  # written under OUTPUT_DIR/inference: "labels", "overlays", "submission"
+    # Sliding window, in pixels of the image that the model sees: one number, or height and width. Empty: whole image.
+    test.SLIDE = node()
+    test.SLIDE.WINDOW = []
+    test.SLIDE.STRIDE = []  # empty: two thirds of the window
+    test.SLIDE.AGGREGATE_ON = "device"  # "device", "cpu": where the logits of all windows are added up
+    # With TEST.AUG.ENABLED (and .FLIP, Detectron2's keys): the scales of the image whose predictions are averaged.
+    test.AUG.SCALES = [1.0]
+    test.AUG.COMBINE = "softmax"  # "softmax": the mean of probabilities; "exp_sum": the sum of exp(logits) (GSTO)

@@ -153,9 +153,9 @@ def _add_data_and_solver_keys(cfg: Any, node: Any) -> None:
 def _add_test_keys(cfg: Any, node: Any) -> None:
     test = cfg.TEST
     test.VALIDATION_LOSS = False  # also the cross entropy over the valid pixels of DATASETS.TEST
-    # What a class does to mIoU that is in no truth: "exclude" it, unless it is predicted (mmsegmentation, torchmetrics,
-    # cityscapesscripts); "zero" (ADE20K's devkit); "one" where it is not predicted either (segmentation_models_pytorch);
-    # "truth": only classes in the truth count (Detectron2).
+    # What becomes of a class that is in no truth: "exclude": left out, but 0 where it is predicted (mmsegmentation,
+    # torchmetrics, cityscapesscripts); "zero" (ADE20K's devkit); "one" where it is not predicted either
+    # (segmentation_models_pytorch); "truth": left out, predicted or not (Detectron2).
     test.ABSENT_CLASSES = "exclude"
     test.BOUNDARY = False  # also trimap mIoU, boundary F-score and boundary IoU
     test.OUTPUT = []  # written under OUTPUT_DIR/inference: "labels", "overlays", "submission"

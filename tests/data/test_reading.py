@@ -56,6 +56,7 @@ def test_undeclared_labels_are_refused_by_name(tmp_path):
         ([0, 1, 4], 4, 255, r"NUM_CLASSES to 5.*label_map \(\{4: 255\}\)"),  # CamVid's 11, or VOC without background
         ([0, 3, 255], 4, 200, r"IGNORE_VALUE.*to 255"),
         ([0, 29, 76, 105, 128, 149, 150, 178, 200, 226], 4, 255, r"grey levels or colours"),
+        ([0, 1, 254], 4, 255, r"minus one.*original labels"),
         ([0, 1, 5, 6], 4, 255, r"NUM_CLASSES that of this data set.*label_map"),
     ],
 )
@@ -112,3 +113,38 @@ def test_image_and_labels_of_two_sizes_are_refused(tmp_path):
 def test_unknown_format_is_refused():
     with pytest.raises(ValueError, match=r"'YUV'.*RGB"):
         read_image({"file_name": "a.png"}, "YUV")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"labels.png cannot be read: it is empty \(0 bytes\).*again.*check_dataset"),
+        (b"<html>", r"labels.png cannot be read: it is not a picture, it starts with b'<html>'"),
+        (b"MATLAB 5.0 MAT-file", r"labels.png .*MATLAB file.*prepare_dataset"),
+        (None, r"there is no file .*labels.png.*complete"),
+    ],
+)
+def test_what_is_no_picture_is_named(tmp_path, content, message):
+    path = tmp_path / "labels.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OSError, match=message):
+        read_labels({"file_name": "image.png", "sem_seg_file_name": str(path)})
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_cut_off_picture_is_named(tmp_path, suffix, share):
+    array = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(array).save(path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(OSError, match=rf"image.{suffix} cannot be read: it seems to be cut off.*again"):
+        read_image({"file_name": str(path)})
+
+
+def test_two_sizes_that_are_turned_name_the_orientation(tmp_path):
+    record = save(tmp_path, LABELS)
+    Image.fromarray(np.zeros((6, 4, 3), np.uint8)).save(tmp_path / "image.png")
+    with pytest.raises(ValueError, match=r"image.png is \(6, 4\).*EXIF"):
+        read_pair(record | {"file_name": str(tmp_path / "image.png")}, num_classes=24)

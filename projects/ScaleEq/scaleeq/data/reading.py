@@ -2,19 +2,27 @@
 
 As in Detectron2, an image is turned by its EXIF orientation, and so are labels. Unlike there, a palette picture of
 labels is read as its indexes (there, converting it to grey makes labels of luminances), and labels that no class
-declares are refused where they are read.
+declares are refused where they are read. A file that cannot be read is named, with what seems to be in it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from scaleeq.data import toy
 from scaleeq.data.catalog import IGNORE_LABEL, Record
 
 IMAGE_FORMATS = ("RGB", "BGR")
+UNREADABLE = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)  # as PIL raises
+PICTURES_START = (b"\x89PNG", b"\xff\xd8\xff")  # of PNG and JPEG
 
 
 def read_image(record: Record, image_format: str = "RGB") -> np.ndarray:
@@ -65,12 +73,26 @@ def read_pair(record: Record, *, num_classes: int, ignore_label: int = IGNORE_LA
         return image, labels
     image = read_image(record)
     labels = read_labels(record, num_classes=num_classes, ignore_label=ignore_label)
-    if image.shape[:2] != labels.shape:
-        raise ValueError(
-            f"the image {record['file_name']} is {image.shape[:2]} (height, width), but its labels "
-            f"{record['sem_seg_file_name']} are {labels.shape}"
-        )
+    check_same_size(record, image.shape[:2], labels.shape)
     return image, labels
+
+
+def check_same_size(record: Record, image_shape: tuple[int, ...], labels_shape: tuple[int, ...]) -> None:
+    """Raise ValueError, naming the files, if the two shapes (height, width) differ."""
+    if image_shape == labels_shape:
+        return
+    advice = (
+        "do the two belong together? Labels must have the size of their image; resize them by nearest, or not at all"
+    )
+    if image_shape == labels_shape[::-1]:
+        advice = (
+            "one of them is turned: images are turned by their EXIF orientation, so labels must be drawn on the "
+            "turned picture, or carry the same EXIF orientation"
+        )
+    raise ValueError(
+        f"the image {record['file_name']} is {image_shape} (height, width), but its labels "
+        f"{record['sem_seg_file_name']} are {labels_shape}; {advice}"
+    )
 
 
 def check_labels(labels: np.ndarray, num_classes: int, ignore_label: int, *, source: str) -> None:
@@ -84,11 +106,11 @@ def check_labels(labels: np.ndarray, num_classes: int, ignore_label: int, *, sou
         raise ValueError(
             f"labels {undeclared.tolist()} in {source} are neither one of the {num_classes} classes "
             f"(0..{num_classes - 1}) nor the ignore label {ignore_label}. "
-            + _likely_cause(present.tolist(), undeclared.tolist(), num_classes, ignore_label)
+            + likely_cause(present.tolist(), undeclared.tolist(), num_classes, ignore_label)
         )
 
 
-def _likely_cause(present: list[int], undeclared: list[int], num_classes: int, ignore_label: int) -> str:
+def likely_cause(present: list[int], undeclared: list[int], num_classes: int, ignore_label: int) -> str:
     """What is usually behind undeclared labels, and the way out.
 
     present: the labels in a picture; undeclared: those of them that are no class and not the ignore label.
@@ -102,6 +124,11 @@ def _likely_cause(present: list[int], undeclared: list[int], num_classes: int, i
         return (
             f"Is label 0 or {num_classes} a class too, then set MODEL.SEM_SEG_HEAD.NUM_CLASSES to {num_classes + 1}; "
             f"or is it void, then give the data set's records a label_map ({{{num_classes}: {ignore_label}}})"
+        )
+    if undeclared == [254]:
+        return (
+            "254 is what 'minus one' makes of a raw 255, which the official files do not have: these files have been "
+            "through 'minus one' before, and it is applied on reading; point the data set at the original labels"
         )
     if undeclared == [255]:
         return (
@@ -120,12 +147,12 @@ def _likely_cause(present: list[int], undeclared: list[int], num_classes: int, i
 
 
 def _read_image_file(path: str) -> np.ndarray:
-    with Image.open(path) as file:
+    with open_picture(path) as file:
         return np.array(ImageOps.exif_transpose(file).convert("RGB"))
 
 
 def _read_label_file(path: str) -> np.ndarray:
-    with Image.open(path) as file:
+    with open_picture(path) as file:
         mode = file.mode
         labels = np.array(ImageOps.exif_transpose(file))
     if labels.ndim != 2:
@@ -136,6 +163,43 @@ def _read_label_file(path: str) -> np.ndarray:
         )
     if labels.dtype != np.uint8:
         if labels.min() < 0 or labels.max() > 255:
-            raise ValueError(f"the labels {path} reach from {labels.min()} to {labels.max()}; expected 0..255")
+            raise ValueError(
+                f"the labels {path} (mode {mode}) reach from {labels.min()} to {labels.max()}; expected class indexes "
+                "in 0..255: are these instance ids, or depth? Data sets often come with both"
+            )
         labels = labels.astype(np.uint8)
     return labels
+
+
+@contextlib.contextmanager
+def open_picture(path: str) -> Iterator[Image.Image]:
+    """The picture, opened; whatever the block reads of it.
+
+    OSError: not a picture, or not all of one; FileNotFoundError: none. Both name the file and say what to do.
+    """
+    try:
+        with Image.open(path) as file:
+            yield file
+    except UNREADABLE as error:
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"there is no file {path}; is the copy of the data set complete?") from error
+        raise OSError(
+            f"{path} cannot be read: {_what_is_wrong(path, error)}. Copy or unpack it again; "
+            "tools/check_dataset.py --all finds all such files"
+        ) from error
+
+
+def _what_is_wrong(path: str, error: BaseException) -> str:
+    if not os.path.isfile(path):
+        return "it is not a file"
+    if not os.access(path, os.R_OK):
+        return "this user may not read it"
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if not start:
+        return "it is empty (0 bytes)"
+    if start.startswith(b"MATLAB"):
+        return "it is a MATLAB file, which tools/prepare_dataset.py converts"
+    if isinstance(error, UnidentifiedImageError) and not start.startswith(PICTURES_START):
+        return f"it is not a picture, it starts with {start!r}"
+    return f"it seems to be cut off or damaged ({error})"

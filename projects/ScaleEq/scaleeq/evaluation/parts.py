@@ -1,7 +1,7 @@
-"""What a metric beside the confusion matrix is: counts that add up over images and processes.
+"""What a metric beside the confusion matrix's own is: counts that add up over images and processes.
 
 Counts are int64, so that neither the order of the images nor the number of processes changes a digit. A fraction is
-kept in units of 1 / FIXED_POINT.
+kept in units of 1 / FIXED_POINT. A metric that follows from the confusion matrix counts nothing of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 FIXED_POINT = 1 << 40
+CONFUSION = "confusion"
 
 
 class Part(Protocol):
@@ -26,7 +27,10 @@ class Part(Protocol):
         """Count an image: prediction and truth (H, W) uint8, checked already; sample: of the test loader."""
 
     def counts(self) -> dict[str, np.ndarray]:
-        """Name -> int64 array; those of several processes are added."""
+        """Name -> int64 array, empty ones for a part that counts nothing; those of several processes are added."""
 
     def results(self, counts: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Metric -> value in percent, of counts summed over processes; NaN where undefined."""
+        """Metric -> value in percent; NaN where undefined. "<kind>-<class>" is a column of the table of classes.
+
+        counts: this part's, summed over processes, and beside them CONFUSION: (K, K) int64 at [truth, prediction].
+        """

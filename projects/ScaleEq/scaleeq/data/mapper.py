@@ -1,8 +1,8 @@
 """From a record to a sample: the dict that the model takes.
 
 Keys and types are Detectron2's, so that its models take these samples and ours take its. Added: at test time
-"sem_seg_truth", the labels at the image's original size, decoded here, in a worker, because decoding is the larger
-part of an evaluation's time.
+"sem_seg_truth" (and "instance_truth"), the labels at the image's original size, decoded here, in a worker, because
+decoding is the larger part of an evaluation's time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from scaleeq.data.augmentation import TrainAugmentation, resize_image, resized_shape
 from scaleeq.data.catalog import Record
-from scaleeq.data.reading import IMAGE_FORMATS, has_labels, read_image, read_pair
+from scaleeq.data.reading import IMAGE_FORMATS, has_labels, read_image, read_instances, read_pair
 
 Sample = dict[str, Any]
 
@@ -66,7 +66,8 @@ class SegmentationMapper:
 
         rng: drives the augmentation; needed for training.
         Returns file_name, image_id, height and width (of the original) and "image": (3, H, W) uint8; in training
-        "sem_seg": (H, W) int64; in testing, if there are labels, "sem_seg_truth": (height, width) uint8.
+        "sem_seg": (H, W) int64; in testing, if there are labels, "sem_seg_truth": (height, width) uint8, and if there
+        are instances, "instance_truth": (height, width) int32.
         Raises ValueError naming the file for labels of another size or outside the classes.
         """
         return self._test_sample(record) if self.augmentation is None else self._train_sample(record, rng)
@@ -90,6 +91,8 @@ class SegmentationMapper:
         sample = self._sample(record, image)
         if labels is not None:
             sample["sem_seg_truth"] = torch.from_numpy(labels)
+        if (instances := read_instances(record)) is not None:
+            sample["instance_truth"] = torch.from_numpy(instances)
         shape = resized_shape(image.shape, self.test_short_side, self.test_max_side)
         sample["image"] = self._to_tensor(resize_image(image, shape))
         return sample

@@ -77,6 +77,25 @@ def read_pair(record: Record, *, num_classes: int, ignore_label: int = IGNORE_LA
     return image, labels
 
 
+def read_instances(record: Record) -> np.ndarray | None:
+    """The ids of the record's instances (Cityscapes' instanceIds): (H, W) int32; None: it has none.
+
+    ValueError, naming the file: more than one channel, or 8 bits a pixel, too few for labelId * 1000 + number.
+    """
+    path = record.get("instance_file_name")
+    if path is None:
+        return None
+    with open_picture(path) as file:
+        mode = file.mode
+        instances = np.array(ImageOps.exif_transpose(file))
+    if instances.ndim != 2 or instances.dtype.itemsize < 2:
+        raise ValueError(
+            f"the instances {path} are a picture of mode {mode}; expected one channel of 16 bits, labelId * 1000 + "
+            "number: is this one of the other pictures of the archive (labelIds, color)?"
+        )
+    return instances.astype(np.int32)
+
+
 def check_same_size(record: Record, image_shape: tuple[int, ...], labels_shape: tuple[int, ...]) -> None:
     """Raise ValueError, naming the files, if the two shapes (height, width) differ."""
     if image_shape == labels_shape:

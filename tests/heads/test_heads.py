@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from scaleeq import calibrate, fold_equalizers
 from scaleeq.fusion import EqualizerSpec
-from scaleeq.fusion.equalizer import IMPLEMENTATIONS
+from scaleeq.fusion.equalizer_spec import IMPLEMENTATIONS
 from scaleeq.heads import ASPPHead, FCNHead, PSPHead, SegmentationHead, SemanticFPNHead, SepASPPHead, UPerHead
 from scaleeq.heads.base import Level
 from scaleeq.heads.final_fusion import FusionOptions

@@ -117,8 +117,13 @@ def _add_scale_equalizer_keys(cfg: Any, node: Any) -> None:
     equalizer.SCOPE = "head"  # "head": every Fusion that the head owns, as the paper; "all": the pyramid's too
     equalizer.IMPLEMENTATION = "reparametrize"  # "reparametrize", "module", "init" (the paper), "init_scaled"
     equalizer.GRANULARITY = "branch"  # "branch": one scalar pair per branch (the paper); "channel"
-    equalizer.STATISTIC = "std"  # "std": (b - mean) / std (the paper); "rms": b / root mean square
+    # "std": (b - mean) / std (the paper); "rms": b / root mean square; "grad": as "std", but divided by what makes the
+    # first gradients of all branches' weights equally large (no method of the paper).
+    equalizer.STATISTIC = "std"
     equalizer.STATISTICS_OF = "upsampled"  # "upsampled" (the paper); "source": before the transfer, for the ablation
+    # What an experiment puts in the equalizer's place (fusion/controls.py): "", "common", "permuted", "balanced",
+    # "batch_norm", "learnable", "learnable_from_std", "noise", "learning_rate".
+    equalizer.CONTROL = ""
     equalizer.NUM_IMAGES = 0  # 0: until each std is known to 1 % (32 to 512 images); n; -1: the whole training set
     equalizer.STATISTICS_PERIOD = 100  # iterations between two records of the branch statistics; 0: never
 

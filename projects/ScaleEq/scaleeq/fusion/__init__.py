@@ -2,7 +2,8 @@
 
 from .aligned import Aligned
 from .combine import COMBINES, Concat, FastNormalizedSum, SoftmaxSum, Sum, WeightedSum, make_combine
-from .equalizer import EqualizerSpec, ScaleEqualizer
+from .equalizer import ScaleEqualizer
+from .equalizer_spec import EqualizerSpec
 from .fusion import Branch, Fusion, Observation
 from .initializer import scale_optimizer_steps
 from .laterals import LATERALS, Select, make_lateral

@@ -8,41 +8,12 @@ training ("init"), which is the same function at the first step and a different 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
 from ..ops import equalize_branch
 from .combine import Affine
-
-IMPLEMENTATIONS = ("reparametrize", "module", "init", "init_scaled")
-GRANULARITIES = ("branch", "channel")
-STATISTICS = ("std", "rms")
-STATISTICS_OF = ("upsampled", "source")
-
-
-@dataclass(frozen=True)
-class EqualizerSpec:
-    """How the branches of a Fusion are equalized; the values and their meaning are those of MODEL.SCALE_EQUALIZER."""
-
-    implementation: str = "reparametrize"
-    granularity: str = "branch"
-    statistic: str = "std"
-    statistics_of: str = "upsampled"
-
-    def __post_init__(self) -> None:
-        for key, choices in (
-            ("implementation", IMPLEMENTATIONS),
-            ("granularity", GRANULARITIES),
-            ("statistic", STATISTICS),
-            ("statistics_of", STATISTICS_OF),
-        ):
-            value = getattr(self, key)
-            if value not in choices:
-                raise ValueError(
-                    f"MODEL.SCALE_EQUALIZER.{key.upper()} is {value!r}; choose one of {', '.join(choices)}"
-                )
+from .equalizer_spec import GRANULARITIES
 
 
 class ScaleEqualizer(nn.Module):

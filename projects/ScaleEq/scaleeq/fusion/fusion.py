@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from .combine import Affine, WeightedSum, combined_affine
-from .equalizer import EqualizerSpec, ScaleEqualizer
+from .controls import make_equalizer
+from .equalizer import ScaleEqualizer
+from .equalizer_spec import EqualizerSpec
 from .initializer import INITIALIZERS, refusal, scale_initial_weights
 from .transfers import Keep
 
@@ -87,7 +89,7 @@ class Fusion(nn.Module):
         if equalizer is not None:
             self._refuse_equalizer(equalizer)
             for name, branch in branches.items():
-                self.equalizers[name] = ScaleEqualizer(branch.channels, granularity=equalizer.granularity)
+                self.equalizers[name] = make_equalizer(equalizer, branch.channels)
         self.observer: Observer | None = None
 
     def _refuse_equalizer(self, spec: EqualizerSpec) -> None:
@@ -97,8 +99,8 @@ class Fusion(nn.Module):
                 "(MODEL.SCALE_EQUALIZER.ENABLED, COMBINE 'concat'): mix needs forward(x, input_scale) and "
                 "fold_input_affine(scale, shift), as ConvNormAct has; or use another COMBINE"
             )
-        if self._is_initializer and (reason := refusal(self)):
-            raise ValueError(f"MODEL.SCALE_EQUALIZER.IMPLEMENTATION {spec.implementation!r}: {reason}")
+        if reason := refusal(self):
+            raise ValueError(reason)
         if (spec.statistics_of, spec.granularity) != ("source", "channel"):
             return
         for name, branch in self.branches.items():

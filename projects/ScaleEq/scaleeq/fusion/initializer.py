@@ -28,6 +28,24 @@ INITIALIZERS = ("init", "init_scaled")
 
 
 def refusal(fusion: Fusion) -> str:
+    """Why what a fusion's spec asks for has no weight to go to; empty where it has one."""
+    spec = fusion.equalizer_spec
+    assert spec is not None
+    if spec.implementation in INITIALIZERS and (reason := _initializer_refusal(fusion)):
+        return f"MODEL.SCALE_EQUALIZER.IMPLEMENTATION {spec.implementation!r}: {reason}"
+    for key, value, needs in (
+        ("CONTROL", spec.control, spec.control == "learning_rate"),
+        ("STATISTIC", spec.statistic, spec.statistic == "grad"),
+    ):
+        if needs and not (fusion.combine.concatenates and hasattr(fusion.mix, "consumer")):
+            return (
+                f"MODEL.SCALE_EQUALIZER.{key} {value!r}: a {type(fusion.combine).__name__} before "
+                f"{type(fusion.mix).__name__} has no weights per branch; it needs a concatenation and a convolution"
+            )
+    return ""
+
+
+def _initializer_refusal(fusion: Fusion) -> str:
     """Why the initializer of a fusion's spec has no weight to go to; empty where it has one."""
     assert fusion.equalizer_spec is not None
     kind, statistic = fusion.equalizer_spec.implementation, fusion.equalizer_spec.statistic
@@ -88,11 +106,14 @@ def scale_optimizer_steps(model: nn.Module, optimizer: torch.optim.Optimizer) ->
     """Let `optimizer` train the weights of "init_scaled" fusions as if they were those of "module".
 
     Gradients are divided by the std where they arise (so clipping sees the right norm), and each step is taken on
-    w * std. Call it once, on the model that the optimizer trains; models without such fusions are left alone.
+    w * std. The control "learning_rate" has its steps scaled too. Call it once, on the model that the optimizer trains;
+    models without such fusions are left alone.
     """
     from .fusion import Fusion
 
-    fusions = [module for module in model.modules() if isinstance(module, Fusion) and _is_scaled(module)]
+    specified = [module for module in model.modules() if isinstance(module, Fusion) and module.equalizer_spec]
+    _scale_learning_rates([f for f in specified if f.equalizer_spec.control == "learning_rate"], optimizer)
+    fusions = [fusion for fusion in specified if fusion.equalizer_spec.implementation == "init_scaled"]
     for fusion in fusions:
         fusion.mix.consumer.weight.register_hook(lambda gradient, fusion=fusion: gradient * _scale_of(fusion))
     if not fusions:
@@ -112,8 +133,24 @@ def scale_optimizer_steps(model: nn.Module, optimizer: torch.optim.Optimizer) ->
     optimizer.register_step_post_hook(leave)
 
 
-def _is_scaled(fusion: Fusion) -> bool:
-    return fusion.equalizer_spec is not None and fusion.equalizer_spec.implementation == "init_scaled"
+def _scale_learning_rates(fusions: list[Fusion], optimizer: torch.optim.Optimizer) -> None:
+    """Every step of the weights that consume a branch becomes 1 / std ** 2 as long, whatever the optimizer."""
+    before: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def enter(*_: object) -> None:
+        before[:] = [fusion.mix.consumer.weight.clone() for fusion in fusions]
+
+    @torch.no_grad()
+    def leave(*_: object) -> None:
+        for fusion, old in zip(fusions, before, strict=True):
+            conv = fusion.mix.consumer
+            stds = torch.cat([e.std.reshape(-1).expand(e.channels) for e in fusion.equalizer_of.values()])
+            conv.weight.copy_(old + (conv.weight - old) / per_weight(conv, stds.square()).to(old.dtype))
+
+    if fusions:
+        optimizer.register_step_pre_hook(enter)
+        optimizer.register_step_post_hook(leave)
 
 
 def _scale_of(fusion: Fusion) -> torch.Tensor:

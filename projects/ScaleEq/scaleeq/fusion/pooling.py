@@ -14,7 +14,7 @@ from torch import nn
 
 from ..layers import ConvNormAct, Gate, NormFactory, SeparableBlock, batch_norm
 from .combine import Concat, make_combine
-from .equalizer import EqualizerSpec
+from .equalizer_spec import EqualizerSpec
 from .fusion import Branch, Fusion
 from .transfers import Gated, Resize
 

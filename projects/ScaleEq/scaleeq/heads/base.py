@@ -222,5 +222,6 @@ def equalizer_specs(cfg: Any) -> dict[str, EqualizerSpec | None]:
         granularity=keys.GRANULARITY,
         statistic=keys.STATISTIC,
         statistics_of=keys.STATISTICS_OF,
+        control=keys.CONTROL,
     )
     return {"head": spec, "pyramid": spec if keys.SCOPE == "all" else None}

@@ -11,6 +11,7 @@ scales), buffers (but for the equalizers') and the random state stay bit-identic
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -20,7 +21,9 @@ import torch
 from torch import nn
 
 from ..fusion import EqualizerSpec, Fusion, Observation
+from ..fusion.controls import control_statistics
 from ..fusion.initializer import INITIALIZERS
+from .gradients import balance_gradients, training_loss
 from .mode import measuring
 from .moments import BranchMoments
 from .report import BranchStatistics, CalibrationReport
@@ -69,6 +72,7 @@ def calibrate(
     inputs: Callable[[Any], tuple[Any, torch.Tensor | None]] | None = None,
     gather: Gather | None = None,
     progress: Callable[[str], None] | None = None,
+    loss: Callable[[Any], torch.Tensor] | None = None,
 ) -> CalibrationReport:
     """Measure and set the statistics of all scale equalizers of a model.
 
@@ -81,6 +85,7 @@ def calibrate(
             image that is not padding. Default: the model's own `calibration_inputs`, else the batch itself.
         gather: all ranks' objects in rank order, where several processes measure different batches of equal number.
         progress: told one line per fusion; default the log.
+        loss: batch -> the training loss, for STATISTIC "grad"; default the sum of the losses that the model returns.
 
     Returns:
         What was measured. On an error the equalizers (and the weights that an initializer scales) are as they were.
@@ -97,25 +102,28 @@ def calibrate(
     if num_images < -1:
         raise ValueError(f"num_images is {num_images}; give 0 (until known to 1 %), n > 0, or -1 (the whole loader)")
     inputs = inputs or getattr(model, "calibration_inputs", None) or (lambda batch: (batch, None))
+    gather = gather or (lambda value: [value])
     tell = progress or logger.info
     report = CalibrationReport(joint=_measured_jointly(fusions, tell))
-    saved = {name: [b.clone() for b in fusion.equalizers.buffers()] for name, fusion in fusions.items()}
+    saved = {name: copy.deepcopy(fusion.equalizers.state_dict()) for name, fusion in fusions.items()}
     try:
         for fusion in fusions.values():
             fusion.reset_equalizers()
         buffers = [b for fusion in fusions.values() for b in fusion.equalizers.buffers()]
         with measuring(model, written=buffers):
             while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
-                measurement = _Measurement(pending, gather or (lambda value: [value]), joint=report.joint)
+                measurement = _Measurement(pending, gather, joint=report.joint)
                 measurement.run(getattr(model, "logits", model), inputs, loader, num_images)
                 report.fusions |= (measured := measurement.apply())
                 for name in measured:
                     tell(report.line(name) + (f"; no effect here: {why}" if (why := fusions[name].no_effect) else ""))
+        balanced = {name: fusion for name, fusion in fusions.items() if _spec(fusion).statistic == "grad"}
+        if balanced:
+            balance_gradients(model, balanced, loader, loss=loss or training_loss(model), gather=gather)
     except BaseException:
         for name, fusion in fusions.items():
             fusion.reset_equalizers()
-            for buffer, value in zip(fusion.equalizers.buffers(), saved[name], strict=True):
-                buffer.copy_(value)
+            fusion.equalizers.load_state_dict(saved[name])
             if is_calibrated(fusion):
                 fusion.initialize()
         raise
@@ -240,6 +248,7 @@ class _Measurement:
                         branch,
                         "it is" if dead.dim() == 0 else f"{int(dead.sum())} of {dead.numel()} channels are",
                     )
+            control_statistics(fusion)
             fusion.initialize()
         return measured
 

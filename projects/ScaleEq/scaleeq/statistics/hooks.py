@@ -153,6 +153,6 @@ def _scales(observation: Observation, equalizer: ScaleEqualizer | None) -> dict[
 
     scales = dict(zip(("mean", "std"), over_channels(mean, variance), strict=True))
     if equalizer is not None:
-        shift, std = equalizer.mean.reshape(-1), equalizer.std.reshape(-1)
-        scales["std_equalized"] = over_channels((mean - shift) / std, variance / std**2)[1]
+        scale, shift = equalizer.scale(), equalizer.shift()
+        scales["std_equalized"] = over_channels(mean * scale + shift, variance * scale**2)[1]
     return scales

@@ -1,0 +1,58 @@
+"""What a scale equalizer is: the values of MODEL.SCALE_EQUALIZER, checked against each other.
+
+Controls are what an experiment compares an equalizer with (see .controls); they are no methods of the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+IMPLEMENTATIONS = ("reparametrize", "module", "init", "init_scaled")
+GRANULARITIES = ("branch", "channel")
+STATISTICS = ("std", "rms", "grad")
+STATISTICS_OF = ("upsampled", "source")
+CONSTANT_CONTROLS = ("common", "permuted", "balanced")
+MODULE_CONTROLS = ("batch_norm", "learnable", "learnable_from_std", "noise", "learning_rate")
+CONTROLS = ("", *CONSTANT_CONTROLS, *MODULE_CONTROLS)
+
+
+@dataclass(frozen=True)
+class EqualizerSpec:
+    """How the branches of a Fusion are equalized; the values and their meaning are those of MODEL.SCALE_EQUALIZER."""
+
+    implementation: str = "reparametrize"
+    granularity: str = "branch"
+    statistic: str = "std"
+    statistics_of: str = "upsampled"
+    control: str = ""
+
+    def __post_init__(self) -> None:
+        for key, choices in (
+            ("implementation", IMPLEMENTATIONS),
+            ("granularity", GRANULARITIES),
+            ("statistic", STATISTICS),
+            ("statistics_of", STATISTICS_OF),
+            ("control", CONTROLS),
+        ):
+            value = getattr(self, key)
+            if value not in choices:
+                raise ValueError(
+                    f"MODEL.SCALE_EQUALIZER.{key.upper()} is {value!r}; choose one of {', '.join(map(repr, choices))}"
+                )
+        if self.control and self.granularity != "branch":
+            self._refuse("CONTROL", self.control, "GRANULARITY", self.granularity, "'branch'")
+        if self.control in MODULE_CONTROLS and self.implementation != "module":
+            self._refuse("CONTROL", self.control, "IMPLEMENTATION", self.implementation, "'module'")
+        if self.statistic == "grad":
+            if self.implementation not in ("module", "reparametrize"):
+                needed = "'module' or 'reparametrize'"
+                self._refuse("STATISTIC", "grad", "IMPLEMENTATION", self.implementation, needed)
+            if self.granularity != "branch":
+                self._refuse("STATISTIC", "grad", "GRANULARITY", self.granularity, "'branch'")
+            if self.control:
+                self._refuse("STATISTIC", "grad", "CONTROL", self.control, "''")
+
+    def _refuse(self, key: str, value: str, other: str, other_value: str, needed: str) -> None:
+        raise ValueError(
+            f"MODEL.SCALE_EQUALIZER.{key} {value!r} needs MODEL.SCALE_EQUALIZER.{other} {needed}, not {other_value!r}"
+        )

@@ -1,0 +1,80 @@
+"""Gradients of the weights that consume a fusion's branches, and equalizers that make them equal (STATISTIC "grad").
+
+An extension, not the paper: its proposition is about the gradient of the output, where the ratio of gradients is the
+ratio of stds; that of the loss also depends on how smooth the maps are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..fusion import Fusion
+from ..layers import per_weight
+from .mode import measuring
+
+BATCHES, ROUNDS = 8, 4
+
+
+def weight_gradient_rms(fusion: Fusion, gradient: torch.Tensor) -> torch.Tensor:
+    """(branches,): root mean square of the gradient of each branch's part of a concatenation's convolution.
+
+    gradient: (C_out, C_in / groups, k, k), of fusion.mix.consumer.weight.
+    """
+    widths = [branch.channels for branch in fusion.branches.values()]
+    squares = gradient.double().square()
+    rms = []
+    for index in range(len(widths)):
+        chosen = [torch.full((width,), float(index == other)) for other, width in enumerate(widths)]
+        mask = per_weight(fusion.mix.consumer, torch.cat(chosen).to(squares)).expand_as(squares)
+        rms.append((squares * mask).sum().div(mask.sum()).sqrt())
+    return torch.stack(rms)
+
+
+def training_loss(model: nn.Module) -> Callable[[Any], torch.Tensor]:
+    """batch -> the sum of the losses that a model in training mode returns by name, as a segmentor does."""
+
+    def loss(batch: Any) -> torch.Tensor:
+        losses = model(batch)
+        if not isinstance(losses, Mapping):
+            raise ValueError(
+                f"in training {type(model).__name__} returns {type(losses).__name__}, not losses by name; give "
+                "calibrate(..., loss=...) a function of a batch"
+            )
+        return torch.stack(list(losses.values())).sum()
+
+    return loss
+
+
+def balance_gradients(
+    model: nn.Module,
+    fusions: Mapping[str, Fusion],
+    loader: Iterable[Any],
+    *,
+    loss: Callable[[Any], torch.Tensor],
+    gather: Callable[[Any], list[Any]],
+) -> None:
+    """Change the stds of calibrated fusions until the gradients of their branches' weights have one size.
+
+    In rounds over the same few batches: a std's change is exact for the gradients as they are, but also changes them.
+    """
+    for _ in range(ROUNDS):
+        squares = {name: torch.zeros(len(fusion.branches), dtype=torch.float64) for name, fusion in fusions.items()}
+        weights = [fusion.mix.consumer.weight for fusion in fusions.values()]
+        with measuring(model), torch.enable_grad():
+            model.train()
+            for batch in islice(loader, BATCHES):
+                gradients = torch.autograd.grad(loss(batch), weights)
+                for (name, fusion), gradient in zip(fusions.items(), gradients, strict=True):
+                    squares[name] += weight_gradient_rms(fusion, gradient).square().cpu()
+        for name, fusion in fusions.items():
+            logs = torch.stack(gather(squares[name])).sum(0).log() / 2
+            if not torch.isfinite(logs).all():
+                raise ValueError(f"a branch of fusion {name!r} has no gradient; STATISTIC 'grad' cannot equalize it")
+            for equalizer, factor in zip(fusion.equalizer_of.values(), (logs - logs.mean()).exp(), strict=True):
+                std = equalizer.std.double() * factor.to(equalizer.std.device)
+                equalizer.set_statistics(equalizer.mean, std, int(equalizer.num_images))

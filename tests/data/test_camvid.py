@@ -37,7 +37,6 @@ def test_reads_segnets_layout(tmp_path, monkeypatch, suffix, split):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     records = DatasetCatalog.get(f"camvid_sem_seg_{split}")
     assert [record["image_id"] for record in records] == ["a", "a-1", "a_10", "b_02"]
-    assert (records[0]["height"], records[0]["width"]) == (12, 16)
     assert read_image(records[0]).shape == (12, 16, 3)
     expected = (np.arange(12 * 16) % 12).reshape(12, 16)
     expected[expected == 11] = 255
@@ -51,22 +50,23 @@ def test_metadata():
 
 
 def test_errors_name_the_path_and_the_way_out(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"CamVid.train.*DETECTRON2_DATASETS"):
+    with pytest.raises(FileNotFoundError, match=r"(?s)CamVid.train  .*missing.*DETECTRON2_DATASETS"):
         camvid.load_camvid("train", str(tmp_path))
     write_camvid(tmp_path, "train", ["a", "b"], ".png")
     (tmp_path / "CamVid" / "trainannot" / "b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"b.png has no label file.*trainannot.b.png.*DETECTRON2_DATASETS"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 images have no labels.*train.b.png.*trainannot.b.png"):
         camvid.load_camvid("train", str(tmp_path))
     write_camvid(tmp_path, "train", ["b"], ".jpg")
-    with pytest.raises(ValueError, match="two images are named b"):
+    with pytest.raises(ValueError, match="two files in .*train are named b: b.* and b"):
         camvid.load_camvid("train", str(tmp_path))
     with pytest.raises(ValueError, match="'validation'"):
         camvid.load_camvid("validation", str(tmp_path))
 
 
 def test_a_directory_without_images_is_refused(tmp_path):
-    write_camvid(tmp_path, "val", [], ".png")
-    with pytest.raises(FileNotFoundError, match=r"no image \(.png, .jpg"):
+    write_camvid(tmp_path, "val", ["a"], ".png")
+    (tmp_path / "CamVid" / "val" / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no image .*val/\*.png or .*val/\*.jpg"):
         camvid.load_camvid("val", str(tmp_path))
 
 

@@ -126,7 +126,9 @@ def picture_records(folder, labels, number=6):
 def test_a_missing_root_is_told_with_name_path_and_variable(tmp_path, monkeypatch, add_set, key):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
     name = add_set("rootless_sem_seg", partial(load_camvid, "val"))
-    message = rf"{key.replace('__', '.')} names {name}.*nowhere/CamVid/val.*DETECTRON2_DATASETS is .*nowhere \(set\)"
+    message = (
+        rf"(?s){key.replace('__', '.')} names {name}.*nowhere/CamVid/val.*DETECTRON2_DATASETS is .*nowhere \(set\)"
+    )
     with pytest.raises(FileNotFoundError, match=message):
         check_before_training(tiny_config(tmp_path, **{key: (name,)}))
 

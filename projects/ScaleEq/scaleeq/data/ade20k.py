@@ -1,21 +1,24 @@
-"""ADE20K's scene-parsing benchmark (Zhou et al., 2017): 20,210 and 2,000 images, 150 classes.
+"""ADE20K's scene-parsing benchmark (Zhou et al., 2017): 20,210 and 2,000 images, 150 classes; test images.
 
-Layout of the official archive, under $DETECTRON2_DATASETS (default ./datasets):
+Layouts, under $DETECTRON2_DATASETS (default ./datasets); mmsegmentation keeps the first one in ade/:
 
-    ADEChallengeData2016/images/{training,validation}/NAME.jpg
-    ADEChallengeData2016/annotations/{training,validation}/NAME.png     0 = other objects, 1..150
+    ADEChallengeData2016/images/{training,validation}/NAME.jpg                     the official archive
+    ADEChallengeData2016/annotations/{training,validation}/NAME.png                0 = other objects, 1..150
+    ADEChallengeData2016/annotations_detectron2/{training,validation}/NAME.png     Detectron2, MaskFormer: 0..149, 255
+    ade20k/{train,val}/{image,label}/NAME.{jpg,png}                                HRNet: 0..150
+    release_test/testing/NAME.jpg                                                  the official archive for testing
 
-Raw 0 is read as void (255) and 1..150 as 0..149, on reading; nothing is written to disk. Names are the first of each
-line of the benchmark's objectInfo150.txt ("television receiver" as everybody's tables have it), colours its color150.
+Raw 0 is read as void (255) and 1..150 as 0..149, on reading; nothing is written to disk. Files that Detectron2's script
+has reduced by one already are read as they are. Names are the first of each line of the benchmark's objectInfo150.txt
+("television receiver" as everybody's tables have it), colours its color150.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 
-from scaleeq.data.catalog import IGNORE_LABEL, Record, datasets_root, register_dataset
-from scaleeq.data.listing import paired_records, require_directory, stems
+from scaleeq.data.catalog import IGNORE_LABEL, Record, register_dataset
+from scaleeq.data.listing import Layout, load_layout
 
 CLASSES_AND_COLORS = """
 wall 120 120 120 | building 180 120 120 | sky 6 230 230 | floor 80 50 50 | tree 4 200 3 | ceiling 120 120 80 |
@@ -50,28 +53,57 @@ _ROWS = [item.split() for item in CLASSES_AND_COLORS.replace("\n", "|").split("|
 CLASSES = tuple(" ".join(row[:-3]) for row in _ROWS)
 COLORS = tuple((int(row[-3]), int(row[-2]), int(row[-1])) for row in _ROWS)
 
-SPLITS = {"train": "training", "val": "validation"}
+SPLITS = {"train": "training", "val": "validation", "test": "testing"}
+FOLDERS = ("ADEChallengeData2016", "ade/ADEChallengeData2016")
 # 255 does not occur in the official files. A file with it has been through "minus one" already, and reading it as raw
 # would shift every class once more, unnoticed: 255 becomes 254, which no class declares, and is refused.
 LABEL_MAP = {0: IGNORE_LABEL, **{raw: raw - 1 for raw in range(1, 256)}}
 
 
-def load_ade20k(split: str, root: str | None = None) -> list[Record]:
-    """Records of a split, sorted by name.
+def layouts(split: str) -> list[Layout]:
+    """Where a split may lie."""
+    folder = SPLITS[split]
+    if split == "test":
+        places = ("release_test", "ADEChallengeData2016/release_test", "ade/release_test")
+        return [Layout(used_by="the official archive for testing", images=f"{place}/{folder}") for place in places]
+    return [
+        *(
+            Layout(
+                used_by=used_by,
+                images=f"{base}/images/{folder}",
+                labels=f"{base}/annotations/{folder}",
+                label_map=LABEL_MAP,
+            )
+            for base, used_by in zip(FOLDERS, ("the official archive", "mmsegmentation"), strict=True)
+        ),
+        *(
+            Layout(
+                used_by="Detectron2's prepare_ade20k_sem_seg.py",
+                images=f"{base}/images/{folder}",
+                labels=f"{base}/annotations_detectron2/{folder}",
+            )
+            for base in FOLDERS
+        ),
+        Layout(used_by="HRNet", images=f"ade20k/{split}/image", labels=f"ade20k/{split}/label", label_map=LABEL_MAP),
+    ]
 
-    split: "train" or "val". root: the directory that holds ADEChallengeData2016/, by default $DETECTRON2_DATASETS.
+
+def load_ade20k(split: str, root: str | None = None) -> list[Record]:
+    """Records of a split, sorted by name; those of test have no labels.
+
+    split: "train", "val" or "test". root: the directory of all data sets, by default $DETECTRON2_DATASETS.
     FileNotFoundError: a missing directory, image or label. ValueError: another split.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r} of ADE20K, valid are {tuple(SPLITS)}")
-    base = os.path.join(datasets_root() if root is None else root, "ADEChallengeData2016")
-    images, labels = (os.path.join(base, kind, SPLITS[split]) for kind in ("images", "annotations"))
-    what = f"ADE20K ({split})"
-    for directory in (images, labels):
-        require_directory(directory, what, "ADEChallengeData2016/ as the official archive has it")
-    names = sorted(stems(images, ".jpg"))
-    return paired_records(names, images=(images, ".jpg"), labels=(labels, ".png"), what=what, label_map=LABEL_MAP)
+    return load_layout(f"ADE20K ({split})", layouts(split), root=root)
 
 
 for _split in SPLITS:
-    register_dataset(f"ade20k_150_{_split}", functools.partial(load_ade20k, _split), classes=CLASSES, colors=COLORS)
+    register_dataset(
+        f"ade20k_150_{_split}",
+        functools.partial(load_ade20k, _split),
+        classes=CLASSES,
+        colors=COLORS,
+        family="ade20k",
+    )

@@ -1,9 +1,13 @@
-"""Cityscapes, fine labels (Cordts et al., 2016): 2,975 / 500 / 1,525 images of 1024 x 2048 pixels, 19 classes.
+"""Cityscapes (Cordts et al., 2016), 1024 x 2048 pixels, 19 classes: fine labels for 2,975 / 500 images, 1,525 to test
+on; coarse ones for 2,975 / 19,998 / 500.
 
 Layout of the official archives, under $DETECTRON2_DATASETS (default ./datasets):
 
-    cityscapes/leftImg8bit/{train,val,test}/CITY/NAME_leftImg8bit.png
-    cityscapes/gtFine/{train,val}/CITY/NAME_gtFine_labelIds.png             0..33
+    cityscapes/leftImg8bit/{train,val,test,train_extra}/CITY/NAME_leftImg8bit.png
+    cityscapes/gtFine/{train,val}/CITY/NAME_gtFine_labelIds.png                      0..33
+    cityscapes/gtFine/{train,val}/CITY/NAME_gtFine_labelTrainIds.png                 0..18, 255: where labelIds are not
+    cityscapes/gtFine/{train,val}/CITY/NAME_gtFine_instanceIds.png                   16 bits; not needed to train
+    cityscapes/gtCoarse/{train,train_extra,val}/CITY/NAME_gtCoarse_labelIds.png
 
 The archives' labelIds become the 19 training labels on reading, so that no labelTrainIds have to be made first. The
 labels of test are not public; its records have none. Ids, names and colours: cityscapesScripts, helpers/labels.py.
@@ -12,10 +16,9 @@ labels of test are not public; its records have none. Ids, names and colours: ci
 from __future__ import annotations
 
 import functools
-import os
 
-from scaleeq.data.catalog import IGNORE_LABEL, Record, datasets_root, register_dataset
-from scaleeq.data.listing import paired_records, require_directory, stems
+from scaleeq.data.catalog import IGNORE_LABEL, Record, register_dataset
+from scaleeq.data.listing import Layout, load_layout
 
 # labelId, name and colour of each class, in the order of the training labels 0..18.
 CLASS_TABLE = (
@@ -47,43 +50,51 @@ LABEL_MAP = {
     **{label_id: label for label, (label_id, _, _) in enumerate(CLASS_TABLE)},
 }
 
-SPLITS = ("train", "val", "test")
-IMAGE_SUFFIX, LABEL_SUFFIX = "_leftImg8bit.png", "_gtFine_labelIds.png"
+SPLITS = {"gtFine": ("train", "val", "test"), "gtCoarse": ("train", "train_extra", "val")}
 
 
-def load_cityscapes(split: str, root: str | None = None) -> list[Record]:
+def layouts(split: str, kind: str) -> list[Layout]:
+    """Where a split may lie: with the archives' labels, or with those of cityscapesScripts alone."""
+    images = f"cityscapes/leftImg8bit/{split}"
+    suffixes = ("_leftImg8bit.png",)
+    if split == "test":
+        return [Layout(used_by="the official archive", images=images, image_suffixes=suffixes, nested=True)]
+    sources = {"labelIds": ("the official archives", LABEL_MAP), "labelTrainIds": ("csCreateTrainIdLabelImgs", None)}
+    return [
+        Layout(
+            used_by=used_by,
+            images=images,
+            labels=f"cityscapes/{kind}/{split}",
+            image_suffixes=suffixes,
+            label_suffix=f"_{kind}_{ids}.png",
+            label_map=label_map,
+            nested=True,
+            instance_suffix=f"_{kind}_instanceIds.png",
+        )
+        for ids, (used_by, label_map) in sources.items()
+    ]
+
+
+def load_cityscapes(split: str, root: str | None = None, *, kind: str = "gtFine") -> list[Record]:
     """Records of a split, sorted by city and name.
 
-    split: "train", "val" or "test". root: the directory that holds cityscapes/, by default $DETECTRON2_DATASETS.
-    FileNotFoundError: a missing directory or label, or no image. ValueError: another split.
+    split: "train", "val" or "test"; of the coarse labels "train", "train_extra" or "val".
+    root: the directory that holds cityscapes/, by default $DETECTRON2_DATASETS. kind: "gtFine" or "gtCoarse".
+    FileNotFoundError: a missing directory or label, or no image. ValueError: another split or kind.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r} of Cityscapes, valid are {SPLITS}")
-    base = os.path.join(datasets_root() if root is None else root, "cityscapes")
-    images, labels = os.path.join(base, "leftImg8bit", split), os.path.join(base, "gtFine", split)
-    what, layout = f"Cityscapes ({split})", "cityscapes/ with the archives' leftImg8bit/ and gtFine/"
-    require_directory(images, what, layout)
-    records: list[Record] = []
-    for city in sorted(entry.name for entry in os.scandir(images) if entry.is_dir()):
-        image_dir, label_dir = os.path.join(images, city), os.path.join(labels, city)
-        names = sorted(stems(image_dir, IMAGE_SUFFIX))
-        if split == "test":
-            records += [{"file_name": os.path.join(image_dir, n + IMAGE_SUFFIX), "image_id": n} for n in names]
-        elif names:
-            require_directory(label_dir, what, layout)
-            records += paired_records(
-                names,
-                images=(image_dir, IMAGE_SUFFIX),
-                labels=(label_dir, LABEL_SUFFIX),
-                what=what,
-                label_map=LABEL_MAP,
-            )
-    if not records:
-        raise FileNotFoundError(f"{what}: no CITY/NAME{IMAGE_SUFFIX} in {os.path.abspath(images)}")
-    return records
+    if kind not in SPLITS:
+        raise ValueError(f"unknown kind {kind!r} of Cityscapes' labels, valid are {tuple(SPLITS)}")
+    if split not in SPLITS[kind]:
+        raise ValueError(f"unknown split {split!r} of Cityscapes with {kind}, valid are {SPLITS[kind]}")
+    return load_layout(f"Cityscapes ({kind}, {split})", layouts(split, kind), root=root)
 
 
-for _split in SPLITS:
-    register_dataset(
-        f"cityscapes_sem_seg_{_split}", functools.partial(load_cityscapes, _split), classes=CLASSES, colors=COLORS
-    )
+for _kind, _prefix in (("gtFine", "cityscapes"), ("gtCoarse", "cityscapes_coarse")):
+    for _split in SPLITS[_kind]:
+        register_dataset(
+            f"{_prefix}_sem_seg_{_split}",
+            functools.partial(load_cityscapes, _split, kind=_kind),
+            classes=CLASSES,
+            colors=COLORS,
+            family="cityscapes",
+        )

@@ -111,9 +111,9 @@ def scale_optimizer_steps(model: nn.Module, optimizer: torch.optim.Optimizer) ->
     """
     from .fusion import Fusion
 
-    specified = [module for module in model.modules() if isinstance(module, Fusion) and module.equalizer_spec]
-    _scale_learning_rates([f for f in specified if f.equalizer_spec.control == "learning_rate"], optimizer)
-    fusions = [fusion for fusion in specified if fusion.equalizer_spec.implementation == "init_scaled"]
+    specs = {m: m.equalizer_spec for m in model.modules() if isinstance(m, Fusion) and m.equalizer_spec is not None}
+    _scale_learning_rates([fusion for fusion, spec in specs.items() if spec.control == "learning_rate"], optimizer)
+    fusions = [fusion for fusion, spec in specs.items() if spec.implementation == "init_scaled"]
     for fusion in fusions:
         fusion.mix.consumer.weight.register_hook(lambda gradient, fusion=fusion: gradient * _scale_of(fusion))
     if not fusions:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ..fusion import Fusion
+from ..fusion import Branch, Fusion
 from ..layers import per_weight
 from .mode import measuring
 
@@ -25,7 +25,7 @@ def weight_gradient_rms(fusion: Fusion, gradient: torch.Tensor) -> torch.Tensor:
 
     gradient: (C_out, C_in / groups, k, k), of fusion.mix.consumer.weight.
     """
-    widths = [branch.channels for branch in fusion.branches.values()]
+    widths = [cast(Branch, branch).channels for branch in fusion.branches.values()]
     squares = gradient.double().square()
     rms = []
     for index in range(len(widths)):

@@ -204,7 +204,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path):
         Trainer(tiny_config(tmp_path, MODEL__SEM_SEG_HEAD__NUM_CLASSES=9))
     with pytest.raises(ValueError, match="255"):
         Trainer(tiny_config(tmp_path, MODEL__SEM_SEG_HEAD__IGNORE_VALUE=254))
-    with pytest.raises(KeyError, match="toy_sem_seg_train"):
+    with pytest.raises(ValueError, match="nearest are toy_sem_seg_train"):
         Trainer(tiny_config(tmp_path, DATASETS__TRAIN=("toy_sem_seg_trian",)))
 
 

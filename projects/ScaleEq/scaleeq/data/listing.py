@@ -57,6 +57,13 @@ class Layout:
                 found[os.path.join(path, folder, "*" + self.label_suffix)] = _has_file(self)
         return found
 
+    def report(self) -> list[str]:
+        """Lines for a message: whose layout it is, and what of it is there."""
+        state = self.state()
+        width = max(map(len, state))
+        lines = (f"    {path:{width}}  {'found' if there else 'missing'}" for path, there in state.items())
+        return [f"  {self.used_by}:", *lines]
+
 
 def load_layout(what: str, layouts: Sequence[Layout], *, root: str | None = None, way_out: str = "") -> list[Record]:
     """Records of the first layout that is there; see find_layout and layout_records."""
@@ -72,14 +79,11 @@ def find_layout(what: str, layouts: Sequence[Layout], *, root: str | None = None
     """
     root = datasets_root() if root is None else root
     roots = [path for folder in ROOT_FOLDERS if os.path.isdir(path := os.path.join(root, folder)) or not folder]
-    lines = []
-    for candidate in (layout.under(path) for path in roots for layout in layouts):
-        state = candidate.state()
-        if all(state.values()):
+    candidates = [layout.under(path) for path in roots for layout in layouts]
+    for candidate in candidates:
+        if all(candidate.state().values()):
             return candidate
-        width = max(map(len, state))
-        lines.append(f"  {candidate.used_by}:")
-        lines += [f"    {path:{width}}  {'found' if there else 'missing'}" for path, there in state.items()]
+    lines = [line for candidate in candidates for line in candidate.report()]
     raise FileNotFoundError(
         "\n".join((f"{what} is in none of these layouts under {os.path.abspath(root)}:", *lines))
         + (f"\n{way_out}" if way_out else "")

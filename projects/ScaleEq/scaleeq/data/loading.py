@@ -22,8 +22,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scaleeq.data.catalog import Record
+from scaleeq.data.folder import find_dataset
 from scaleeq.data.mapper import Sample, SegmentationMapper
-from scaleeq.engine import DatasetCatalog, InferenceSampler, MetadataCatalog, comm
+from scaleeq.engine import DatasetCatalog, InferenceSampler, comm
 
 PERMUTATION_STREAM = 1  # keeps the epochs' draws apart from the samples'
 
@@ -127,11 +128,12 @@ def build_test_loader(cfg: Any, name: str, *, mapper: SegmentationMapper | None 
 
 
 def load_records(cfg: Any, name: str) -> list[Record]:
-    """The records of a registered data set, after checking that the model has its classes.
+    """The records of a data set, after checking that the model has its classes.
 
-    Raises ValueError if MODEL.SEM_SEG_HEAD.NUM_CLASSES is not the data set's number, KeyError for an unknown name.
+    ValueError: MODEL.SEM_SEG_HEAD.NUM_CLASSES is not the data set's number, or there is no such data set.
+    FileNotFoundError: its files are missing.
     """
-    classes = MetadataCatalog.get(name).get("stuff_classes")
+    classes = find_dataset(name).get("stuff_classes")
     if classes is not None and len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}, "

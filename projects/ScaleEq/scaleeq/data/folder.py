@@ -1,0 +1,117 @@
+"""Data sets by the name that a user types: the registered ones, and folders of one's own, which need no code.
+
+"folder:PATH" and "folder:PATH/SPLIT", PATH relative to $DETECTRON2_DATASETS or absolute, ~ expanded, are
+
+    PATH/classes.txt                  a class a line, from label 0 on: its name, or its name and colour: "name r g b"
+    PATH/images[/SPLIT]/NAME.jpg      .jpg, .jpeg, .png, .bmp, .tif or .tiff
+    PATH/labels[/SPLIT]/NAME.png      one channel, grey or palette: 0..K-1, 255 = void; a SPLIT test* may lack it
+
+A class without a colour gets one of VOC's, from label 1's on: black stays void's. Own design.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+from typing import Any
+
+from scaleeq.data.catalog import IGNORE_LABEL, Record, datasets_root, register_dataset
+from scaleeq.data.listing import Layout, layout_records
+from scaleeq.data.voc2012 import voc_color
+from scaleeq.engine import DatasetCatalog, MetadataCatalog
+
+PREFIX = "folder:"
+CLASSES_FILE = "classes.txt"
+KINDS = ("images", "labels")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+WHAT_IT_HOLDS = (
+    f"A folder data set is PATH/{CLASSES_FILE} (a class a line: its name, or its name and r g b), PATH/images[/SPLIT] "
+    "and PATH/labels[/SPLIT], named folder:PATH or folder:PATH/SPLIT"
+)
+
+
+def find_dataset(name: str) -> Any:
+    """The metadata of a data set; a folder is registered when it is named first.
+
+    name: of a registered data set, or "folder:PATH", "folder:PATH/SPLIT".
+    ValueError: there is no such data set; the nearest names are told. FileNotFoundError: the folder lacks something.
+    """
+    known = DatasetCatalog.list()
+    if name not in known:
+        if not name.startswith(PREFIX):
+            near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+            ours = [other for other in known if MetadataCatalog.get(other).get("registered_by") == "scaleeq"]
+            raise ValueError(
+                f"there is no data set {name!r}; {'the nearest are' if near else 'there are'} "
+                f"{', '.join(near or ours)}; a folder of your own is named 'folder:PATH' or 'folder:PATH/SPLIT'"
+            )
+        base, split = locate(name)
+        classes, colors = read_classes(os.path.join(base, CLASSES_FILE))
+        load = functools.partial(load_folder, base, split, name=name)
+        register_dataset(name, load, classes=classes, colors=colors)
+    return MetadataCatalog.get(name)
+
+
+def locate(name: str) -> tuple[str, str]:
+    """PATH and SPLIT (or "") of "folder:PATH/SPLIT": PATH is the one that holds classes.txt.
+
+    FileNotFoundError: neither does.
+    """
+    path = os.path.normpath(os.path.join(datasets_root(), os.path.expanduser(name.removeprefix(PREFIX))))
+    choices = (path, ""), os.path.split(path)
+    for base, split in choices:
+        if os.path.isfile(os.path.join(base, CLASSES_FILE)):
+            return base, split
+    files = " nor ".join(os.path.join(os.path.abspath(base), CLASSES_FILE) for base, _ in choices)
+    raise FileNotFoundError(
+        f"{name}: there is neither {files}. {WHAT_IT_HOLDS}, PATH absolute or below $DETECTRON2_DATASETS"
+    )
+
+
+def read_classes(path: str) -> tuple[list[str], list[tuple[int, int, int]]]:
+    """Names and colours, one (r, g, b) a class, of a classes.txt; empty lines are left out.
+
+    ValueError: no class, more than there are labels beside 255, a name twice, or a colour outside 0..255.
+    """
+    classes: list[str] = []
+    colors: list[tuple[int, int, int]] = []
+    with open(path, encoding="utf-8-sig") as file:
+        for number, words in enumerate(map(str.split, file), 1):
+            if not words:
+                continue
+            *start, r, g, b = words if len(words) > 3 and all(map(str.isdecimal, words[-3:])) else [*words, "", "", ""]
+            color = (int(r), int(g), int(b)) if r else voc_color(len(classes) + 1)
+            if max(color) > 255:
+                raise ValueError(f"{path}, line {number}: the colour {color} is not three numbers in 0..255")
+            classes.append(" ".join(start))
+            colors.append(color)
+    if not 0 < len(classes) <= IGNORE_LABEL:
+        raise ValueError(f"{path} names {len(classes)} classes; expected 1 to {IGNORE_LABEL}, a class a line")
+    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+        raise ValueError(f"{path} names these classes more than once: {', '.join(twice)}")
+    return classes, colors
+
+
+def load_folder(base: str, split: str = "", *, name: str = "") -> list[Record]:
+    """Records of a folder, sorted by name.
+
+    base: holds images/ and labels/. split: a folder in both, or "". name: the data set's, for messages.
+    FileNotFoundError: a missing directory, image or label. ValueError: two images of one name.
+    """
+    name = name or f"{PREFIX}{os.path.join(base, split)}"
+    images, labels = (os.path.join(base, kind, split) if split else os.path.join(base, kind) for kind in KINDS)
+    if split.startswith("test") and not os.path.isdir(labels):
+        labels = ""
+    layout = Layout(used_by="files", images=images, labels=labels, image_suffixes=IMAGE_SUFFIXES)
+    if not all(layout.state().values()):
+        raise FileNotFoundError("\n".join((f"{name} is not complete:", *layout.report(), _way_out(base, split))))
+    return layout_records(name, layout)
+
+
+def _way_out(base: str, split: str) -> str:
+    images = os.path.join(base, "images")
+    splits = sorted(entry.name for entry in os.scandir(images) if entry.is_dir()) if os.path.isdir(images) else []
+    if splits and split not in splits:
+        return f"It has the splits {', '.join(splits)}: name one, for example {PREFIX}{os.path.join(base, splits[0])}"
+    return WHAT_IT_HOLDS

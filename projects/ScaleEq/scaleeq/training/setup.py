@@ -16,6 +16,7 @@ from torch import nn
 
 from scaleeq import engine
 from scaleeq.data.catalog import Record, datasets_root
+from scaleeq.data.folder import find_dataset
 from scaleeq.data.reading import has_labels, read_pair
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, comm
 
@@ -139,15 +140,12 @@ def check_evaluation(cfg: CfgNode) -> None:
 def check_labels(cfg: CfgNode) -> None:
     """Compare the head's classes and ignore label with those of every data set of the run, before anything is built.
 
-    KeyError: a data set is not registered. ValueError: its labels differ from the head's; unnoticed, that is an index
-    error in the loss, or a silent mistake.
+    ValueError: there is no such data set, or its labels differ from the head's; unnoticed, that is an index error in
+    the loss, or a silent mistake. FileNotFoundError: a folder named as a data set lacks something.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if name not in DatasetCatalog.list():
-            known = ", ".join(known for known in DatasetCatalog.list() if "sem_seg" in known)
-            raise KeyError(f"the data set {name!r} is not registered; for semantic segmentation there are {known}")
-        metadata = MetadataCatalog.get(name)
+        metadata = find_dataset(name)
         classes = metadata.get("stuff_classes")
         if classes is not None and len(classes) != head.NUM_CLASSES:
             raise ValueError(

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import torch
 
+from scaleeq.data.contact_sheet import VOID_COLOR, colorize
 from scaleeq.engine import CfgNode, MetadataCatalog, SafeCheckpointer
 
 from .trainer import Trainer
@@ -18,16 +19,6 @@ from .trainer import Trainer
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
-
-VOID_COLOR = (0, 0, 0)
-
-
-def colorize(labels: np.ndarray, colors: list[tuple[int, int, int]], ignore_label: int) -> np.ndarray:
-    """labels: (H, W) of 0..K-1 or ignore_label -> (H, W, 3) uint8 RGB; ignored pixels are black."""
-    table = np.full((max(len(colors), ignore_label + 1), 3), VOID_COLOR, dtype=np.uint8)
-    table[: len(colors)] = colors
-    table[ignore_label] = VOID_COLOR
-    return table[labels]
 
 
 def plot_predictions(cfg: CfgNode, weights: str, path: Path, *, num_images: int = 4) -> None:

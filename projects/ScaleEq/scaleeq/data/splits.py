@@ -1,0 +1,112 @@
+"""What is wrong between splits and folders, told by file names, sizes and bytes alone: leaks, and labels left over.
+
+Own design. A leak is an image of which training and testing both have a copy, whatever its name. Files are compared
+byte by byte (by their hash) where their sizes agree, so a sample of one split is compared with all of the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from scaleeq.data.catalog import Record
+from scaleeq.data.findings import Finding
+from scaleeq.engine import DatasetCatalog
+
+SPLIT = re.compile(r"(?P<family>.*?)[_/](?P<split>(train|val|test)\w*)$")
+
+
+def is_training(name: str) -> bool:
+    """Whether the name is one of a training split: "..._train", "..._trainaug", "folder:PATH/train"."""
+    match = SPLIT.match(name)
+    return match is not None and match["split"].startswith("train")
+
+
+def other_side(name: str, given: Sequence[str] = ()) -> list[str]:
+    """The splits that must not share an image with it: of the given ones, and of those registered with its family.
+
+    A data set for training must not share with others, another one not with those for training.
+    """
+    family = _family(name)
+    registered = [each for each in DatasetCatalog.list() if family and _family(each) == family]
+    names = dict.fromkeys([*given, *registered])
+    return [each for each in names if each != name and is_training(each) != is_training(name)]
+
+
+def _family(name: str) -> str:
+    """The name without its split; "" where it ends in none."""
+    match = SPLIT.match(name)
+    return match["family"] if match else ""
+
+
+def find_leak(records: Sequence[Record], other_records: Sequence[Record], other: str) -> list[Finding]:
+    """The images of `records` that the split called `other` has too."""
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for record in other_records:
+        if os.path.isfile(record["file_name"]):
+            by_size[os.path.getsize(record["file_name"])].append(record["file_name"])
+    shared = []
+    for record in records:
+        path = record["file_name"]
+        size = os.path.getsize(path) if os.path.isfile(path) else 0
+        twin = next((each for each in by_size.get(size, ()) if size and _same_file(path, each)), None)
+        if twin is not None:
+            shared.append((path, twin))
+    if not shared:
+        return []
+    advice = (
+        f"{other} has them too, the first as {shared[0][1]}: scores on images that were trained on mean nothing; take "
+        "them out of one of the two"
+    )
+    return [Finding("leak", len(shared), advice, [path for path, _ in shared])]
+
+
+def _same_file(path: str, other: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other) or _content_hash(path) == _content_hash(other)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _content_hash(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.blake2b(file.read(), digest_size=16).digest()
+
+
+def find_orphans(records: Sequence[Record]) -> list[Finding]:
+    """Label files beside those of the records to which no image belongs.
+
+    A label file belongs to an image that is named as in the records: what the two names share, and then each its end.
+    """
+    images: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+    for record in records:
+        if "sem_seg_file_name" in record:
+            (label_dir, label_name), (image_dir, image_name) = (
+                os.path.split(record[key]) for key in ("sem_seg_file_name", "file_name")
+            )
+            stem = _shared_stem(image_name, label_name)
+            images[label_dir, label_name[len(stem) :]].add((image_dir, image_name[len(stem) :]))
+    orphans = []
+    for (label_dir, label_end), image_ends in images.items():
+        named = {name for image_dir, end in image_ends for name in _stems(image_dir, end)}
+        orphans += [os.path.join(label_dir, name + label_end) for name in sorted(_stems(label_dir, label_end) - named)]
+    advice = "Their images are missing, or lie elsewhere: complete the copy, or take these files away"
+    return [Finding("orphan labels", len(orphans), advice, orphans)] if orphans else []
+
+
+def _shared_stem(first: str, second: str) -> str:
+    """What both names begin with, without their extensions."""
+    equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    shared = "".join(character for character, _ in equal)
+    return min((shared, *(os.path.splitext(name)[0] for name in (first, second))), key=len)
+
+
+def _stems(directory: str, end: str) -> set[str]:
+    """The names in a directory that end so, without the end; none where it cannot be listed."""
+    try:
+        return {name[: -len(end)] for name in os.listdir(directory) if name.endswith(end) and not name.startswith(".")}
+    except OSError:
+        return set()

@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Say in plain words what is wrong with data sets, and what to do; most important first.
+
+    python tools/check_dataset.py camvid_sem_seg_train camvid_sem_seg_val --all
+    python tools/check_dataset.py path/to/folder --sheet sheet.png
+
+A folder holds images/, labels/ and classes.txt; a name is one of DATASETS.TRAIN and DATASETS.TEST, found under
+$DETECTRON2_DATASETS (default ./datasets). Exit code: 0 all is fine, 1 there are faults, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from scaleeq.data.report import ALL, DEFAULT_SAMPLE, check_datasets, draw_sheets
+from scaleeq.files import write_json
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", metavar="NAME_OR_FOLDER")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--all", action="store_const", dest="sample", const=ALL, help="read every image")
+    amount.add_argument("--sample", type=positive, default=DEFAULT_SAMPLE, metavar="N", help="read N images of each")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one a core; 0: none but this")
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a picture of images and their labels")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report, with all file names")
+    arguments = parser.parse_args()
+
+    reports = check_datasets(arguments.names, sample=arguments.sample, workers=arguments.workers)
+    print("\n".join(report.text() for report in reports))
+    if arguments.sheet:
+        for path in draw_sheets(reports, arguments.sheet):
+            print(path)
+    if arguments.json:
+        write_json(arguments.json, {"datasets": [report.to_dict() for report in reports]})
+    return 1 if any(report.faults for report in reports) else 0
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

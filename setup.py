@@ -22,12 +22,14 @@ REQUIREMENTS = [
     "tabulate",
     "termcolor>=1.1",
 ]
+# What tools/prepare_dataset.py reads MATLAB's files with.
+PREPARE = ["h5py>=3.0", "scipy>=1.9"]
 TEST = [
+    *PREPARE,
     "import-linter>=2.1",
     "pytest>=8.0",
     "pytest-timeout>=2.2",
     "pytest-xdist>=3.5",
-    "scipy>=1.9",
     "torchmetrics>=1.4",
 ]
 DEV = [*TEST, "mypy>=1.11", "pre-commit>=3.0", "ruff>=0.6"]
@@ -42,5 +44,5 @@ setup(
     packages=find_packages(SOURCE),
     package_data={"scaleeq": ["**/*.yaml", "**/*.json"]},
     install_requires=REQUIREMENTS,
-    extras_require={"test": TEST, "dev": DEV, "wandb": ["wandb>=0.16"]},
+    extras_require={"test": TEST, "dev": DEV, "prepare": PREPARE, "wandb": ["wandb>=0.16"]},
 )

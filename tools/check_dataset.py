@@ -4,8 +4,9 @@
     python tools/check_dataset.py camvid_sem_seg_train camvid_sem_seg_val --all
     python tools/check_dataset.py path/to/folder --sheet sheet.png
 
-A folder holds images/, labels/ and classes.txt; a name is one of DATASETS.TRAIN and DATASETS.TEST, found under
-$DETECTRON2_DATASETS (default ./datasets). Exit code: 0 all is fine, 1 there are faults, 2 wrong usage.
+A folder holds images/, labels/ and classes.txt, and all of its splits are checked; a name is one of DATASETS.TRAIN and
+DATASETS.TEST, found under $DETECTRON2_DATASETS (default ./datasets).
+Exit code: 0 all is fine, 1 there are faults, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from scaleeq.data.report import ALL, DEFAULT_SAMPLE, check_datasets, draw_sheets
+from scaleeq.data.splits import names_of
 from scaleeq.files import write_json
 
 
@@ -32,7 +34,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report, with all file names")
     arguments = parser.parse_args()
 
-    reports = check_datasets(arguments.names, sample=arguments.sample, workers=arguments.workers)
+    try:
+        names = list(dict.fromkeys(name for argument in arguments.names for name in names_of(argument)))
+    except ValueError as error:
+        parser.error(str(error))
+    reports = check_datasets(names, sample=arguments.sample, workers=arguments.workers)
     print("\n".join(report.text() for report in reports))
     if arguments.sheet:
         for path in draw_sheets(reports, arguments.sheet):

@@ -13,7 +13,7 @@ from scaleeq.data.reading import likely_cause
 # The kinds of findings, most important first, and what is counted.
 KINDS = {
     "not loaded": "data set that cannot be loaded",
-    "incomplete": "images without labels",
+    "incomplete": "files that are missing",
     "unreadable image": "images that cannot be read",
     "unreadable labels": "label files that cannot be read",
     "no labels": "label files that do not hold one class index a pixel",

@@ -18,6 +18,15 @@ from scaleeq.data.catalog import Record, datasets_root
 ROOT_FOLDERS = ("", "data")
 
 
+class MissingFilesError(FileNotFoundError):
+    """A data set lacks files. missing: their paths; records: of the images that have all that they need."""
+
+    def __init__(self, message: str, missing: Sequence[str] = (), records: Sequence[Record] = ()) -> None:
+        super().__init__(message)
+        self.missing = list(missing)
+        self.records = list(records)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """One way in which one split lies on disk. Paths are relative to the directory of all data sets.
@@ -95,7 +104,7 @@ def layout_records(what: str, layout: Layout, names: Sequence[str] | None = None
     """A record for each name, in order.
 
     layout: with full paths, as find_layout returns it. names: instead of the layout's.
-    FileNotFoundError: no names, or a name without image or labels; it says how many there are of these.
+    FileNotFoundError: no names; MissingFilesError: a name without image or labels, it says how many there are of these.
     """
     images = files_by_name(layout.images, layout.image_suffixes, nested=layout.nested)
     if names is None:
@@ -103,22 +112,27 @@ def layout_records(what: str, layout: Layout, names: Sequence[str] | None = None
     if not names:
         pattern = os.path.join(os.path.abspath(layout.images), "*" if layout.nested else "", "*")
         raise FileNotFoundError(f"{what}: no image {' or '.join(pattern + suffix for suffix in layout.image_suffixes)}")
-    if missing := [name for name in names if name not in images]:
-        path = os.path.join(os.path.abspath(layout.images), missing[0] + layout.image_suffixes[0])
-        raise FileNotFoundError(
-            f"{what}: {len(missing)} of {len(names)} images are missing, the first is {path}; complete the copy"
-        )
     labels = files_by_name(layout.labels, (layout.label_suffix,), nested=layout.nested) if layout.labels else {}
-    if layout.labels and (missing := [name for name in names if name not in labels]):
-        image = os.path.join(os.path.abspath(layout.images), images[missing[0]])
-        path = os.path.join(os.path.abspath(layout.labels), missing[0] + layout.label_suffix)
-        raise FileNotFoundError(
-            f"{what}: {len(missing)} of {len(names)} images have no labels, the first is {image}, whose labels would "
-            f"be {path}; complete the copy, or take such images away"
-        )
     suffix = layout.instance_suffix
     instances = files_by_name(layout.labels, (suffix,), nested=layout.nested) if suffix and layout.labels else {}
-    return [_record(layout, name, images[name], labels.get(name), instances.get(name)) for name in names]
+    records = [
+        _record(layout, name, images[name], labels.get(name), instances.get(name))
+        for name in names
+        if name in images and (name in labels or not layout.labels)
+    ]
+    if missing := [name for name in names if name not in images]:
+        paths = [os.path.join(os.path.abspath(layout.images), name + layout.image_suffixes[0]) for name in missing]
+        message = f"{len(missing)} of {len(names)} images are missing, the first is {paths[0]}; complete the copy"
+        raise MissingFilesError(f"{what}: {message}", paths, records)
+    if layout.labels and (missing := [name for name in names if name not in labels]):
+        image = os.path.join(os.path.abspath(layout.images), images[missing[0]])
+        paths = [os.path.join(os.path.abspath(layout.labels), name + layout.label_suffix) for name in missing]
+        message = (
+            f"{len(missing)} of {len(names)} images have no labels, the first is {image}, whose labels would be "
+            f"{paths[0]}; complete the copy, or take such images away"
+        )
+        raise MissingFilesError(f"{what}: {message}", paths, records)
+    return records
 
 
 def _record(layout: Layout, name: str, image: str, labels: str | None, instances: str | None) -> Record:

@@ -15,8 +15,11 @@ from scaleeq.data.catalog import IGNORE_LABEL, Record
 from scaleeq.data.checking import Totals, read_all, sample_evenly
 from scaleeq.data.contact_sheet import draw_contact_sheet
 from scaleeq.data.findings import Finding, by_importance, findings_of
+from scaleeq.data.folder import find_dataset
+from scaleeq.data.listing import MissingFilesError
 from scaleeq.data.splits import find_leak, find_orphans, other_side
-from scaleeq.engine import DatasetCatalog, MetadataCatalog
+from scaleeq.data.voc2012 import voc_color
+from scaleeq.engine import DatasetCatalog
 
 DEFAULT_SAMPLE = 200
 ALL = 1 << 62
@@ -122,7 +125,7 @@ def check_datasets(
 ) -> list[Report]:
     """Check each data set, and what training and testing share.
 
-    names: registered ones. sample: images of each that are read, spread evenly; ALL: every one.
+    names: as names_of gives them. sample: images of each that are read, spread evenly; ALL: every one.
     workers: processes; None: one a core; 0: none but this one.
     """
     reports, compared = [], set()
@@ -141,12 +144,13 @@ def check_dataset(name: str, *, sample: int = DEFAULT_SAMPLE, workers: int | Non
     """Check one data set by itself; see check_datasets."""
     report = Report(name)
     try:
+        _describe(report, find_dataset(name))
         records = DatasetCatalog.get(name)
-        metadata = MetadataCatalog.get(name)
-        report.classes, report.colors = list(metadata.stuff_classes), list(metadata.stuff_colors)
-        report.ignore_label = metadata.get("ignore_label", IGNORE_LABEL)
-    except (OSError, ValueError, KeyError) as error:
-        report.findings.append(Finding("not loaded", 1, str(error.args[0] if error.args else error)))
+    except MissingFilesError as error:  # what is there is checked all the same
+        report.findings.append(Finding("incomplete", len(error.missing), str(error), error.missing))
+        records = error.records
+    except (OSError, ValueError) as error:
+        report.findings.append(Finding("not loaded", 1, str(error)))
         return report
     report.size = len(records)
     report.records = [records[index] for index in sample_evenly(len(records), sample, seed)]
@@ -168,9 +172,22 @@ def check_dataset(name: str, *, sample: int = DEFAULT_SAMPLE, workers: int | Non
     return report
 
 
+def _describe(report: Report, metadata: Any) -> None:
+    """Classes, colours and ignore label; ValueError: it is no data set for semantic segmentation."""
+    classes = metadata.get("stuff_classes")
+    if not classes:
+        raise ValueError(f"{report.name} has no stuff_classes in its metadata: is it one for semantic segmentation?")
+    report.classes = list(classes)
+    report.colors = list(metadata.get("stuff_colors") or (voc_color(label + 1) for label in range(len(classes))))
+    report.ignore_label = metadata.get("ignore_label", IGNORE_LABEL)
+
+
 def _leak(report: Report, other: str) -> list[Finding]:
     try:
+        find_dataset(other)
         others = DatasetCatalog.get(other)
+    except MissingFilesError as error:
+        others = error.records
     except (OSError, ValueError):  # a split that is not on this disk
         return []
     return find_leak(report.records, others, other)

@@ -16,9 +16,31 @@ from collections.abc import Sequence
 
 from scaleeq.data.catalog import Record
 from scaleeq.data.findings import Finding
+from scaleeq.data.folder import KINDS, PREFIX, find_dataset, locate
 from scaleeq.engine import DatasetCatalog
 
 SPLIT = re.compile(r"(?P<family>.*?)[_/](?P<split>(train|val|test)\w*)$")
+
+
+def names_of(argument: str) -> list[str]:
+    """The data sets that an argument means: a name, or a folder, with each of its splits.
+
+    ValueError: neither; the nearest names are told.
+    """
+    folder = os.path.expanduser(argument)
+    if argument in DatasetCatalog.list():
+        return [argument]
+    if not argument.startswith(PREFIX):
+        if not os.path.isdir(folder) and os.sep not in folder:
+            find_dataset(argument)  # raises
+        argument = PREFIX + os.path.abspath(folder)
+    try:
+        base, split = locate(argument)
+    except FileNotFoundError:  # told where it is loaded
+        return [argument]
+    images = os.path.join(base, KINDS[0])
+    splits = sorted(entry.name for entry in os.scandir(images) if entry.is_dir()) if os.path.isdir(images) else []
+    return [PREFIX + os.path.join(base, each) for each in (splits if splits and not split else [split])]
 
 
 def is_training(name: str) -> bool:
@@ -34,7 +56,8 @@ def other_side(name: str, given: Sequence[str] = ()) -> list[str]:
     """
     family = _family(name)
     registered = [each for each in DatasetCatalog.list() if family and _family(each) == family]
-    names = dict.fromkeys([*given, *registered])
+    beside = names_of(family) if family.startswith(PREFIX) else []
+    names = dict.fromkeys([*given, *registered, *beside])
     return [each for each in names if each != name and is_training(each) != is_training(name)]
 
 

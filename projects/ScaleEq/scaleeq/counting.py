@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -94,15 +94,18 @@ def count_table(records: Sequence[Mapping[str, Any]]) -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def count(model: nn.Module, *inputs: Any) -> Count:
-    """Count `model(*inputs)` in eval mode; the modes of its modules are restored."""
+def count(model: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None) -> Count:
+    """Count `model(*inputs)` in eval mode; the modes of its modules are restored.
+
+    call: what takes the inputs instead of the model, and calls it, perhaps several times.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     counter = _Counter(model)
     try:
         # With this choice attention is the two products that it is, on every device.
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            model(*inputs)
+            (call or model)(*inputs)
     finally:
         for module, mode in modes:
             module.training = mode

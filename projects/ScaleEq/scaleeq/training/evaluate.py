@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from scaleeq.engine import (
 )
 from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
 from scaleeq.files import write_json
+from scaleeq.inference import Inference
 from scaleeq.statistics import require_calibrated
 
 from .setup import check_labels
@@ -74,7 +75,7 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
             "datasets": list(cfg.DATASETS.TEST),
             "seconds_per_image": clock.seconds / max(clock.num_images, 1),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "multiply_adds": count(model, next(iter(loader))[:1]).macs,
+            "multiply_adds": count(model, next(iter(loader))[:1], call=Inference.from_config(cfg, model)).macs,
             "device": cfg.MODEL.DEVICE,
             "engine": engine.NAME,
             "weights": str(weights_file),
@@ -108,7 +109,7 @@ def test_on_datasets(
     model: nn.Module,
     evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
 ) -> dict[str, Any]:
-    """What Trainer.test does, with the trainer's evaluators (unless given) and test loaders."""
+    """What Trainer.test does, with the trainer's evaluators (unless given) and test loaders, as TEST asks for."""
     require_calibrated(model)
     names = cfg.DATASETS.TEST
     if isinstance(evaluators, DatasetEvaluator):
@@ -118,7 +119,11 @@ def test_on_datasets(
     results = {}
     for index, name in enumerate(names):
         evaluator = trainer_class.build_evaluator(cfg, name) if evaluators is None else evaluators[index]
-        results[name] = inference_on_dataset(model, trainer_class.build_test_loader(cfg, name), evaluator)
+        predictor = Inference.from_config(cfg, model, flip_pairs=MetadataCatalog.get(name).get("flip_pairs", ()))
+        if predictor is not model:
+            for clock in _clocks:
+                clock.watch(predictor)
+        results[name] = inference_on_dataset(predictor, trainer_class.build_test_loader(cfg, name), evaluator)
         if comm.is_main_process():
             logger.info("Evaluation results for %s in csv format:", name)
             print_csv_format(results[name])
@@ -137,32 +142,51 @@ def copy_main_buffers(model: nn.Module) -> None:
 
 @dataclass
 class InferenceClock:
-    """seconds: inside the model's forward, on this process; num_images: that went through it."""
+    """seconds: inside the forward calls of what it watches, on this process; num_images: that went through them.
+
+    A call inside another one, of a window or of a scaled image, is part of it.
+    """
 
     seconds: float = 0.0
     num_images: int = 0
+    _depth: int = 0
+    _started: float = 0.0
+    _handles: list[Any] = field(default_factory=list)
+
+    def watch(self, model: nn.Module) -> None:
+        """Count this model's calls too, until `close`."""
+        self._handles += [model.register_forward_pre_hook(self._start), model.register_forward_hook(self._stop)]
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _start(self, *_: Any) -> None:
+        if self._depth == 0:
+            self._started = _now()
+        self._depth += 1
+
+    def _stop(self, _: nn.Module, inputs: tuple, __: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self.seconds += _now() - self._started
+            self.num_images += len(inputs[0])
+
+
+_clocks: list[InferenceClock] = []  # that run; test_on_datasets lets them watch what it calls around the model
 
 
 @contextmanager
 def inference_clock(model: nn.Module) -> Iterator[InferenceClock]:
-    """Time every forward call of `model` inside the context."""
+    """Time the inference of `model` inside the context, with all windows, scales and flips of an image."""
     clock = InferenceClock()
-    started = 0.0
-
-    def start(*_: Any) -> None:
-        nonlocal started
-        started = _now()
-
-    def stop(_: nn.Module, inputs: tuple, __: Any) -> None:
-        clock.seconds += _now() - started
-        clock.num_images += len(inputs[0])
-
-    handles = [model.register_forward_pre_hook(start), model.register_forward_hook(stop)]
+    clock.watch(model)
+    _clocks.append(clock)
     try:
         yield clock
     finally:
-        for handle in handles:
-            handle.remove()
+        _clocks.remove(clock)
+        clock.close()
 
 
 def _now() -> float:

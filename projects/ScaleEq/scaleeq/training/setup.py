@@ -19,6 +19,7 @@ from scaleeq.data.catalog import Record, datasets_root
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.reading import has_labels, read_pair
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, comm
+from scaleeq.inference import InferenceOptions
 
 from .step import micro_batch_size
 from .writers import import_wandb
@@ -108,6 +109,7 @@ def check_schedule(cfg: CfgNode) -> None:
 
 def check_evaluation(cfg: CfgNode) -> None:
     """ValueError: what the config expects of evaluations cannot be, because of how it sets them up."""
+    InferenceOptions.from_config(cfg)
     tests, expected = cfg.DATASETS.TEST, cfg.TEST.EXPECTED_RESULTS
     patience = cfg.SOLVER.EARLY_STOP_PATIENCE
     if patience < 0 or (patience and not (tests and 0 < cfg.TEST.EVAL_PERIOD < cfg.SOLVER.MAX_ITER)):

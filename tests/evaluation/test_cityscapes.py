@@ -153,7 +153,7 @@ def test_camvid_as_cityscapes(scripts, tmp_path):
 
 
 def test_by_hand():
-    """Two persons of 4 and 1 pixels, 2 and 1 of them right; one pixel called person on road; a caravan, which is void."""
+    """Two persons of 4 and 1 pixels, 2 and 1 of them right; one pixel of road called person; a caravan, void."""
     instances = np.array([[24000, 24000, 24000, 24000, 24001, 7, 7, 29000]], np.int32)
     truth = np.array([[11, 11, 11, 11, 11, 0, 0, 255]], np.uint8)
     prediction = np.array([[11, 11, 12, 0, 11, 11, 0, 255]], np.uint8)

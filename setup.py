@@ -26,6 +26,7 @@ REQUIREMENTS = [
 PREPARE = ["h5py>=3.0", "scipy>=1.9"]
 TEST = [
     *PREPARE,
+    "cityscapesscripts>=2.2",
     "import-linter>=2.1",
     "pytest>=8.0",
     "pytest-timeout>=2.2",

@@ -57,7 +57,7 @@ def test_errors_name_the_path_and_the_way_out(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"1 of 2 images have no labels.*train.b.png.*trainannot.b.png"):
         camvid.load_camvid("train", str(tmp_path))
     write_camvid(tmp_path, "train", ["b"], ".jpg")
-    with pytest.raises(ValueError, match="two files in .*train are named b: b.* and b"):
+    with pytest.raises(ValueError, match=r"two files in .*train are named b: b.* and b"):
         camvid.load_camvid("train", str(tmp_path))
     with pytest.raises(ValueError, match="'validation'"):
         camvid.load_camvid("validation", str(tmp_path))

@@ -150,5 +150,5 @@ def test_refusals(cfg):
     cfg.DATASETS.TRAIN = ()
     with pytest.raises(ValueError, match=r"DATASETS.TRAIN is empty"):
         build_train_loader(cfg)
-    with pytest.raises(ValueError, match="there are .*camvid"):
+    with pytest.raises(ValueError, match=r"there are .*camvid"):
         build_test_loader(cfg, "no_such_set")

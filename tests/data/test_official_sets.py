@@ -1,15 +1,17 @@
-"""ADE20K, VOC 2012 and Cityscapes: small files in the official formats, written here, read through the catalog.
+"""ADE20K, VOC 2012 and Cityscapes: small files in the official formats, read through the catalog; tables of classes.
 
-Oracles: the official tables, where a few of their rows are literal here; the values that the files were written with.
+Oracles: cityscapesscripts; the official tables, where a few of their rows are literal here; checksums of the tables
+of mmsegmentation 1.2.2; the values that the files were written with.
 """
 
 from __future__ import annotations
 
 import builtins
-from pathlib import Path
+import zlib
 
 import numpy as np
 import pytest
+from cityscapesscripts.helpers import labels as official_cityscapes
 from PIL import Image
 
 from scaleeq.data import ade20k, cityscapes, voc2012
@@ -17,46 +19,14 @@ from scaleeq.data.mapper import SegmentationMapper
 from scaleeq.data.reading import read_labels
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
+from .layout_files import write_ade20k, write_cityscapes, write_voc
+
 NAMES = [
-    *(f"ade20k_150_{split}" for split in ("train", "val")),
-    *(f"voc2012_sem_seg_{split}" for split in ("train", "trainaug", "val")),
+    *(f"ade20k_150_{split}" for split in ("train", "val", "test")),
+    *(f"voc2012_sem_seg_{split}" for split in ("train", "trainaug", "val", "test")),
     *(f"cityscapes_sem_seg_{split}" for split in ("train", "val", "test")),
+    *(f"cityscapes_coarse_sem_seg_{split}" for split in ("train", "train_extra", "val")),
 ]
-
-
-def write(path: Path, array: np.ndarray, palette: bool = False) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(array)
-    if palette:
-        picture.putpalette([value for label in range(256) for value in voc2012.voc_color(label)])
-    picture.save(path)
-
-
-def image(height: int, width: int) -> np.ndarray:
-    return np.full((height, width, 3), 90, np.uint8)
-
-
-def write_ade20k(root: Path, folder: str, name: str, labels: np.ndarray) -> None:
-    base = root / "ADEChallengeData2016"
-    write(base / "images" / folder / f"{name}.jpg", image(*labels.shape))
-    write(base / "annotations" / folder / f"{name}.png", labels)
-
-
-def write_voc(root: Path, folder: str, split: str, names: dict[str, np.ndarray], palette: bool) -> None:
-    base = root / "VOCdevkit" / "VOC2012"
-    for name, labels in names.items():
-        write(base / "JPEGImages" / f"{name}.jpg", image(*labels.shape))
-        write(base / folder / f"{name}.png", labels, palette=palette)
-    path = base / "ImageSets" / "Segmentation" / f"{split}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(names) + "\n")
-
-
-def write_cityscapes(root: Path, split: str, city: str, number: str, labels: np.ndarray) -> None:
-    base, name = root / "cityscapes", f"{city}_{number}_000019"
-    write(base / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", image(*labels.shape))
-    write(base / "gtFine" / split / city / f"{name}_gtFine_labelIds.png", labels)
-    write(base / "gtFine" / split / city / f"{name}_gtFine_color.png", image(*labels.shape))
 
 
 @pytest.fixture
@@ -115,14 +85,11 @@ def test_voc2012(root):
     labels = np.array([[0, 1, 20, 255]], np.uint8)
     write_voc(root, "SegmentationClass", "train", {"2007_000032": labels}, palette=True)
     write_voc(root, "SegmentationClass", "val", {"2007_000033": labels, "2007_000031": labels}, palette=True)
-    augmented = {"2008_000002": labels[:, :3], "2007_000032": labels[:, 1:2]}
-    write_voc(root, "SegmentationClassAug", "trainaug", augmented, palette=False)
-    train, trainaug, val = (DatasetCatalog.get(f"voc2012_sem_seg_{split}") for split in ("train", "trainaug", "val"))
+    train, val = (DatasetCatalog.get(f"voc2012_sem_seg_{split}") for split in ("train", "val"))
     assert [record["image_id"] for record in val] == ["2007_000033", "2007_000031"]  # the list's order
     with Image.open(train[0]["sem_seg_file_name"]) as file:
         assert file.mode == "P"
     assert read_labels(train[0], num_classes=21).tolist() == [[0, 1, 20, 255]]
-    assert [read_labels(record, num_classes=21).tolist() for record in trainaug] == [[[0, 1, 20]], [[1]]]
 
 
 def test_voc_colors():
@@ -142,24 +109,41 @@ def test_cityscapes(root):
     write_cityscapes(root, "test", "berlin", "000000", np.zeros((2, 4), np.uint8))
     records = DatasetCatalog.get("cityscapes_sem_seg_train")
     assert [record["image_id"] for record in records] == ["bochum_000000_000019", "ulm_000001_000019"]
-    trained = {
-        7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14,
-        28: 15, 31: 16, 32: 17, 33: 18,
-    }  # fmt: skip
-    expected = [trained.get(label_id, 255) for label_id in range(34)]
+    trained = {label.id: label.trainId for label in official_cityscapes.labels}
+    expected = [trained[label_id] for label_id in range(34)]
     assert read_labels(records[1], num_classes=19).ravel().tolist() == expected
     (test,) = DatasetCatalog.get("cityscapes_sem_seg_test")
     sample = SegmentationMapper(num_classes=19)(test)
     assert sample["height"] == 2 and "sem_seg_truth" not in sample
-    assert cityscapes.CLASSES[13] == "car" and cityscapes.COLORS[13] == (0, 0, 142)
+
+
+def test_cityscapes_table():
+    official = official_cityscapes.trainId2label
+    assert tuple(official[label].name for label in range(19)) == cityscapes.CLASSES
+    assert tuple(official[label].color for label in range(19)) == cityscapes.COLORS
 
 
 # ---------------------------------------------------------------------------------------------------- all
 
 
+# Number, CRC-32 of the comma-separated names and of the colours' bytes in METAINFO of mmsegmentation 1.2.2's ade.py,
+# voc.py and cityscapes.py (a blank after ADE20K's "bed" aside).
+MMSEGMENTATION = {
+    ade20k: (150, 3338853938, 3620555175),
+    voc2012: (21, 2660615437, 342104821),
+    cityscapes: (19, 2271104209, 2656065188),
+}
+
+
+@pytest.mark.parametrize("module", MMSEGMENTATION, ids=lambda module: module.__name__.split(".")[-1])
+def test_names_and_colors_are_those_that_everybody_uses(module):
+    names, colors = ",".join(module.CLASSES).encode(), bytes(np.array(module.COLORS, np.uint8))
+    assert (len(module.CLASSES), zlib.crc32(names), zlib.crc32(colors)) == MMSEGMENTATION[module]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_root_is_named_with_the_way_out(root, name):
-    with pytest.raises(FileNotFoundError, match=f"{root}.*DETECTRON2_DATASETS"):
+    with pytest.raises(FileNotFoundError, match=f"(?s){root}.*missing.*DETECTRON2_DATASETS"):
         DatasetCatalog.get(name)
 
 
@@ -169,6 +153,7 @@ def test_metadata(name):
     number = {"ade20k": 150, "voc2012": 21, "cityscapes": 19}[name.split("_")[0]]
     assert len(metadata.stuff_classes) == len(metadata.stuff_colors) == number
     assert metadata.ignore_label == 255 and metadata.evaluator_type == "sem_seg"
+    assert metadata.family == name.split("_")[0]
 
 
 def test_missing_files_are_counted_and_named(root):
@@ -176,7 +161,9 @@ def test_missing_files_are_counted_and_named(root):
     for number in range(3):
         write_ade20k(root, "training", f"ADE_train_0000000{number}", labels)
     (root / "ADEChallengeData2016" / "annotations" / "training" / "ADE_train_00000001.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 3 files are missing.*training.ADE_train_00000001.png"):
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 3 images have no labels.*training.ADE_train_00000001.jpg.*_00000001.png"
+    ):
         DatasetCatalog.get("ade20k_150_train")
     write_voc(root, "SegmentationClass", "val", {"a": labels}, palette=True)
     (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / "a.jpg").unlink()
@@ -184,8 +171,9 @@ def test_missing_files_are_counted_and_named(root):
         DatasetCatalog.get("voc2012_sem_seg_val")
     with pytest.raises(FileNotFoundError, match=r"the list .*train.txt"):
         DatasetCatalog.get("voc2012_sem_seg_train")
-    with pytest.raises(FileNotFoundError, match="no CITY"):
-        (root / "cityscapes" / "leftImg8bit" / "val").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"no image .*val/\*/\*_leftImg8bit.png"):
+        write_cityscapes(root, "val", "ulm", "000001", labels)
+        (root / "cityscapes/leftImg8bit/val/ulm/ulm_000001_000019_leftImg8bit.png").unlink()
         DatasetCatalog.get("cityscapes_sem_seg_val")
 
 

@@ -1,7 +1,8 @@
 """Data sets, augmentation, mapper and loaders. Importing it registers the names of all data sets."""
 
-from scaleeq.data import ade20k, camvid, cityscapes, toy, voc2012
+from scaleeq.data import ade20k, camvid, cityscapes, coco_stuff, lip, pascal_context, toy, voc2012
 from scaleeq.data.catalog import IGNORE_LABEL, datasets_root, register_dataset
+from scaleeq.data.folder import find_dataset
 from scaleeq.data.loading import build_test_loader, build_train_loader
 from scaleeq.data.mapper import SegmentationMapper
 from scaleeq.data.reading import read_image, read_labels
@@ -14,7 +15,11 @@ __all__ = [
     "build_train_loader",
     "camvid",
     "cityscapes",
+    "coco_stuff",
     "datasets_root",
+    "find_dataset",
+    "lip",
+    "pascal_context",
     "read_image",
     "read_labels",
     "register_dataset",

@@ -1,0 +1,113 @@
+"""Sources that tools/prepare_dataset.py cannot convert: each message names the file and the way out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scaleeq.data.preparation import CONVERSIONS, coco_stuff, pascal_context, prepare_dataset, voc2012
+from scaleeq.data.preparation.conversion import import_reader
+from tests.data.official_files import (
+    rectangle,
+    run_lengths,
+    write_coco_stuff_v10,
+    write_coco_stuff_v11,
+    write_context,
+    write_image,
+    write_sbd,
+    write_stuff,
+    write_voc,
+)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("voc2012-trainaug", r"VOCdevkit/VOC2012\n.*VOCtrainval_11-May-2012.tar"),
+        ("pascal-context", r"VOCdevkit/VOC2010\n(.|\n)*VOCtrainval_03-May-2010.tar"),
+        ("coco-stuff-10k", r"coco_stuff_10k/annotations\n(.|\n)*cocostuff-10k-v1.1.zip"),
+    ],
+)
+def test_a_missing_source_is_named_with_where_to_get_it(root, name, wanted):
+    with pytest.raises(FileNotFoundError, match=f"{wanted}(.|\n)*DETECTRON2_DATASETS"):
+        prepare_dataset(name)
+
+
+def test_missing_parts_are_named(root):
+    write_voc(root)
+    (root / "VOCdevkit" / "VOCaug").rename(root / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"VOCaug/dataset/cls\n(.|\n)*benchmark.tgz"):
+        prepare_dataset("voc2012-trainaug")
+    write_context(root)
+    (root / "VOCdevkit" / "VOC2010" / "trainval_merged.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"trainval_merged.json\n(.|\n)*codalabuser"):
+        prepare_dataset("pascal-context")
+    write_stuff(root / "coco_stuff10k", "v11")
+    (root / "coco_stuff10k" / "imageLists" / "test.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"imageLists/test.txt"):
+        prepare_dataset("coco-stuff-10k", allow_incomplete=True)
+    assert set(CONVERSIONS) == {"voc2012-trainaug", "pascal-context", "coco-stuff-10k"}
+    with pytest.raises(ValueError, match=r"unknown data set 'voc'.*pascal-context"):
+        prepare_dataset("voc")
+    with pytest.raises(ImportError, match=r"no_such_reader reads MATLAB's files.*pip install -e '.\[prepare\]'"):
+        import_reader("no_such_reader.io")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_file_is_named_whatever_process_reads_it(root, workers):
+    write_voc(root)
+    path = root / "VOCdevkit" / "VOCaug" / "dataset" / "cls" / "2011_d.mat"
+    path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(ValueError, match=r"^\S*2011_d.mat cannot be read as SBD's labels"):
+        prepare_dataset("voc2012-trainaug", workers=workers, allow_incomplete=True)
+
+
+def test_wrong_contents_of_matlab_files(tmp_path):
+    path = tmp_path / "a.mat"
+    write_sbd(path, np.full((3, 4), 21, np.uint8))
+    with pytest.raises(ValueError, match=r"a.mat has labels .* from 21 to 21; expected .* 0..20"):
+        voc2012.read_sbd(path)
+    write_coco_stuff_v11(path, np.full((3, 4), 12, np.uint8))
+    with pytest.raises(ValueError, match=r"a.mat has the values \[12\], which COCO-Stuff-10K v11 does not have"):
+        coco_stuff.read_labels(path, "v11")
+    with pytest.raises(ValueError, match=r"a.mat is of v11, but the others are of v10"):
+        coco_stuff.read_labels(path, "v10")
+    write_coco_stuff_v10(path, np.array([[0, 1, 173]], np.uint16))
+    with pytest.raises(ValueError, match=r"the values \[0, 173\]"):
+        coco_stuff.read_labels(path, "v10")
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(ValueError, match=r"a.mat cannot be read as COCO-Stuff's labels"):
+        coco_stuff.read_labels(path, "v10")
+    path.write_bytes(b"PK\x03\x04 an archive")
+    with pytest.raises(ValueError, match=r"a.mat is neither a MATLAB 5 nor a MATLAB 7.3 file"):
+        coco_stuff.read_labels(path, "v11")
+
+
+def test_labels_of_another_size_than_the_image(root):
+    write_stuff(root / "coco_stuff10k", "v11")
+    write_image(root / "coco_stuff10k" / "images" / "COCO_train2014_test.jpg", 2, 172)
+    with pytest.raises(ValueError, match=r"test.mat has labels of \(172, 2\).*test.jpg is \(2, 172\)"):
+        prepare_dataset("coco-stuff-10k", allow_incomplete=True)
+
+
+def test_wrong_jsons(root):
+    write_context(root, annos_segmentation=[])
+    with pytest.raises(ValueError, match=r"trainval_merged.json has no 'annos_segmentation' with category_id"):
+        prepare_dataset("pascal-context", allow_incomplete=True)
+    path = root / "VOCdevkit" / "VOC2010" / "trainval_merged.json"
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(ValueError, match=r"trainval_merged.json is not a whole json file.*codalabuser"):
+        prepare_dataset("pascal-context", allow_incomplete=True)
+    image = {"file_name": "a.jpg", "height": 6, "width": 9}
+    with pytest.raises(ValueError, match=r"x.json has category 7 in a.jpg.*459"):
+        pascal_context.paint(image, [{"category_id": 7, "segmentation": run_lengths(rectangle(0, 0, 1, 1))}], "x.json")
+    with pytest.raises(ValueError, match=r"x.json has a mask of \(9, 6\)"):
+        pascal_context.paint(
+            image, [{"category_id": 2, "segmentation": run_lengths(rectangle(0, 0, 1, 1).T)}], "x.json"
+        )

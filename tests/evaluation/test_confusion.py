@@ -1,4 +1,5 @@
-"""The confusion matrix against numpy's bincount, torchmetrics and closed forms."""
+"""The confusion matrix against numpy's bincount, torchmetrics and closed forms. What peers make of absent classes is in
+test_absent_classes.py."""
 
 from __future__ import annotations
 
@@ -6,7 +7,14 @@ import numpy as np
 import pytest
 
 from scaleeq.evaluation import confusion
-from scaleeq.evaluation.confusion import ConfusionMatrix, count_pairs, metrics_from_counts
+from scaleeq.evaluation.confusion import (
+    ABSENT_POLICIES,
+    ConfusionMatrix,
+    count_pixels,
+    count_runs,
+    has_short_runs,
+    metrics_from_counts,
+)
 
 
 def random_pair(rng, num_classes, shape=(37, 53), void=0.1, absent=(), never_true=()):
@@ -20,13 +28,49 @@ def random_pair(rng, num_classes, shape=(37, 53), void=0.1, absent=(), never_tru
     return prediction, truth
 
 
+def runs(prediction, truth, num_classes):
+    """As count_pixels, by runs; what the buffers held before makes no difference."""
+    scratch = np.full((2, truth.size + 5), 7, np.uint8)
+    return count_runs(prediction, truth, scratch=scratch)[:num_classes, :num_classes]
+
+
+@pytest.mark.parametrize("count", [count_pixels, runs])
 @pytest.mark.parametrize("num_classes", [1, 2, 3, 7, 19, 150, 254, 255])
-def test_every_pair_lands_in_its_cell(num_classes):
+def test_every_pair_lands_in_its_cell(num_classes, count):
     """Each pair (t, p) occurs (t * K + p) % 5 + 1 times; bincount is the oracle. Bins of floats round nothing wrong."""
     cells = np.repeat(np.arange(num_classes**2), np.arange(num_classes**2) % 5 + 1)
-    truth, prediction = (part.astype(np.uint8)[None] for part in np.divmod(cells, num_classes))
+    truth, prediction = (part.astype(np.uint8) for part in np.divmod(cells, num_classes))
     expected = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-    np.testing.assert_array_equal(count_pairs(prediction, truth, num_classes), expected)
+    np.testing.assert_array_equal(count(prediction, truth, num_classes), expected)
+
+
+@pytest.mark.parametrize("mean_run", [1, 2, 7, 8, 9, 30, 10_000])
+def test_runs_of_any_length(mean_run):
+    """Both ways of counting, and the one that is chosen, are bincount's; long runs are counted as runs."""
+    rng = np.random.default_rng(mean_run)
+    truth, prediction = (
+        np.repeat(rng.integers(0, 7, 40_000), rng.geometric(1 / (2 * mean_run), 40_000))[:40_000].astype(np.uint8)
+        for _ in range(2)
+    )
+    expected = np.bincount(truth.astype(int) * 7 + prediction, minlength=49).reshape(7, 7)
+    matrix = ConfusionMatrix(num_classes=7)
+    matrix.update(prediction.reshape(200, 200), truth.reshape(200, 200))
+    for counts in (matrix.counts, runs(prediction, truth, 7), count_pixels(prediction, truth, 7)):
+        np.testing.assert_array_equal(counts, expected)
+    if mean_run not in (7, 8, 9):  # near the limit the sample decides
+        assert has_short_runs(prediction, truth) == (mean_run < 8)
+
+
+def test_images_of_different_sizes_share_the_buffers():
+    """A smaller image after a larger one; stripes are counted by runs."""
+    matrix, expected = ConfusionMatrix(num_classes=9), np.zeros(81, int)
+    for height, width in ((90, 120), (40, 60), (91, 119), (1, 2000), (2000, 1)):
+        truth, prediction = (
+            np.resize(np.repeat(np.arange(9, dtype=np.uint8), run), (height, width)) for run in (40, 47)
+        )
+        matrix.update(prediction, truth)
+        expected += np.bincount((truth.astype(int) * 9 + prediction).ravel(), minlength=81)
+    np.testing.assert_array_equal(matrix.counts.ravel(), expected)
 
 
 @pytest.mark.parametrize("num_classes", [2, 11, 150])
@@ -43,12 +87,12 @@ def test_void_is_dropped(num_classes):
 def test_counts_beyond_float32_are_exact(monkeypatch):
     """17 million pixels in one cell: a float32 bin would stop at 2^24 without the tiles."""
     size = (1 << 24) + 12_345
-    pixels = np.zeros((1, size), np.uint8)
-    assert count_pairs(pixels, pixels, 2)[0, 0] == size
+    pixels = np.zeros(size, np.uint8)
+    assert count_pixels(pixels, pixels, 2)[0, 0] == runs(pixels, pixels, 2)[0, 0] == size
     monkeypatch.setattr(confusion, "TILE_PIXELS", 100)
     prediction, truth = random_pair(np.random.default_rng(1), 5, void=0)
     expected = np.bincount(truth.ravel().astype(int) * 5 + prediction.ravel(), minlength=25).reshape(5, 5)
-    np.testing.assert_array_equal(count_pairs(prediction, truth, 5), expected)
+    np.testing.assert_array_equal(count_pixels(prediction.ravel(), truth.ravel(), 5), expected)
 
 
 def test_views_are_counted_as_what_they_show():
@@ -113,15 +157,23 @@ def test_equal_to_torchmetrics_jaccard(absent, never_true):
 
 def test_policies_for_absent_classes():
     counts = np.array([[8, 0, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 10]])  # 1 absent, 2 only predicted
-    exclude, zero = metrics_from_counts(counts), metrics_from_counts(counts, absent="zero")
-    np.testing.assert_allclose(exclude.iou, [0.8, np.nan, 0, 1])
-    np.testing.assert_allclose(exclude.accuracy, [0.8, np.nan, np.nan, 1])
-    assert (exclude.mean_iou, exclude.mean_accuracy) == pytest.approx((0.6, 0.9))
-    assert (zero.mean_iou, zero.mean_accuracy) == pytest.approx((0.45, 0.45))
-    assert zero.frequency_weighted_iou == exclude.frequency_weighted_iou == pytest.approx(0.9)
-    assert zero.pixel_accuracy == exclude.pixel_accuracy == pytest.approx(0.9)
-    with pytest.raises(ValueError, match=r"'one'.*exclude"):
-        metrics_from_counts(counts, absent="one")
+    by_policy = {policy: metrics_from_counts(counts, absent=policy) for policy in ABSENT_POLICIES}
+    nan = np.nan
+    expected = {
+        "exclude": ([0.8, nan, 0, 1], [0.8, nan, nan, 1], 0.6, 0.9),
+        "zero": ([0.8, 0, 0, 1], [0.8, 0, 0, 1], 0.45, 0.45),
+        "one": ([0.8, 1, 0, 1], [0.8, 1, 1, 1], 0.7, 0.95),
+        "truth": ([0.8, nan, nan, 1], [0.8, nan, nan, 1], 0.9, 0.9),
+    }
+    assert set(expected) == set(by_policy)
+    for policy, (iou, accuracy, mean_iou, mean_accuracy) in expected.items():
+        metrics = by_policy[policy]
+        np.testing.assert_allclose(metrics.iou, iou, err_msg=policy)
+        np.testing.assert_allclose(metrics.accuracy, accuracy, err_msg=policy)
+        assert (metrics.mean_iou, metrics.mean_accuracy) == pytest.approx((mean_iou, mean_accuracy)), policy
+        assert metrics.frequency_weighted_iou == metrics.pixel_accuracy == pytest.approx(0.9), policy
+    with pytest.raises(ValueError, match=r"'two'; valid are exclude, zero, one, truth"):
+        metrics_from_counts(counts, absent="two")
 
 
 def test_nothing_but_void_has_no_metrics():
@@ -132,8 +184,13 @@ def test_nothing_but_void_has_no_metrics():
     assert np.isnan(metrics.frequency_weighted_iou)
 
 
-def test_undeclared_labels_are_refused_and_not_counted():
-    prediction, truth = random_pair(np.random.default_rng(5), 4)
+@pytest.mark.parametrize("run", [1, 60], ids=["noise", "long runs"])
+def test_undeclared_labels_are_refused_and_not_counted(run):
+    """Both ways of counting see them."""
+    prediction, truth = (
+        np.repeat(labels, run, axis=1) for labels in random_pair(np.random.default_rng(5), 4, shape=(37, 53))
+    )
+    assert has_short_runs(prediction.ravel(), truth.ravel()) == (run == 1)
     matrix = ConfusionMatrix(num_classes=4)
     wrong = truth.copy()
     wrong[3, 5], wrong[9, 9] = 4, 17

@@ -1,0 +1,212 @@
+"""Scores label pictures that any framework has written: no model, a process a core, int64 counts that are added.
+
+A picture is found by its image's name: NAME.png, in any folder below; for Cityscapes also what its own tools accept,
+one picture whose name starts with CITY_SEQUENCE_FRAME. Pictures are read as labels are (one channel, palettes by
+index), so that they hold labels 0..K-1, or the data set's raw values where that is asked for. Own design.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import multiprocessing
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from scaleeq import engine
+from scaleeq.engine import DatasetCatalog, MetadataCatalog
+from scaleeq.evaluation.cityscapes import LABEL_IDS
+from scaleeq.evaluation.families import dataset_parts
+from scaleeq.evaluation.parts import CONFUSION
+from scaleeq.evaluation.report import without_nan
+from scaleeq.evaluation.sem_seg import NUM_IMAGES, Counts, SemSegEvaluator, add_counts
+
+Record = dict[str, Any]
+SUFFIX = ".png"
+CITYSCAPES_IDS = dict.fromkeys(range(256), 255) | {raw: label for label, raw in enumerate(LABEL_IDS)}
+IMAGES_A_TASK = 32  # at most; a task's counts are sent between processes
+LISTED = 20  # names of a kind in a message, at most
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How an image's truth is read; functions of scaleeq.data, which evaluation does not know.
+
+    labels: record -> (H, W) uint8. instances: record -> (H, W) int32 or None.
+    """
+
+    labels: Callable[[Record], np.ndarray]
+    instances: Callable[[Record], np.ndarray | None]
+
+
+def score_predictions(
+    folder: str,
+    dataset_name: str,
+    reader: Reader,
+    *,
+    absent: str = "exclude",
+    boundary: bool = False,
+    label_ids: bool = False,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """The record of an evaluation, as --eval-only writes it: {"sem_seg": {...}}, data set, policy, engine.
+
+    folder: of pictures. dataset_name: registered. The rest as in count_predictions, dataset_parts and SemSegEvaluator.
+    ValueError: also where the data set's truth is not public.
+    """
+    records: list[Record] = DatasetCatalog.get(dataset_name)
+    if not any("sem_seg_file_name" in record or "scene" in record for record in records):
+        raise ValueError(f"{dataset_name} has no truth to score with: it is for a test server")
+    parts = dataset_parts(dataset_name, absent=absent, boundary=boundary)
+    evaluator = SemSegEvaluator(dataset_name, absent=absent, parts=parts, distributed=False)
+    family = MetadataCatalog.get(dataset_name).get("family", "")
+    counts = count_predictions(folder, records, evaluator, reader, family=family, label_ids=label_ids, workers=workers)
+    if not label_ids and records[0].get("label_map") and not counts[CONFUSION][:, 0].any():
+        logger.warning(
+            "no prediction is class 0 (%s): do the pictures hold raw values? Then add --label-ids",
+            evaluator.class_names[0],
+        )
+    return {
+        **without_nan(evaluator.results(counts)),
+        "datasets": [dataset_name],
+        "num_images": int(counts[NUM_IMAGES]),
+        "absent_classes": absent,
+        "engine": engine.NAME,
+        "predictions": os.path.abspath(folder),
+    }
+
+
+def count_predictions(
+    folder: str,
+    records: Sequence[Record],
+    evaluator: SemSegEvaluator,
+    reader: Reader,
+    *,
+    family: str = "",
+    label_ids: bool = False,
+    workers: int = 1,
+) -> Counts:
+    """What `evaluator` counts of the pictures in a folder, one for each record.
+
+    family: of the data set; "cityscapes" has names and raw values of its own.
+    label_ids: the pictures hold raw values, as the data set's own label files.
+    workers: processes; 1: this one.
+    ValueError: pictures are missing or twice there (all are listed), of another size, with colours, or with values that
+    are no class.
+    """
+    pictures = match_pictures(folder, records, family=family)
+    pairs = [
+        (record, prediction_record(path, record, family, label_ids))
+        for record, path in zip(records, pictures, strict=True)
+    ]
+    size = max(1, min(IMAGES_A_TASK, len(pairs) // (8 * workers)))
+    tasks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    count = functools.partial(_count_task, evaluator, reader)
+    with tqdm(total=len(pairs), unit="images", disable=not sys.stderr.isatty()) as bar:
+        evaluator.reset()
+        total = evaluator.counts()
+        for counts in _map(count, tasks, workers):
+            total = add_counts([total, counts])
+            bar.update(int(counts[NUM_IMAGES]))
+    return total
+
+
+def match_pictures(folder: str, records: Sequence[Record], *, family: str = "") -> list[str]:
+    """The path of each record's picture; a warning lists pictures that belong to no record.
+
+    ValueError: pictures are missing, or there are several for an image.
+    """
+    found = list(_pictures_below(folder))
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in found:
+        name = os.path.basename(path)[: -len(SUFFIX)]
+        by_name[name].append(path)
+        if family == "cityscapes" and (frame := _frame(name)) != name:
+            by_name[frame].append(path)
+    names = [os.path.splitext(os.path.basename(record["file_name"]))[0] for record in records]
+    keys = [_frame(name) if family == "cityscapes" and name not in by_name else name for name in names]
+    missing = [name + SUFFIX for name, key in zip(names, keys, strict=True) if key not in by_name]
+    several = [path for key in dict.fromkeys(keys) if len(by_name.get(key, ())) > 1 for path in by_name[key]]
+    extra = sorted(set(found) - {path for key in keys for path in by_name.get(key, ())})
+    shown = [os.path.relpath(path, folder) for path in extra]
+    if missing or several:
+        raise ValueError(
+            f"{folder} does not hold one picture for each of the {len(records)} images"
+            + _listing("missing", missing)
+            + _listing("several for one image", [os.path.relpath(path, folder) for path in several])
+            + _listing("of no image", shown)
+        )
+    if extra:
+        logger.warning("%s: not scored%s", folder, _listing("of no image", shown))
+    return [by_name[key][0] for key in keys]
+
+
+def prediction_record(path: str, record: Record, family: str = "", label_ids: bool = False) -> Record:
+    """The record by which a picture is read as labels. ValueError: label_ids, but the data set has no raw values."""
+    label_map = None
+    if label_ids:
+        label_map = CITYSCAPES_IDS if family == "cityscapes" else record.get("label_map")
+        if not label_map:
+            raise ValueError(f"{record['sem_seg_file_name']} holds labels as they are: leave out --label-ids")
+    return {"file_name": path, "sem_seg_file_name": path, **({"label_map": label_map} if label_map else {})}
+
+
+def _count_task(evaluator: SemSegEvaluator, reader: Reader, pairs: Sequence[tuple[Record, Record]]) -> Counts:
+    """The counts of some images, of (record, its prediction's record)."""
+    cv2.setNumThreads(1)  # processes are the parallelism
+    evaluator.reset()
+    for record, prediction in pairs:
+        sample = {"file_name": prediction["file_name"], "instance_truth": None}
+        if "instance_file_name" in record:
+            sample["instance_truth"] = reader.instances(record)
+        truth, labels = reader.labels(record), reader.labels(prediction)
+        if labels.shape != truth.shape:
+            raise ValueError(f"{prediction['file_name']} is {labels.shape} (height, width), its truth {truth.shape}")
+        evaluator.count(labels, truth, sample)
+    return evaluator.counts()
+
+
+def _map(count: Callable[[Any], Counts], tasks: Sequence[Any], workers: int) -> Iterator[Counts]:
+    """The counts of each task, in order; the first error ends it."""
+    if workers <= 1:
+        yield from map(count, tasks)
+        return
+    method = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import torch once more
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
+        try:
+            yield from pool.map(count, tasks)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _pictures_below(folder: str) -> Iterator[str]:
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"there is no folder {os.path.abspath(folder)}")
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (os.path.join(parent, name) for name in sorted(files) if name.endswith(SUFFIX))
+
+
+def _frame(name: str) -> str:
+    """CITY_SEQUENCE_FRAME of the name of a Cityscapes file."""
+    return "_".join(name.split("_")[:3])
+
+
+def _listing(what: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = [f"and {len(names) - LISTED} more"] if len(names) > LISTED else []
+    return f"\n{what} ({len(names)}): {', '.join([*names[:LISTED], *more])}"

@@ -65,6 +65,7 @@ class TrainAugmentation:
         second; 0 keeps the image's size.
     max_side: limit of the longer side in pixels.
     pad_color: RGB of the padding; padded labels are ignore_label.
+    flip_pairs: labels that a horizontal flip exchanges, such as left and right arm.
     """
 
     short_sides: Sequence[int] = (0,)
@@ -75,6 +76,7 @@ class TrainAugmentation:
     color: bool = False
     pad_color: Sequence[float] = (0, 0, 0)
     ignore_label: int = 255
+    flip_pairs: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
         _check_choice("INPUT.MIN_SIZE_TRAIN_SAMPLING", self.sampling, SAMPLINGS)
@@ -84,10 +86,16 @@ class TrainAugmentation:
             raise ValueError(f"INPUT.MIN_SIZE_TRAIN as a range is (smallest, largest), not {sides}")
         if not sides or min(sides) < 0 or (self.sampling == "range" and min(sides) == 0 < max(sides)):
             raise ValueError(f"INPUT.MIN_SIZE_TRAIN is {sides}; expected sizes in pixels, or 0 for the image's own")
+        paired = [label for pair in self.flip_pairs for label in pair]
+        if len(set(paired)) != 2 * len(self.flip_pairs):
+            raise ValueError(f"flip_pairs are {tuple(self.flip_pairs)}; expected pairs of labels, each label once")
 
     @classmethod
-    def from_config(cls, cfg: Any) -> TrainAugmentation:
-        """The augmentation that INPUT describes. Padding has the colour MODEL.PIXEL_MEAN, hence is 0 to the model."""
+    def from_config(cls, cfg: Any, flip_pairs: Sequence[tuple[int, int]] = ()) -> TrainAugmentation:
+        """The augmentation that INPUT describes. Padding has the colour MODEL.PIXEL_MEAN, hence is 0 to the model.
+
+        flip_pairs: those of the training sets.
+        """
         options, mean = cfg.INPUT.CROP, [float(value) for value in cfg.MODEL.PIXEL_MEAN]
         crop = Crop(
             kind=options.TYPE,
@@ -104,6 +112,7 @@ class TrainAugmentation:
             color=cfg.INPUT.COLOR_AUG_SSD,
             pad_color=tuple(mean if cfg.INPUT.FORMAT == "RGB" else mean[::-1]),
             ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            flip_pairs=flip_pairs,
         )
 
     def __call__(
@@ -124,6 +133,8 @@ class TrainAugmentation:
         if self.flip != "none" and rng.random() < 0.5:
             axis = 1 if self.flip == "horizontal" else 0
             image, labels = np.flip(image, axis), np.flip(labels, axis)
+            if self.flip == "horizontal" and self.flip_pairs:
+                labels = swap_labels(labels, self.flip_pairs)
         return image, labels
 
 
@@ -207,6 +218,14 @@ def draw_crop(
         if counts.max() < max_area * counts.sum():
             break
     return top, left
+
+
+def swap_labels(labels: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """labels: (H, W) uint8 with the two labels of each pair exchanged; a copy."""
+    table = np.arange(256, dtype=np.uint8)
+    for first, second in pairs:
+        table[[first, second]] = second, first
+    return cv2.LUT(np.ascontiguousarray(labels), table)
 
 
 def jitter_colors(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

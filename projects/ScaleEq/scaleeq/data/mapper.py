@@ -7,6 +7,7 @@ decoding is the larger part of an evaluation's time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from scaleeq.data.augmentation import TrainAugmentation, resize_image, resized_shape
 from scaleeq.data.catalog import Record
 from scaleeq.data.reading import IMAGE_FORMATS, has_labels, read_image, read_instances, read_pair
+from scaleeq.engine import MetadataCatalog
 
 Sample = dict[str, Any]
 
@@ -51,12 +53,18 @@ class SegmentationMapper:
 
     @classmethod
     def from_config(cls, cfg: Any, is_train: bool) -> SegmentationMapper:
-        """The mapper that INPUT and MODEL.SEM_SEG_HEAD describe."""
+        """The mapper that INPUT and MODEL.SEM_SEG_HEAD describe.
+
+        In training, a flip exchanges the labels for left and right that the sets of DATASETS.TRAIN have (flip_pairs).
+        ValueError: these sets do not have the same ones.
+        """
         return cls(
             num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             image_format=cfg.INPUT.FORMAT,
-            augmentation=TrainAugmentation.from_config(cfg) if is_train else None,
+            augmentation=TrainAugmentation.from_config(cfg, shared_flip_pairs(cfg.DATASETS.TRAIN))
+            if is_train
+            else None,
             test_short_side=cfg.INPUT.MIN_SIZE_TEST,
             test_max_side=cfg.INPUT.MAX_SIZE_TEST,
         )
@@ -110,3 +118,18 @@ class SegmentationMapper:
         """image: (H, W, 3) in RGB -> (3, H, W) uint8 in the model's order."""
         channels = image.transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(channels if self.image_format == "RGB" else channels[::-1]))
+
+
+def shared_flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """The labels that a horizontal flip exchanges in the data sets of the names.
+
+    ValueError: the data sets do not agree.
+    """
+    pairs = {name: {tuple(sorted(pair)) for pair in MetadataCatalog.get(name).get("flip_pairs", ())} for name in names}
+    for name in names[1:]:
+        if pairs[name] != pairs[names[0]]:
+            raise ValueError(
+                f"DATASETS.TRAIN has {names[0]}, in which a flip exchanges the labels {sorted(pairs[names[0]])}, and "
+                f"{name}, in which it exchanges {sorted(pairs[name])}; train on sets with the same labels"
+            )
+    return tuple(sorted(pairs[names[0]])) if names else ()

@@ -16,6 +16,7 @@ from PIL import Image
 from scaleeq.data import camvid, cityscapes
 from scaleeq.data.mapper import SegmentationMapper
 from scaleeq.data.reading import read_instances, read_labels
+from scaleeq.engine import DatasetCatalog
 from scaleeq.evaluation.cityscapes import CATEGORIES, CLASS_TABLE, CLASSES, LABEL_IDS, InstanceIoU
 from scaleeq.evaluation.confusion import ConfusionMatrix
 from scaleeq.evaluation.parts import CONFUSION
@@ -194,21 +195,26 @@ def test_refusals(tmp_path):
         read_instances({"instance_file_name": str(tmp_path / "eight.png")})
 
 
-def test_instances_reach_the_sample(tmp_path):
+def test_instances_reach_the_sample(tmp_path, monkeypatch):
+    """From the official layout to the sample, at the original's size; without the file there are none."""
     labels, instances = scene(np.random.default_rng(0))
-    record = {"label_map": cityscapes.LABEL_MAP}
-    for key, array in (
-        ("file_name", np.zeros((*SHAPE, 3), np.uint8)),
-        ("sem_seg_file_name", labels),
-        ("instance_file_name", instances),
+    base, stem = tmp_path / "cityscapes", "lindau/lindau_000001_000019"
+    for file, array in (
+        (f"leftImg8bit/val/{stem}_leftImg8bit.png", np.zeros((*SHAPE, 3), np.uint8)),
+        (f"gtFine/val/{stem}_gtFine_labelIds.png", labels),
+        (f"gtFine/val/{stem}_gtFine_instanceIds.png", instances),
     ):
-        record[key] = str(tmp_path / f"{key}.png")
-        Image.fromarray(array).save(record[key])
-    sample = SegmentationMapper(num_classes=19, test_short_side=32)(record)
+        (base / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(base / file)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    mapper = SegmentationMapper(num_classes=19, test_short_side=32)
+    (record,) = DatasetCatalog.get("cityscapes_sem_seg_val")
+    sample = mapper(record)
     assert sample["instance_truth"].dtype == torch.int32
     np.testing.assert_array_equal(sample["instance_truth"], instances.astype(np.int64))
-    del record["instance_file_name"]
-    assert "instance_truth" not in SegmentationMapper(num_classes=19)(record)
+    (base / f"gtFine/val/{stem}_gtFine_instanceIds.png").unlink()
+    (record,) = DatasetCatalog.get("cityscapes_sem_seg_val")
+    assert "instance_truth" not in mapper(record)
 
 
 def test_tables():

@@ -19,11 +19,12 @@ REQUIREMENTS = [
     "tqdm>=4.29",
     "tensorboard>=2.10",
     "matplotlib>=3.5",
+    "scipy>=1.10",
     "tabulate",
     "termcolor>=1.1",
 ]
 # What tools/prepare_dataset.py reads MATLAB's files with.
-PREPARE = ["h5py>=3.0", "scipy>=1.9"]
+PREPARE = ["h5py>=3.0", "scipy>=1.10"]
 TEST = [
     *PREPARE,
     "cityscapesscripts>=2.2",

@@ -1,0 +1,109 @@
+"""One table over many folders of runs, from their inference/results.json: what `train_net.py --eval-only` left there.
+
+A run without that file is listed with its last evaluation during training, and "-" for the rest. Own design.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from scaleeq.engine import load_config
+from scaleeq.files import write_json, write_text
+
+from .plan import differing, flat
+from .runs import IGNORED_KEYS, curve, read_metrics
+
+RESULTS = Path("inference") / "results.json"
+NOT_COMPARED = (*IGNORED_KEYS, "MODEL.WEIGHTS")
+HEADERS = ("run", "{metric}", "parameters, M", "multiply-adds, G", "ms an image", "weights", "engine", "differs in")
+
+
+def find_runs(folders: Iterable[Path]) -> list[Path]:
+    """The folders of runs among and below the given ones, in their order.
+
+    FileNotFoundError: there is none in one of them.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        below = {path.parents[1] for path in folder.rglob(str(RESULTS))} | {
+            p.parent for p in folder.rglob("metrics.json")
+        }
+        if not below:
+            raise FileNotFoundError(
+                f"{folder} holds no run: neither {RESULTS}, which train_net.py --eval-only writes, nor metrics.json"
+            )
+        found += sorted(below - set(found))
+    return found
+
+
+def read_result(folder: Path, metric: str) -> dict[str, Any]:
+    """What is known about a run: metric and the fields of results.json, None where it is not known; "config": flat."""
+    results: dict[str, Any] = {}
+    if (folder / RESULTS).is_file():
+        results = json.loads((folder / RESULTS).read_text())
+        value: Any = results
+        for part in metric.split("/"):
+            value = value.get(part) if isinstance(value, dict) else None
+    else:
+        points = curve(read_metrics(folder / "metrics.json"), metric)
+        value = points[-1][1] if points else None
+    configs = [path for path in (folder / RESULTS.parent / "config.yaml", folder / "config.yaml") if path.is_file()]
+    return {
+        "run": str(folder),
+        metric: value,
+        **{key: results.get(key) for key in ("parameters", "multiply_adds", "seconds_per_image", "device")},
+        "weights": results.get("weights_kind", "trained, not evaluated again"),
+        "weights_sha256": results.get("weights_sha256"),
+        "engine": results.get("engine"),
+        "config": flat(load_config(configs[0])) if configs else {},
+    }
+
+
+def compare_runs(folders: Iterable[Path], metric: str = "sem_seg/mIoU") -> list[dict[str, Any]]:
+    """A record for each run; "differs_in" instead of its config: the keys that are not the same in all."""
+    records = [read_result(folder, metric) for folder in find_runs(folders)]
+    known = {record["run"]: record["config"] for record in records if record["config"]}
+    differs = differing(known, ignore=NOT_COMPARED)
+    return [
+        {
+            **{key: value for key, value in record.items() if key != "config"},
+            "differs_in": differs.get(record["run"], {}),
+        }
+        for record in records
+    ]
+
+
+def runs_table(records: Sequence[Mapping[str, Any]], metric: str = "sem_seg/mIoU") -> str:
+    """Markdown of what compare_runs gives."""
+
+    def scaled(value: float | None, factor: float, digits: int) -> str:
+        return "-" if value is None else f"{value * factor:.{digits}f}"
+
+    rows = [
+        (
+            record["run"],
+            scaled(record[metric], 1, 2),
+            scaled(record["parameters"], 1e-6, 2),
+            scaled(record["multiply_adds"], 1e-9, 2),
+            scaled(record["seconds_per_image"], 1e3, 1),
+            record["weights"],
+            record["engine"] or "-",
+            ", ".join(f"{key} {value!r}" for key, value in record["differs_in"].items()) or "-",
+        )
+        for record in records
+    ]
+    headers = [header.format(metric=metric) for header in HEADERS]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def write_runs(records: Sequence[Mapping[str, Any]], output: Path, metric: str = "sem_seg/mIoU") -> list[Path]:
+    """runs.json and runs.md; returns their paths."""
+    paths = [output / "runs.json", output / "runs.md"]
+    write_json(paths[0], {"metric": metric, "runs": list(records)})
+    write_text(paths[1], runs_table(records, metric) + "\n")
+    return paths

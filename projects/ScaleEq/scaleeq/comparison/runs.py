@@ -1,0 +1,115 @@
+"""What a run's folder says: its metric and its losses over the iterations, and whether it is the run that is wanted.
+
+Reads config.yaml, metrics.json and inference/results.json as training and evaluation write them. A run of a comparison
+that has ended well has run.json, too. Own design.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaleeq.engine import load_config
+from scaleeq.files import write_json
+
+from .plan import differing, flat
+
+RUN_FILE = "run.json"
+LOSS = "total_loss"
+# These make no difference to the result, or cannot be compared.
+IGNORED_KEYS = (
+    "OUTPUT_DIR",
+    "VERSION",
+    "DATALOADER.",
+    "MODEL.DEVICE",
+    "TEST.EXPECTED_RESULTS",
+    "SOLVER.KEEP_CHECKPOINTS",
+)
+MAX_POINTS = 200  # of a curve
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended well.
+
+    value: of the metric, at the last evaluation. curve, losses: (iteration, value), the losses thinned to MAX_POINTS.
+    record: the content of run.json.
+    """
+
+    folder: Path
+    value: float
+    curve: list[tuple[int, float]]
+    losses: list[tuple[int, float]]
+    record: Mapping[str, Any]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.json that count, by iteration: what came again after a resumption replaces what was there.
+
+    A last line that is not whole is left out.
+    """
+    lines: dict[int, dict[str, Any]] = {}
+    text = path.read_text() if path.is_file() else ""
+    for line in text[: text.rfind("\n") + 1].splitlines():
+        row = json.loads(line)
+        if row.get("resumed"):
+            lines = {iteration: kept for iteration, kept in lines.items() if iteration < row["iteration"]}
+        else:
+            lines[row["iteration"]] = {**lines.get(row["iteration"], {}), **row}
+    return [lines[iteration] for iteration in sorted(lines)]
+
+
+def curve(rows: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    """(iteration, value) of one scalar, finite values alone."""
+    return [(row["iteration"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
+
+
+def thinned(points: list[tuple[int, float]], most: int = MAX_POINTS) -> list[tuple[int, float]]:
+    """At most so many points: means over neighbours."""
+    step = max(1, math.ceil(len(points) / most))
+    groups = [points[first : first + step] for first in range(0, len(points), step)]
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
+
+
+def read_run(folder: Path, metric: str) -> Run | None:
+    """The run in a folder; None where it has not ended well.
+
+    ValueError: it has, but without a finite value of that metric.
+    """
+    file = folder / RUN_FILE
+    if not file.is_file():
+        return None
+    rows = read_metrics(folder / "metrics.json")
+    points = curve(rows, metric)
+    if not points:
+        known = sorted(name for row in rows for name in row if name.count("/") == 1 and not name.startswith("scale/"))
+        raise ValueError(
+            f"{folder} has no finite {metric} in its metrics.json; set metric to one of "
+            f"{', '.join(dict.fromkeys(known)) or 'those that its evaluation writes: there is none'}"
+        )
+    return Run(folder, points[-1][1], points, thinned(curve(rows, LOSS)), json.loads(file.read_text()))
+
+
+def changed_keys(folder: Path, wanted: Mapping[str, Any]) -> dict[str, str]:
+    """key -> "old -> new", where the run in a folder has another config than the wanted one; {} where there is none."""
+    file = folder / "config.yaml"
+    if not file.is_file() or not any((*folder.glob("*.pth"), *folder.glob(RUN_FILE))):
+        return {}
+    try:
+        there = flat(load_config(file))
+    except (KeyError, ValueError) as error:
+        return {"config.yaml": f"cannot be read: {error}"}
+    both = differing({"there": there, "wanted": wanted}, ignore=IGNORED_KEYS)
+    return {key: f"{value!r} -> {both['wanted'][key]!r}" for key, value in both["there"].items()}
+
+
+def finish_run(folder: Path, record: Mapping[str, Any]) -> None:
+    """Mark a run as ended well; its numbered checkpoints, older states of what model_final.pth holds, are deleted."""
+    if (folder / "model_final.pth").is_file():
+        for path in folder.glob("model_[0-9]*.pth"):
+            path.unlink()
+    write_json(folder / RUN_FILE, record)

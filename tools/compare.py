@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Compare variants of a config over several seeds: train each with each seed, and say which differences can be called.
+
+    python tools/compare.py configs/ablations/implementations.yaml --output output/implementations
+    python tools/compare.py FILE.yaml --seeds 0 1 --jobs 2
+    python tools/compare.py FILE.yaml --summary-only
+    python tools/compare.py --runs output/quickstart output/camvid
+
+The file names a base config, the variants' keys, the seeds and the baseline (docs/compare.md). Runs that are there are
+not trained again, interrupted ones go on: the same command continues. The output folder gets comparison.json, .md and
+.html; the exit status is 1 where a run failed. --runs prints one table over the folders of any runs instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from scaleeq.comparison import (
+    compare_runs,
+    comparison_table,
+    execute,
+    read_plan,
+    runs_table,
+    summarize_comparison,
+    verdicts,
+    write_report,
+    write_runs,
+)
+
+TRAIN = Path(__file__).with_name("train_net.py")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE.yaml", help="the comparison")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/compare/<name of the file>")
+    parser.add_argument("--jobs", default="auto", metavar="N", help="runs at a time; auto: by cores and memory")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="S", help="instead of the file's")
+    parser.add_argument("--summary-only", action="store_true", help="train nothing; of the runs that are there")
+    parser.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="a table over these runs, no comparison")
+    parser.add_argument("--metric", default="sem_seg/mIoU", help="of --runs")
+    arguments = parser.parse_args(argv)
+    if (arguments.file is None) == (arguments.runs is None):
+        parser.error("give a comparison's FILE.yaml, or --runs with folders of runs")
+    if arguments.jobs != "auto" and not (arguments.jobs.isdigit() and int(arguments.jobs)):
+        parser.error(f"--jobs is {arguments.jobs}; give a number of at least 1, or auto")
+    arguments.jobs = None if arguments.jobs == "auto" else int(arguments.jobs)
+    if arguments.output is None and arguments.file:
+        arguments.output = Path("output") / "compare" / arguments.file.stem
+    return arguments
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status."""
+    arguments = parse(argv)
+    if arguments.runs:
+        records = compare_runs(arguments.runs, arguments.metric)
+        say(runs_table(records, arguments.metric))
+        if arguments.output:
+            say("\n".join(map(str, write_runs(records, arguments.output, arguments.metric))))
+        return 0
+    plan = read_plan(arguments.file, seeds=arguments.seeds)
+    status = 0
+    if not arguments.summary_only:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            failed = execute(plan, arguments.output, train=[str(TRAIN)], jobs=arguments.jobs, say=say)
+            status = 1 if failed else 0
+        except KeyboardInterrupt:
+            say("Stopped. The same command goes on from here.")
+            status = 130
+    content = summarize_comparison(plan, arguments.output)
+    paths = write_report(content, arguments.output)
+    say("\n" + comparison_table(content, style="simple") + "\n")
+    say("\n".join(verdicts(content).values()))
+    if content["missing"]:
+        say(f"Missing runs: {'; '.join(content['missing'])}")
+    say("\n".join(map(str, paths)))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

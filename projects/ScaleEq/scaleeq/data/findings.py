@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 
 import numpy as np
 
@@ -53,7 +54,13 @@ class Finding:
         if self.files:
             more = f", and {len(self.files) - FILES_SHOWN} more" if len(self.files) > FILES_SHOWN else ""
             lines.append(f"       {', '.join(self.files[:FILES_SHOWN])}{more}")
-        return "\n".join([*lines, *(f"       {line}" for line in self.advice.splitlines())])
+        for line in self.advice.splitlines():
+            # A line that is laid out already, a table of paths, stays as it is.
+            wrapped = (
+                [line] if line.startswith(" ") else wrap(line, 110, break_long_words=False, break_on_hyphens=False)
+            )
+            lines += [f"       {part}" for part in wrapped]
+        return "\n".join(lines)
 
 
 def by_importance(findings: Sequence[Finding]) -> list[Finding]:
@@ -82,7 +89,9 @@ def _undeclared(totals: Totals, num_classes: int, ignore_label: int) -> str:
     """The cause as all files together suggest it."""
     present = np.flatnonzero(totals.pixels)
     undeclared = present[(present >= num_classes) & (present != ignore_label)].tolist()
-    shown = ", ".join(f"{value} ({totals.images[value]} files)" for value in undeclared[:8])
+    shown = ", ".join(
+        f"{value} (in {totals.images[value]} of {totals.with_labels} label files)" for value in undeclared[:8]
+    )
     more = ", ..." if len(undeclared) > 8 else ""
     return (
         f"Labels {shown}{more} are neither one of the {num_classes} classes (0..{num_classes - 1}) nor the ignore "

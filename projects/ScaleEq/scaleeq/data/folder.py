@@ -40,7 +40,8 @@ def find_dataset(name: str) -> Any:
     known = DatasetCatalog.list()
     if name not in known:
         if not name.startswith(PREFIX):
-            near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+            akin = [other for other in known if other.split("_")[0] == name.lower().split("_")[0]]
+            near = difflib.get_close_matches(name, akin or known, n=4, cutoff=0.0 if akin else 0.6)
             ours = [other for other in known if MetadataCatalog.get(other).get("registered_by") == "scaleeq"]
             raise ValueError(
                 f"there is no data set {name!r}; {'the nearest are' if near else 'there are'} "

@@ -1,0 +1,340 @@
+"""Wrong data sets, written here: what a user is told who trains or tests on them, and who checks them first.
+
+Each goes through the loader, as a run does, and through the check. The messages must name the file (or the name, or the
+number) and the way out. No oracle but the reader: the key phrases stand beside each case.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from scaleeq.config import add_scaleeq_config
+from scaleeq.data import build_test_loader, find_dataset, voc2012
+from scaleeq.data.report import ALL, check_datasets
+from scaleeq.data.splits import names_of
+from scaleeq.engine import get_cfg
+
+CLASSES = ("sky", "road", "car", "tree")
+RNG = np.random.default_rng(0)
+SILENT = None  # it cannot know
+SAME = "the same"
+DISTINCT = (
+    np.array([[0, 1, 2, 3], [3, 2, 1, 255]], np.uint8).repeat(8, 0).repeat(8, 1)
+)  # (16, 32), all classes and void
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def save(path: Path, array: np.ndarray, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+
+
+def photo(path: Path, shape: tuple[int, ...] = DISTINCT.shape, **options) -> None:
+    save(path, RNG.integers(0, 256, (*shape[:2], 3), np.uint8), **options)
+
+
+def folder(root: Path, labels: dict[str, np.ndarray], split: str = "", classes: str | None = "\n".join(CLASSES)) -> str:
+    """A folder data set "own" with these label files, and an image for each; returns its name."""
+    for name, array in labels.items():
+        photo(root / "own" / "images" / split / f"{name}.png", array.shape)
+        save(root / "own" / "labels" / split / f"{name}.png", array)
+    if classes is not None:
+        (root / "own").mkdir(exist_ok=True)
+        (root / "own" / "classes.txt").write_text(classes)
+    return f"folder:{root / 'own' / split}"  # with the root: a name is registered once in a process
+
+
+def good(root: Path, split: str = "") -> str:
+    return folder(root, {"a": DISTINCT, "b": DISTINCT[::-1], "c": DISTINCT[:, ::-1]}, split)
+
+
+def label_b(root: Path) -> Path:
+    return root / "own" / "labels" / "b.png"
+
+
+def changed(change: Callable[[Path], object]) -> Callable[[Path], str]:
+    """A good folder after `change` of its root."""
+
+    def write(root: Path) -> str:
+        name = good(root)
+        change(root)
+        return name
+
+    return write
+
+
+def with_labels(make: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], str]:
+    """A folder whose labels are the good ones after `make`."""
+    return lambda root: folder(root, {name: make(DISTINCT) for name in ("a", "b", "c")})
+
+
+def in_color(labels: np.ndarray) -> np.ndarray:
+    return np.array([voc2012.voc_color(label) for label in range(256)], np.uint8)[labels]
+
+
+def palette_as_rgb(root: Path) -> str:
+    """VOC's own labels, opened and saved again as RGB."""
+    base = root / "VOCdevkit" / "VOC2012"
+    photo(base / "JPEGImages" / "2007_1.jpg")
+    save(base / "SegmentationClass" / "2007_1.png", in_color(DISTINCT))
+    (base / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (base / "ImageSets" / "Segmentation" / "val.txt").write_text("2007_1\n")
+    return "voc2012_sem_seg_val"
+
+
+def trainaug_without_sbd(root: Path) -> str:
+    palette_as_rgb(root)
+    lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+    for name in ("train", "trainaug"):
+        (lists / f"{name}.txt").write_text("2007_2\n")
+    return "voc2012_sem_seg_trainaug"
+
+
+def ade_minus_one_twice(root: Path) -> str:
+    base = root / "ADEChallengeData2016"
+    photo(base / "images" / "validation" / "ADE_val_1.jpg")
+    save(base / "annotations" / "validation" / "ADE_val_1.png", DISTINCT)  # void is 255 already
+    return "ade20k_150_val"
+
+
+def polygons_alone(root: Path) -> str:
+    base = root / "cityscapes"
+    photo(base / "leftImg8bit" / "val" / "ulm" / "ulm_1_leftImg8bit.png")
+    (base / "gtFine" / "val" / "ulm").mkdir(parents=True)
+    (base / "gtFine" / "val" / "ulm" / "ulm_1_gtFine_polygons.json").write_text("{}")
+    return "cityscapes_sem_seg_val"
+
+
+def stuff_as_mat(root: Path) -> str:
+    base = root / "coco" / "coco_stuff_10k"
+    photo(base / "images" / "COCO_1.jpg")
+    (base / "annotations").mkdir()
+    (base / "annotations" / "COCO_1.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    (base / "imageLists").mkdir()
+    (base / "imageLists" / "test.txt").write_text("COCO_1\n")
+    return "coco_stuff_10k_v11_sem_seg_test"
+
+
+def same_image_in_two_splits(root: Path) -> str:
+    good(root, "train")
+    name = good(root, "val")
+    images = root / "own" / "images"
+    (images / "val" / "c.png").write_bytes((images / "train" / "a.png").read_bytes())
+    return name
+
+
+def missing_split(root: Path) -> str:
+    good(root, "train")
+    return f"folder:{root}/own/val"
+
+
+def cut_off(root: Path) -> None:
+    noise = RNG.integers(0, 4, DISTINCT.shape, np.uint8)
+    save(label_b(root), noise)
+    label_b(root).write_bytes(label_b(root).read_bytes()[:60])
+
+
+def turned_by_exif(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo(root / "own" / "images" / "b.png", exif=exif)
+
+
+def interpolated(root: Path) -> str:
+    """Large enough for borders to be told from noise: blobs of 10 px, enlarged as images are."""
+    blobs = RNG.integers(0, 2, (12, 12), np.uint8) * 3
+    labels = cv2.resize(np.kron(blobs, np.ones((10, 10), np.uint8)), (300, 300), interpolation=cv2.INTER_LINEAR)
+    return folder(root, {"a": labels})
+
+
+# ---------------------------------------------------------------------------------------------------- the cases
+
+
+@dataclass(frozen=True)
+class Case:
+    """write: writes it below a root, returns its name. told: what a run says; checked: what the check says; patterns.
+
+    num_classes, ignore: the config's.
+    """
+
+    write: Callable[[Path], str]
+    told: str | None
+    checked: str | None = SAME
+    num_classes: int = len(CLASSES)
+    ignore: int = 255
+
+
+CASES = {
+    # where it lies
+    "no root": Case(
+        lambda root: "camvid_sem_seg_val", r"CamVid \(val\).*CamVid.val +missing.*DETECTRON2_DATASETS", num_classes=11
+    ),
+    "no split": Case(missing_split, r"own/val.*own.images.val +missing.*splits train.*folder:.*train"),
+    "empty folder": Case(
+        changed(lambda root: [path.unlink() for path in (root / "own" / "images").iterdir()]), r"no image .*own.images"
+    ),
+    "unknown name": Case(
+        lambda root: "ade20k_sem_seg_val", r"no data set 'ade20k_sem_seg_val'.*nearest.*ade20k_150_val.*folder:"
+    ),
+    "no classes.txt": Case(
+        lambda root: folder(root, {"a": DISTINCT}, classes=None), r"own.classes.txt.*a class a line.*images.*labels"
+    ),
+    "a class twice": Case(
+        lambda root: folder(root, {"a": DISTINCT}, classes="sky\nroad\nsky"), r"classes.txt.*more than once: sky"
+    ),
+    "empty classes.txt": Case(
+        lambda root: folder(root, {"a": DISTINCT}, classes="\n"), r"classes.txt.*0 classes.*a class a line"
+    ),
+    "polygons without labelIds": Case(polygons_alone, r"Cityscapes.*_gtFine_labelIds.png +missing", num_classes=19),
+    "COCO-Stuff as .mat": Case(
+        stuff_as_mat, r"COCO-Stuff.*missing.*prepare_dataset.py coco-stuff-10k", num_classes=171
+    ),
+    "no SegmentationClassAug": Case(
+        trainaug_without_sbd, r"SegmentationClassAug +missing.*prepare_dataset.py", num_classes=21
+    ),
+    # which files there are
+    "image without label": Case(
+        changed(lambda root: label_b(root).unlink()), r"1 of 3 images have no labels.*images.b.png.*labels.b.png.*copy"
+    ),
+    "label without image": Case(
+        changed(lambda root: (root / "own" / "images" / "b.png").unlink()),
+        SILENT,
+        r"label files without an image: 1.*labels.b.png.*complete the copy",
+    ),
+    "zero bytes": Case(
+        changed(lambda root: label_b(root).write_bytes(b"")), r"labels.b.png cannot be read.*empty \(0 bytes\).*again"
+    ),
+    "cut off": Case(changed(cut_off), r"labels.b.png cannot be read.*cut off.*again"),
+    "text named .png": Case(
+        changed(lambda root: label_b(root).write_text("<html>")), r"labels.b.png cannot be read.*not a picture.*<html>"
+    ),
+    "image in two splits": Case(
+        same_image_in_two_splits, SILENT, r"training and testing share: 1.*val.c.png.*train.a.png.*take them out"
+    ),
+    # what the labels hold
+    "label outside": Case(
+        with_labels(lambda labels: np.where(labels == 3, 9, labels).astype(np.uint8)),
+        r"labels \[9\] in .*labels.a.png.*4 classes \(0..3\).*NUM_CLASSES.*label_map",
+        r"labels that are no class: 3.*a.png.*Labels 9 \(in 3 of 3 label files\).*NUM_CLASSES",
+    ),
+    "labels start at 1": Case(
+        with_labels(lambda labels: np.where(labels < 4, labels + 1, labels)), r"a.png.*start at 1.*label_map"
+    ),
+    "labels start at 1, the last class is missing": Case(
+        with_labels(lambda labels: np.where(labels == 0, 255, labels).astype(np.uint8)),
+        SILENT,
+        r"without label 0.*'sky'.*start at 1.*from 0 on",
+    ),
+    "void is the number of classes": Case(
+        with_labels(lambda labels: np.where(labels == 255, 4, labels).astype(np.uint8)),
+        r"a.png.*NUM_CLASSES to 5.*void.*label_map \(\{4: 255\}\)",
+    ),
+    "minus one applied twice": Case(
+        ade_minus_one_twice, r"ADE_val_1.png.*through 'minus one' before.*original", num_classes=150
+    ),
+    "255 is not the ignore label": Case(good, r"labels \[255\] in .*a.png.*IGNORE_VALUE", SILENT, ignore=254),
+    "255 is meant to be a class": Case(
+        lambda root: folder(root, {"a": np.where(DISTINCT == 1, 255, 0).astype(np.uint8)}, classes="background\ncell"),
+        SILENT,
+        r"one class or void.*masks of 0 and 255.*index \(0..1\)",
+        num_classes=2,
+    ),
+    "palette saved as RGB": Case(
+        palette_as_rgb, r"SegmentationClass.2007_1.png.*3 channels \(mode RGB\).*picture for people", num_classes=21
+    ),
+    "picture for people": Case(
+        with_labels(lambda labels: np.dstack([in_color(labels), np.full_like(labels, 255)])),
+        r"labels.a.png.*4 channels \(mode RGBA\).*picture for people",
+    ),
+    "palette turned to grey": Case(
+        with_labels(lambda labels: np.arange(16 * 32, dtype=np.uint16).reshape(16, 32).astype(np.uint8) // 9 * 9),
+        r"labels.a.png.*grey levels or colours.*picture for people",
+        r"grey levels or colours",
+    ),
+    "16 bits": Case(
+        with_labels(lambda labels: labels.astype(np.uint16) * 100 + 24000), r"a.png .*24000.*0..255.*instance ids"
+    ),
+    "another size": Case(
+        changed(lambda root: save(label_b(root), DISTINCT[:, :30])),
+        r"images.b.png is \(16, 32\).*labels.b.png are \(16, 30\).*nearest",
+    ),
+    "turned by EXIF": Case(changed(turned_by_exif), r"b.png is \(32, 16\).*labels.b.png are \(16, 32\).*EXIF"),
+    "resized as an image": Case(interpolated, SILENT, r"interpolation: 1.*a.png.*by nearest"),
+    "another number of classes": Case(good, r"NUM_CLASSES is 19.*folder:.*own has 4 classes", SILENT, num_classes=19),
+}
+
+
+# ---------------------------------------------------------------------------------------------------- the tests
+
+
+def run(name: str, num_classes: int, ignore: int) -> None:
+    """What a run does first with a data set: every sample, through loader and mapper."""
+    cfg = get_cfg()
+    add_scaleeq_config(cfg)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = num_classes, ignore
+    cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.DATALOADER.NUM_WORKERS = "RGB", 0, 0
+    assert sum(len(batch) for batch in build_test_loader(cfg, name)) > 0
+
+
+def check(name: str) -> str:
+    """All that the check says of a data set, on one line; "" without a fault."""
+    try:
+        names = names_of(name)
+    except ValueError as error:
+        return str(error)
+    (report,) = check_datasets(names, sample=ALL, workers=0)
+    json.dumps(report.to_dict())
+    return " ".join(report.text().split()) if report.faults else ""
+
+
+def said(pattern: str, text: str) -> bool:
+    return bool(re.search(pattern, text, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_wrong_data_set(case, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    name = case.write(tmp_path)
+    if case.told is SILENT:
+        run(name, case.num_classes, case.ignore)
+    else:
+        with pytest.raises((ValueError, OSError), match=re.compile(case.told, re.DOTALL)):
+            run(name, case.num_classes, case.ignore)
+    text = check(name)
+    expected = case.told if case.checked is SAME else case.checked
+    assert text == "" if expected is SILENT else said(expected, text), text
+
+
+def test_there_are_twenty_at_least():
+    assert len(CASES) >= 20
+
+
+def test_a_good_folder_passes(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    name = good(tmp_path)
+    run(name, len(CLASSES), 255)
+    assert check(name) == ""
+
+
+def test_the_root_may_start_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
+    (tmp_path / "data").mkdir()
+    good(tmp_path / "data")
+    (tmp_path / "data" / "own").rename(tmp_path / "data" / "under_home")
+    assert find_dataset("folder:under_home").stuff_classes == list(CLASSES)
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/elsewhere")
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "elsewhere"))):
+        run("camvid_sem_seg_val", 11, 255)
+    assert said(re.escape(str(tmp_path / "elsewhere")), check("camvid_sem_seg_val"))

@@ -180,7 +180,7 @@ def _read_label_file(path: str) -> np.ndarray:
         raise ValueError(
             f"the labels {path} are a picture with {labels.shape[2]} channels (mode {mode}); "
             "expected one channel of class indexes, grey or palette: is this the picture for people? Data sets often "
-            "come with both"
+            "come with both; where there is no other, docs/datasets.md has lines that make indexes of its colours"
         )
     if labels.dtype != np.uint8:
         if labels.min() < 0 or labels.max() > 255:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from scaleeq.engine import MetadataCatalog, comm
@@ -89,7 +90,8 @@ class SubmissionFiles:
         self.folder = Path(output_dir) / "submission"
         self.archive = Path(output_dir) / f"submission{self.server.archive}"
         self._colors: Sequence[Sequence[int]] = metadata.stuff_colors if self.server.palette else ()
-        self._table = np.array(self.server.values, np.uint8)
+        self._table = np.zeros(256, np.uint8)
+        self._table[: len(self.server.values)] = self.server.values
 
     def write(self, name: str, labels: np.ndarray, sample: Mapping[str, Any]) -> None:
         """Write the picture of an image. name: as the image's, without suffix. labels: (H, W) uint8."""
@@ -98,7 +100,7 @@ class SubmissionFiles:
                 f"the prediction of {name} is {labels.shape} (height, width), the server of {self.dataset_name} takes "
                 f"{self.server.size}; are these the original images?"
             )
-        write_labels(self.folder / self._member(name), self._table[labels], self._colors)
+        write_labels(self.folder / self._member(name), cv2.LUT(labels, self._table), self._colors)
 
     def finish(self, names: Sequence[str], missing: Sequence[str]) -> None:
         """Make the archive, on the main process, of the pictures that all processes have written.

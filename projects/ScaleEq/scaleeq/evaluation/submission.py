@@ -1,7 +1,8 @@
 """Archives for test servers: ADE20K, Cityscapes, PASCAL VOC 2012 and LIP.
 
 Sources: the submission sections of the benchmarks' sites and development kits (CSAILVision/sceneparsing,
-cityscapesscripts, VOC2012's devkit, LIP's challenge). Where a server leaves a choice:
+cityscapesscripts, VOC2012's devkit, LIP's challenge); no archive of ours has been sent to one yet. Where a server
+leaves a choice:
 
 - VOC's results are in comp6_test_cls, "any training data but the test set", because a backbone that saw ImageNet (or
   SBD, or COCO) is outside of comp5, "VOC's own data alone".

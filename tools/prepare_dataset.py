@@ -39,6 +39,8 @@ def main() -> None:
         )
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
     print(*names, sep="\n")
 
 

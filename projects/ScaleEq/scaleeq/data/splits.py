@@ -40,7 +40,9 @@ def names_of(argument: str) -> list[str]:
         return [argument]
     images = os.path.join(base, KINDS[0])
     splits = sorted(entry.name for entry in os.scandir(images) if entry.is_dir()) if os.path.isdir(images) else []
-    return [PREFIX + os.path.join(base, each) for each in (splits if splits and not split else [split])]
+    if splits and not split:
+        return [PREFIX + os.path.join(base, each) for each in splits]
+    return [PREFIX + (os.path.join(base, split) if split else base)]
 
 
 def is_training(name: str) -> bool:

@@ -35,7 +35,7 @@ def test_depths(tmp_path, dtype, suffix):
 
 def test_colour_pictures_and_large_values_are_no_labels(tmp_path):
     with pytest.raises(ValueError, match=r"labels.png.*3 channels.*picture for people"):
-        read_labels(save(tmp_path, np.zeros((4, 6, 3), np.uint8)))
+        read_labels(save(tmp_path, np.arange(72, dtype=np.uint8).reshape(4, 6, 3)))
     with pytest.raises(ValueError, match=r"labels.png.*1000"):
         read_labels(save(tmp_path, np.full((4, 6), 1000, np.uint16)))
 

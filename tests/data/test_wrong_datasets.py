@@ -184,9 +184,7 @@ CASES = {
     "empty folder": Case(
         changed(lambda root: [path.unlink() for path in (root / "own" / "images").iterdir()]), r"no image .*own.images"
     ),
-    "unknown name": Case(
-        lambda root: "ade20k_sem_seg_val", r"no data set 'ade20k_sem_seg_val'.*nearest.*ade20k_150_val.*folder:"
-    ),
+    "unknown name": Case(lambda root: "ade20k_val", r"no data set 'ade20k_val'.*nearest.*ade20k_150_val.*folder:"),
     "no classes.txt": Case(
         lambda root: folder(root, {"a": DISTINCT}, classes=None), r"own.classes.txt.*a class a line.*images.*labels"
     ),
@@ -256,6 +254,9 @@ CASES = {
     "picture for people": Case(
         with_labels(lambda labels: np.dstack([in_color(labels), np.full_like(labels, 255)])),
         r"labels.a.png.*4 channels \(mode RGBA\).*picture for people",
+    ),
+    "indexes in three channels": Case(
+        with_labels(lambda labels: np.dstack([labels] * 3)), r"labels.a.png.*3 channels.*all equal.*one of them"
     ),
     "palette turned to grey": Case(
         with_labels(lambda labels: np.arange(16 * 32, dtype=np.uint16).reshape(16, 32).astype(np.uint8) // 9 * 9),

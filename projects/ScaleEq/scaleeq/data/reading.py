@@ -177,6 +177,11 @@ def _read_label_file(path: str) -> np.ndarray:
         mode = file.mode
         labels = np.array(ImageOps.exif_transpose(file))
     if labels.ndim != 2:
+        if (labels == labels[:, :, :1]).all():
+            raise ValueError(
+                f"the labels {path} are a picture with {labels.shape[2]} channels (mode {mode}), which are all equal; "
+                "expected one channel of class indexes: write one of them"
+            )
         raise ValueError(
             f"the labels {path} are a picture with {labels.shape[2]} channels (mode {mode}); "
             "expected one channel of class indexes, grey or palette: is this the picture for people? Data sets often "

@@ -39,9 +39,9 @@ def main() -> None:
     parser.add_argument("--label-ids", action="store_true", help="the pictures hold the data set's raw values")
     arguments = parser.parse_args()
 
-    setup_logger(name="scaleeq")
     try:
         find_dataset(arguments.dataset)
+        setup_logger(name="scaleeq")
         results = score_predictions(
             arguments.predictions,
             arguments.dataset,

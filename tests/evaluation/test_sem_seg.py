@@ -19,6 +19,10 @@ import scaleeq.data  # noqa: F401  (registers the toy scenes)
 from scaleeq.data import read_labels, register_dataset, toy
 from scaleeq.engine import DatasetCatalog, MetadataCatalog, inference_on_dataset
 from scaleeq.evaluation import SemSegEvaluator
+from scaleeq.evaluation.ade20k import ADE20KScore
+from scaleeq.evaluation.boundary import boundary_parts
+from scaleeq.evaluation.report import columns_by_class
+from scaleeq.evaluation.sem_seg import add_counts
 
 NAME = "toy_sem_seg_val"
 CLASSES = len(toy.CLASSES)
@@ -38,6 +42,11 @@ def guesses(index: int) -> tuple[dict, dict]:
     prediction = np.where((rng.random(truth.shape) < 0.6) & (truth != 255), truth, wrong)
     sample = {key: record[key] for key in ("file_name", "image_id", "height", "width")}
     return sample | {"sem_seg_truth": torch.from_numpy(truth)}, {"sem_seg": logits_of(prediction, CLASSES)}
+
+
+def evaluator_with_parts() -> SemSegEvaluator:
+    """With metrics that follow from the confusion matrix, and with metrics that count for themselves."""
+    return SemSegEvaluator(NAME, parts=[ADE20KScore(), *boundary_parts(CLASSES)])
 
 
 def test_perfect_predictions_score_100(tmp_path, caplog):
@@ -189,11 +198,56 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     results = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
 
-    evaluator = SemSegEvaluator(NAME)
+    evaluators = [evaluator_with_parts() for _ in range(4)]
     for index in range(64):
         sample, output = guesses(index)
-        evaluator.process([sample], [output])
-    assert results[0]["metrics"] == evaluator.evaluate(), "exactly"
+        for evaluator in (evaluators[0], evaluators[1 + index * 3 // 64]):
+            evaluator.process([sample], [output])
+    alone, *thirds = evaluators
+    assert results[0]["metrics"] == alone.evaluate(), "exactly"
+    assert alone.results(add_counts([third.counts() for third in thirds])) == alone.evaluate(), "of three, too"
+    assert {"mIoU", "score", "trimap_mIoU_3px", "boundary_IoU"} <= set(results[0]["metrics"]["sem_seg"])
     assert results[1]["metrics"] is None
     assert results[0]["tested"] + results[1]["tested"] == [f"val_{index:04d}" for index in range(64)]
     assert results[0]["trained"] + results[1]["trained"] == results[0]["alone"]
+
+
+class LargeClasses:
+    """A part of one's own: the share of pixels predicted as each of two classes."""
+
+    note = "largeness: of one's own"
+
+    def __init__(self):
+        self.pixels = np.zeros(3, np.int64)
+
+    def update(self, prediction, truth, sample):
+        self.pixels += (*[int((prediction == label).sum()) for label in (0, 2)], prediction.size)
+
+    def counts(self):
+        return {"pixels": self.pixels}
+
+    def results(self, counts):
+        first, third, total = counts["pixels"].tolist()
+        return {"largeness-a": 100 * first / total, "largeness-c": 100 * third / total, "largeness": 7.0}
+
+
+def test_a_part_of_ones_own(files_on_disk, caplog):
+    """Its counts are in the results, its classes a column, its note below; reset forgets them."""
+    caplog.set_level(logging.INFO, "scaleeq")
+    evaluator = SemSegEvaluator(files_on_disk[0], parts=[LargeClasses(), ADE20KScore()])
+    truth, prediction = np.zeros((2, 4), np.uint8), np.array([[0, 0, 0, 0], [0, 1, 2, 2]], np.uint8)
+    for _ in range(2):
+        evaluator.reset()
+        evaluator.count(prediction, truth, {"file_name": "x"})
+        results = evaluator.evaluate()["sem_seg"]
+    assert (results["largeness-a"], results["largeness-c"]) == (62.5, 25.0)
+    assert (results["mIoU_all"], results["score"]) == pytest.approx((62.5 / 3, (62.5 / 3 + 62.5) / 2))
+    assert "| class   |   IoU |   accuracy |   largeness |   % of pixels |" in caplog.text
+    assert "\nlargeness 7.00\nmIoU_all 20.83, score 41.67\n" in caplog.text and LargeClasses.note in caplog.text
+
+
+def test_columns_are_of_classes_alone():
+    """A kind with names that are no classes, such as IoU_category-flat, is no column, whatever else it has."""
+    further = {"iIoU-car": 1.0, "iIoU": 2.0, "IoU_category-flat": 3.0, "IoU_category-sky": 4.0}
+    columns = columns_by_class(further, ["sky", "car"])
+    assert list(columns) == ["iIoU"] and math.isnan(columns["iIoU"][0]) and columns["iIoU"][1] == 1.0

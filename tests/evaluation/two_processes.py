@@ -12,8 +12,7 @@ import torch.distributed as dist
 from scaleeq.config import add_scaleeq_config
 from scaleeq.data import build_test_loader, build_train_loader
 from scaleeq.engine import comm, get_cfg, leave_job
-from scaleeq.evaluation import SemSegEvaluator
-from tests.evaluation.test_sem_seg import CLASSES, NAME, guesses
+from tests.evaluation.test_sem_seg import CLASSES, NAME, evaluator_with_parts, guesses
 
 
 def first_batch(cfg) -> list[list]:
@@ -31,7 +30,7 @@ def main(rank: int, folder: Path) -> None:
     result = {"alone": first_batch(cfg)}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     result["trained"] = first_batch(cfg)
-    evaluator = SemSegEvaluator(NAME)
+    evaluator = evaluator_with_parts()
     result["tested"] = []
     for batch in build_test_loader(cfg, NAME):
         index = int(batch[0]["image_id"][-4:])

@@ -1,8 +1,8 @@
 """Evaluation of given weights, with a record of what was evaluated: OUTPUT_DIR/inference/results.json.
 
-The file holds the result dict itself ({"sem_seg": {...}}, in percent) and beside it what the number depends on: engine,
-weights ("ema" is their average over training, "trained" what the optimizer left) and their hash, seconds an image,
-parameters and multiply-adds.
+The file holds the result dict itself ({"sem_seg": {...}}, in percent, null where a metric is undefined) and beside it
+what the number depends on: the policy for absent classes, engine, weights ("ema" is their average over training,
+"trained" what the optimizer left) and their hash, seconds an image, parameters and multiply-adds.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from torch import nn
 
 from scaleeq import engine
 from scaleeq.counting import count
+from scaleeq.data import find_dataset
+from scaleeq.data.reading import has_labels
 from scaleeq.engine import (
     CfgNode,
+    DatasetCatalog,
     DatasetEvaluator,
     DatasetEvaluators,
     MetadataCatalog,
@@ -32,7 +35,9 @@ from scaleeq.engine import (
     print_csv_format,
     verify_results,
 )
-from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
+from scaleeq.evaluation import ABSENT_POLICIES, SemSegEvaluator, ValidationLossEvaluator, dataset_parts
+from scaleeq.evaluation.report import without_nan
+from scaleeq.evaluation.writing import output_writers
 from scaleeq.files import write_json
 from scaleeq.inference import Inference
 from scaleeq.statistics import require_calibrated
@@ -68,11 +73,14 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
 
     with inference_clock(model) as clock:
         results = trainer_class.test(cfg, model)
+    num_images = sum(comm.all_gather(clock.num_images))
     if comm.is_main_process():
         loader = trainer_class.build_test_loader(cfg, cfg.DATASETS.TEST[0])
         record = {
-            **results,
+            **without_nan(results),
             "datasets": list(cfg.DATASETS.TEST),
+            "num_images": num_images,
+            "absent_classes": cfg.TEST.ABSENT_CLASSES,
             "seconds_per_image": clock.seconds / max(clock.num_images, 1),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "multiply_adds": count(model, next(iter(loader))[:1], call=Inference.from_config(cfg, model)).macs,
@@ -90,17 +98,35 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-    """The evaluator that the data set's evaluator_type asks for, with TEST.VALIDATION_LOSS where it is on.
+    """What looks at a data set's predictions: its metrics, with what TEST asks for, and the files of TEST.OUTPUT.
 
-    ValueError: no evaluator for that type.
+    Without labels (the split of a test server) there are no metrics, only files.
+
+    ValueError: no evaluator for the data set's evaluator_type, an unknown value of TEST, or nothing to do.
     """
-    evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
+    metadata, test = find_dataset(dataset_name), cfg.TEST
+    evaluator_type = metadata.get("evaluator_type")
     if evaluator_type != "sem_seg":
         raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
-    evaluator = SemSegEvaluator(dataset_name)
-    if not cfg.TEST.VALIDATION_LOSS:
-        return evaluator
-    return DatasetEvaluators([evaluator, ValidationLossEvaluator(dataset_name)])
+    if test.ABSENT_CLASSES not in ABSENT_POLICIES:
+        raise ValueError(f"TEST.ABSENT_CLASSES is {test.ABSENT_CLASSES!r}; valid are {', '.join(ABSENT_POLICIES)}")
+    folder = Path(cfg.OUTPUT_DIR) / "inference"
+    if len(cfg.DATASETS.TEST) > 1:
+        folder /= dataset_name
+    evaluators = output_writers(test.OUTPUT, dataset_name, folder, image_format=cfg.INPUT.FORMAT)
+    if any(map(has_labels, DatasetCatalog.get(dataset_name))):
+        parts = dataset_parts(dataset_name, absent=test.ABSENT_CLASSES, boundary=test.BOUNDARY)
+        if test.VALIDATION_LOSS:
+            evaluators.insert(0, ValidationLossEvaluator(dataset_name))
+        evaluators.insert(0, SemSegEvaluator(dataset_name, absent=test.ABSENT_CLASSES, parts=parts))
+    elif evaluators:
+        logger.info("%s has no labels: no metrics, only files (TEST.OUTPUT %s)", dataset_name, list(test.OUTPUT))
+    else:
+        raise ValueError(
+            f"{dataset_name} has no labels to score with, and TEST.OUTPUT is empty: there is nothing to do. Set "
+            "TEST.OUTPUT, for example \"['submission']\", or name another data set in DATASETS.TEST"
+        )
+    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 
 def test_on_datasets(

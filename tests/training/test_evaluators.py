@@ -1,0 +1,74 @@
+"""What build_evaluator composes for a data set, as the keys of TEST ask for."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from scaleeq.data import register_dataset
+from scaleeq.data.toy import CLASSES, COLORS
+from scaleeq.engine import DatasetCatalog, DatasetEvaluators, MetadataCatalog
+from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
+from scaleeq.evaluation.ade20k import ADE20KScore
+from scaleeq.training.evaluate import build_evaluator
+from tests.training.tiny import OTHER_TEST_SET, TEST_SET, first_scenes, tiny_config
+
+
+@pytest.fixture
+def registered(request):
+    """Registers a data set for this test: registered(name, records, family)."""
+    names = []
+
+    def register(name, load, family=""):
+        register_dataset(name, load, classes=CLASSES, colors=COLORS, family=family)
+        names.append(name)
+        return name
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_the_metrics_alone_by_default(tmp_path):
+    evaluator = build_evaluator(tiny_config(tmp_path), TEST_SET)
+    assert type(evaluator) is SemSegEvaluator and evaluator.absent == "exclude" and evaluator.parts == []
+
+
+def test_all_that_test_asks_for(tmp_path, registered):
+    name = registered("scaleeq_test_ade_like", partial(first_scenes, 2), family="ade20k")
+    changes = {"TEST__ABSENT_CLASSES": "zero", "TEST__BOUNDARY": True, "TEST__VALIDATION_LOSS": True}
+    cfg = tiny_config(tmp_path, TEST__OUTPUT=["labels"], DATASETS__TEST=(name, OTHER_TEST_SET), **changes)
+    composed = build_evaluator(cfg, name)
+    assert isinstance(composed, DatasetEvaluators)
+    metrics, loss, writer = composed._evaluators
+    assert isinstance(metrics, SemSegEvaluator) and isinstance(loss, ValidationLossEvaluator)
+    assert metrics.absent == "zero" and isinstance(metrics.parts[0], ADE20KScore)
+    assert [type(part).__name__ for part in metrics.parts[1:]] == ["TrimapIoU", "BoundaryFScore", "BoundaryIoU"]
+    assert {part.absent for part in metrics.parts if hasattr(part, "absent")} == {"zero"}
+    assert not isinstance(writer, SemSegEvaluator | ValidationLossEvaluator)
+
+
+def without_labels() -> list[dict]:
+    return [{"file_name": "a.jpg", "image_id": "a"}]
+
+
+def test_without_labels_there_are_files_alone(tmp_path, registered, caplog):
+    name = registered("scaleeq_test_without_labels", without_labels)
+    cfg = tiny_config(tmp_path, TEST__OUTPUT=["labels"], TEST__VALIDATION_LOSS=True, DATASETS__TEST=(name,))
+    with caplog.at_level("INFO", "scaleeq"):
+        evaluator = build_evaluator(cfg, name)
+    assert not isinstance(evaluator, DatasetEvaluators | SemSegEvaluator | ValidationLossEvaluator)
+    assert f"{name} has no labels: no metrics, only files" in caplog.text
+    with pytest.raises(ValueError, match=rf"{name} has no labels to score with, and TEST.OUTPUT is empty.*submission"):
+        build_evaluator(tiny_config(tmp_path, DATASETS__TEST=(name,)), name)
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ValueError, match=r"TEST.ABSENT_CLASSES is 'none'; valid are exclude, zero, one, truth"):
+        build_evaluator(tiny_config(tmp_path, TEST__ABSENT_CLASSES="none"), TEST_SET)
+    with pytest.raises(ValueError, match=r"TEST.OUTPUT holds .*valid are"):
+        build_evaluator(tiny_config(tmp_path, TEST__OUTPUT=["pictures"]), TEST_SET)
+    with pytest.raises(ValueError, match="there is no data set 'tiny'"):
+        build_evaluator(tiny_config(tmp_path), "tiny")

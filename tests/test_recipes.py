@@ -14,6 +14,7 @@ import yaml
 
 import scaleeq.data  # noqa: F401  (registers the data sets)
 from scaleeq.engine import MetadataCatalog, load_config
+from scaleeq.inference import InferenceOptions
 from scaleeq.statistics import require_calibrated
 from scaleeq.training.setup import check_schedule
 from scaleeq.training.step import micro_batch_size
@@ -97,6 +98,17 @@ def test_facts_of_the_model(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+def test_facts_of_the_evaluation(recipe):
+    """One pass over the image, ConvNeXt's windows on ADE20K aside; several scales and flips are one key away."""
+    windows = (512, 512) if recipe == "ade20k/uper_convnext_tiny" else None
+    plain = InferenceOptions.from_config(config(recipe))
+    assert (plain.window, plain.stride, plain.scales, plain.flip) == (windows, windows and (341, 341), (), False)
+    augmented = InferenceOptions.from_config(config(recipe, "TEST.AUG.ENABLED", "True"))
+    facts = ((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), True, "softmax", windows)
+    assert (augmented.scales, augmented.flip, augmented.combine, augmented.window) == facts
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_it_can_be_started_on_one_accelerator_and_on_eight(recipe):
     cfg = config(recipe)
     check_schedule(cfg)
@@ -113,7 +125,8 @@ def test_the_equalized_recipe_differs_in_one_key(recipe):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_backbone_is_trained_alike_on_every_data_set(backbone):
     own = [flat(yaml.safe_load((ROOT / name / f"uper_{backbone}.yaml").read_text())) for name in SETS]
-    own[0].pop("SOLVER.IMS_PER_BATCH", None)  # of the batch of 32 above
+    for key in ("SOLVER.IMS_PER_BATCH", "TEST.SLIDE.WINDOW", "TEST.SLIDE.STRIDE"):  # the batch of 32 above; ConvNeXt's
+        own[0].pop(key, None)
     assert own[0] == own[1] == own[2]
 
 

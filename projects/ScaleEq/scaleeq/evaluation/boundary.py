@@ -166,11 +166,11 @@ def _spread(squared: np.ndarray, reach: int, axis: int) -> None:
     """In place: the least of the values along the axis, each plus the square of how far away it is."""
     source, moved = squared.copy(), np.empty_like(squared)
     for step in range(1, min(reach + 1, squared.shape[axis])):
-        np.minimum(source, np.uint8(255 - step * step), out=moved)
-        np.add(moved, np.uint8(step * step), out=moved)  # at most 255
+        moved.fill(step * step)
+        cv2.add(source, moved, moved)  # at most 255
         low, high = [np.s_[:, :-step], np.s_[:, step:]] if axis else [np.s_[:-step], np.s_[step:]]
-        np.minimum(squared[low], moved[high], out=squared[low])
-        np.minimum(squared[high], moved[low], out=squared[high])
+        cv2.min(squared[low], moved[high], squared[low])
+        cv2.min(squared[high], moved[low], squared[high])
 
 
 def band_width_px(height: int, width: int) -> int:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -105,8 +106,7 @@ def calibrate(
     gather = gather or (lambda value: [value])
     tell = progress or logger.info
     report = CalibrationReport(joint=_measured_jointly(fusions, tell))
-    saved = {name: copy.deepcopy(fusion.equalizers.state_dict()) for name, fusion in fusions.items()}
-    try:
+    with _kept_on_error(fusions):
         for fusion in fusions.values():
             fusion.reset_equalizers()
         buffers = [b for fusion in fusions.values() for b in fusion.equalizers.buffers()]
@@ -120,6 +120,15 @@ def calibrate(
         balanced = {name: fusion for name, fusion in fusions.items() if _spec(fusion).statistic == "grad"}
         if balanced:
             balance_gradients(model, balanced, loader, loss=loss or training_loss(model), gather=gather)
+    return report
+
+
+@contextmanager
+def _kept_on_error(fusions: dict[str, Fusion]) -> Iterator[None]:
+    """Give equalizers, and the weights that an initializer scales, back as they were if the context fails."""
+    saved = {name: copy.deepcopy(fusion.equalizers.state_dict()) for name, fusion in fusions.items()}
+    try:
+        yield
     except BaseException:
         for name, fusion in fusions.items():
             fusion.reset_equalizers()
@@ -127,7 +136,6 @@ def calibrate(
             if is_calibrated(fusion):
                 fusion.initialize()
         raise
-    return report
 
 
 def _spec(fusion: Fusion) -> EqualizerSpec:

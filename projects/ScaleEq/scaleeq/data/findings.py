@@ -51,7 +51,7 @@ class Finding:
     def text(self) -> str:
         """Two or three lines: how many of what, the first names, what to do."""
         lines = [f"{'FAULT' if self.is_fault else 'note '}  {KINDS[self.kind]}: {self.count}"]
-        if self.files:
+        if self.files and not (len(self.files) == 1 and self.files[0] in self.advice):
             more = f", and {len(self.files) - FILES_SHOWN} more" if len(self.files) > FILES_SHOWN else ""
             lines.append(f"       {', '.join(self.files[:FILES_SHOWN])}{more}")
         for line in self.advice.splitlines():

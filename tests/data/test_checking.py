@@ -28,12 +28,6 @@ from tests.data.test_wrong_datasets import CLASSES, DISTINCT, folder, good, labe
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_dataset.py"
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    return tmp_path
-
-
 def kinds(report) -> list[str]:
     return [finding.kind for finding in report.findings]
 

@@ -304,9 +304,8 @@ def said(pattern: str, text: str) -> bool:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
-def test_wrong_data_set(case, tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    name = case.write(tmp_path)
+def test_wrong_data_set(case, root):
+    name = case.write(root)
     if case.told is SILENT:
         run(name, case.num_classes, case.ignore)
     else:
@@ -321,21 +320,20 @@ def test_there_are_twenty_at_least():
     assert len(CASES) >= 20
 
 
-def test_a_good_folder_passes(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    name = good(tmp_path)
+def test_a_good_folder_passes(root):
+    name = good(root)
     run(name, len(CLASSES), 255)
     assert check(name) == ""
 
 
-def test_the_root_may_start_with_a_tilde(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_the_root_may_start_with_a_tilde(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root))
     monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
-    (tmp_path / "data").mkdir()
-    good(tmp_path / "data")
-    (tmp_path / "data" / "own").rename(tmp_path / "data" / "under_home")
+    (root / "data").mkdir()
+    good(root / "data")
+    (root / "data" / "own").rename(root / "data" / "under_home")
     assert find_dataset("folder:under_home").stuff_classes == list(CLASSES)
     monkeypatch.setenv("DETECTRON2_DATASETS", "~/elsewhere")
-    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "elsewhere"))):
+    with pytest.raises(FileNotFoundError, match=re.escape(str(root / "elsewhere"))):
         run("camvid_sem_seg_val", 11, 255)
-    assert said(re.escape(str(tmp_path / "elsewhere")), check("camvid_sem_seg_val"))
+    assert said(re.escape(str(root / "elsewhere")), check("camvid_sem_seg_val"))

@@ -144,7 +144,8 @@ def likely_cause(present: list[int], undeclared: list[int], num_classes: int, ig
         return (
             f"Is label 0 or {num_classes} a class too? Then set MODEL.SEM_SEG_HEAD.NUM_CLASSES to {num_classes + 1}. "
             f"Is {num_classes} void? Then write {ignore_label} instead, or give the data set's records a label_map "
-            f"({{{num_classes}: {ignore_label}}}). Do the classes start at 1, and is 0 void? Then a label_map ({shifted})"
+            f"({{{num_classes}: {ignore_label}}}). "
+            f"Do the classes start at 1, and is 0 void? Then a label_map ({shifted})"
         )
     if undeclared == [254]:
         return (

@@ -24,6 +24,7 @@ STYLE: Any = {
     "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True,
 }  # fmt: skip
 NUM_COLORS = 10
+LOG_FACTOR = 10  # losses that differ by more are drawn on a logarithmic axis
 
 
 def band(curves: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -50,7 +51,7 @@ def draw_curves(content: Content, key: str, label: str) -> str:
             axes.fill_between(iterations, least, most, color=color, alpha=0.15, linewidth=0)
         axes.set_xlabel("iteration")
         axes.set_ylabel(label)
-        if key == "loss" and axes.dataLim.y0 > 0:
+        if key == "loss" and 0 < LOG_FACTOR * axes.dataLim.y0 < axes.dataLim.y1:
             axes.set_yscale("log")
         num = len(content["variants"])
         figure.legend(loc="outside lower center", ncols=2 if num > 3 else num, frameon=False, fontsize=8)

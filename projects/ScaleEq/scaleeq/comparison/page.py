@@ -32,7 +32,7 @@ figcaption { font-size: .85rem; color: var(--soft); padding: .3rem .2rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-table.keys td { white-space: normal; text-align: left; } table.keys th { text-align: left; }
+table.keys td { white-space: normal; text-align: left; overflow-wrap: anywhere; } table.keys th { text-align: left; }
 code { font-size: .85em; overflow-wrap: anywhere; }
 footer { color: var(--soft); font-size: .8rem; margin-top: 2rem; }
 """

@@ -25,6 +25,7 @@ from scaleeq.data.splits import find_orphans, is_training, names_of, other_side
 from tests.data.test_camvid import REAL_ROOT, write_camvid
 from tests.data.test_wrong_datasets import CLASSES, DISTINCT, folder, good, label_b, photo, save
 
+RECORD_FOLDERS = {"file_name": "images", "sem_seg_file_name": "labels"}
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_dataset.py"
 
 
@@ -143,6 +144,22 @@ def test_deep_images_and_jpeg_labels(root):
     Image.fromarray(np.zeros((16, 32), np.uint8)).save(root / "labels.jpg")
     record = {"file_name": str(root / "own" / "images" / "b.png"), "sem_seg_file_name": str(root / "labels.jpg")}
     assert [complaint.kind for complaint in look_at(record, num_classes=4).complaints] == ["lossy"]
+
+
+def test_instances_are_looked_at(root):
+    """Cityscapes' iIoU reads them at the end of a training: late for a broken file."""
+    good(root)
+    files = {key: str(root / "own" / kind / "a.png") for key, kind in RECORD_FOLDERS.items()}
+    record = files | {"instance_file_name": str(root / "instances.png")}
+    for content, expected in (
+        (DISTINCT.astype(np.uint16) * 1000, []),
+        (DISTINCT, ["16 bits"]),
+        (DISTINCT[:8].astype(np.uint16) * 1000, [r"(8, 32)"]),
+    ):
+        save(root / "instances.png", content)
+        complaints = look_at(record, num_classes=4).complaints
+        assert [complaint.kind for complaint in complaints] == ["instances"] * len(expected)
+        assert all(text in complaint.message for text, complaint in zip(expected, complaints, strict=True))
 
 
 @pytest.mark.parametrize(("orientation", "noted"), [(1, False), (3, True)])

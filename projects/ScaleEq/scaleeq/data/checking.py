@@ -22,7 +22,15 @@ import numpy as np
 from tqdm import tqdm
 
 from scaleeq.data.catalog import IGNORE_LABEL, Record
-from scaleeq.data.reading import check_labels, check_same_size, has_labels, open_picture, read_image, read_labels
+from scaleeq.data.reading import (
+    check_labels,
+    check_same_size,
+    has_labels,
+    open_picture,
+    read_image,
+    read_instances,
+    read_labels,
+)
 
 ORIENTATION = 0x0112  # EXIF's number of the key
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")  # of pictures with more than 8 bits a channel
@@ -128,6 +136,7 @@ def look_at(record: Record, *, num_classes: int, ignore_label: int = IGNORE_LABE
     look.complaints += _look_at_image(record, look)
     if has_labels(record):
         look.complaints += _look_at_labels(record, look, num_classes, ignore_label)
+        look.complaints += _look_at_instances(record, look)
     return look
 
 
@@ -200,6 +209,17 @@ def _look_at_labels(record: Record, look: Look, num_classes: int, ignore_label: 
             f"{name} has values between those of neighbouring classes at their borders, as interpolation leaves them: "
             "resize the original labels by nearest (cv2.INTER_NEAREST, Image.Resampling.NEAREST), or not at all",
         )
+
+
+def _look_at_instances(record: Record, look: Look) -> Iterable[Complaint]:
+    name = record.get("instance_file_name", "")
+    try:
+        instances = read_instances(record)
+    except (OSError, ValueError) as error:
+        yield Complaint("instances", name, str(error))
+        return
+    if instances is not None and look.shape not in (None, instances.shape):
+        yield Complaint("instances", name, f"{name} is {instances.shape} (height, width), its image {look.shape}")
 
 
 def is_interpolated(labels: np.ndarray) -> bool:

@@ -22,6 +22,7 @@ KINDS = {
     "one class": "label files that hold one class or void, and nothing else",
     "starts at 1": "label files without label 0, though all other classes occur in them",
     "leak": "images that training and testing share",
+    "instances": "files of instances that cannot be used",
     "size": "label files of another size than their image",
     "interpolated": "label files that seem to be resized by interpolation",
     "lossy": "label files that are JPEGs",

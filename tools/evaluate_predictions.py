@@ -51,7 +51,7 @@ def main() -> None:
             label_ids=arguments.label_ids,
             workers=arguments.workers,
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     if arguments.json:
         write_json(arguments.json, results)

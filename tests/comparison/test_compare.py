@@ -93,6 +93,7 @@ def test_what_cannot_run_is_refused_before_anything_runs(tmp_path, scenes):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_stopped_comparison_goes_on_and_ends_as_an_unbroken_one(tmp_path, scenes):
     """The command itself: 2 variants x 2 seeds, stopped after its first run."""
     path = write(tmp_path, {"off": {}, "equalized": EQUALIZED}, seeds=[0, 1])

@@ -15,6 +15,7 @@ from scaleeq.comparison import comparison_table, summarize_comparison, verdicts,
 from scaleeq.comparison.figures import band
 from scaleeq.comparison.page import page
 from scaleeq.comparison.runs import changed_keys, finish_run, read_metrics, read_run, thinned
+from scaleeq.comparison.summary import question
 
 from .folders import write_comparison, write_run
 
@@ -133,6 +134,11 @@ def test_band_of_curves_of_different_length():
     iterations, mean, least, most = band([[(1, 2.0), (2, 4.0)], [(1, 4.0), (2, 8.0), (3, 9.0)]])
     assert [list(values) for values in (iterations, mean, least, most)] == [[1, 2], [3, 6], [2, 4], [4, 8]]
     assert all(len(values) == 0 for values in band([]))
+
+
+def test_a_comment_becomes_running_text():
+    comment = "Question: one,\ntwo? Three\nmore.\n\nExpected: much\nof it.\nCommand: python x\nResults: not run."
+    assert question(comment) == "Question: one, two? Three more.\n\nExpected: much of it."
 
 
 # --- folders ---

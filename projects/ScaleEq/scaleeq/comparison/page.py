@@ -33,6 +33,7 @@ table { border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-
 th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 table.keys td { white-space: normal; text-align: left; overflow-wrap: anywhere; } table.keys th { text-align: left; }
+table.keys td:first-child { white-space: nowrap; overflow-wrap: normal; }
 code { font-size: .85em; overflow-wrap: anywhere; }
 footer { color: var(--soft); font-size: .8rem; margin-top: 2rem; }
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def summarize_comparison(plan: Plan, output: Path) -> dict[str, Any]:
         "name": plan.name,
         "file": str(plan.file),
         "file_sha256": plan.sha256,
-        "comment": plan.comment,
+        "comment": question(plan.comment),
         "metric": plan.metric,
         "seeds": list(plan.seeds),
         "engines": sorted({str(run.record.get("engine")) for of in found.values() for run in of.values()}),
@@ -53,6 +54,12 @@ def summarize_comparison(plan: Plan, output: Path) -> dict[str, Any]:
         },
         "comparisons": _comparisons(plan, found),
     }
+
+
+def question(comment: str) -> str:
+    """A file's comment as running text, without its lines about the command and about results from elsewhere."""
+    lines = [line for line in comment.splitlines() if not line.startswith(("Command: ", "Results: "))]
+    return re.sub(r"\n(?!\n|[A-Z][a-z]+: )", " ", "\n".join(lines)).strip()
 
 
 def _summary(runs: dict[int, Run]) -> dict[str, Any]:

@@ -85,8 +85,8 @@ def notes(content: Content) -> list[str]:
     """How the numbers are to be read, and what is missing."""
     lines = [
         f"{content['metric']} at the last evaluation of each run, never the best; sd is over seeds. Differences are "
-        "paired: runs of one seed share samples, augmentation and random numbers, and the initial weights where variants "
-        "have the same layers.",
+        "paired: runs of one seed share samples, augmentation and random numbers, and the initial weights where "
+        "variants have the same layers.",
         "Each interval is of its own comparison (Student's t, 95 %)."
         + (
             f" With {len(content['comparisons'])} of them, p (Holm) is the one that holds for all together."

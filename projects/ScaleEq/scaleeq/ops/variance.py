@@ -1,4 +1,4 @@
-"""What bilinear upsampling does to the variance of a map, in closed form (arXiv 2402.01149, theorem 3.2, and beyond it).
+"""What bilinear upsampling does to the variance of a map, in closed form (arXiv 2402.01149, theorem 3.2, and beyond).
 
 The theorem says that bilinear upsampling lowers the variance. How much follows from one number per axis: an output
 between two neighbours at the fraction t has the variance 1 - 2 t (1 - t) (1 - rho), where rho is the correlation of
@@ -43,7 +43,7 @@ def interpolation_fractions(
 
 
 def interpolation_loss(size_in: int, size_out: int, *, align_corners: bool = False) -> float:
-    """m = E[2 t (1 - t)] of one axis: the share of its variance that independent noise loses; any sizes, border included."""
+    """m = E[2 t (1 - t)] of one axis, the variance that independent noise loses there; any sizes, border included."""
     _, fraction = interpolation_fractions(size_in, size_out, align_corners=align_corners)
     return float((2 * fraction * (1 - fraction)).mean())
 
@@ -123,7 +123,7 @@ def interpolation_matrix(size_in: int, size_out: int, *, align_corners: bool = F
 
 
 def interpolation_gram(size_in: int, size_out: int, *, align_corners: bool = False) -> torch.Tensor:
-    """(size_in, size_in) float64: G = U^T U / (size_out / size_in); doubly stochastic for integer ratios, not aligned."""
+    """(size_in, size_in) float64: G = U^T U * size_in / size_out; doubly stochastic for integer ratios, not aligned."""
     matrix = interpolation_matrix(size_in, size_out, align_corners=align_corners)
     return matrix.T @ matrix * (size_in / size_out)
 

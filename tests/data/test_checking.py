@@ -18,10 +18,10 @@ from PIL import Image
 
 from scaleeq.data import camvid, toy
 from scaleeq.data.checking import is_interpolated, look_at, read_all, sample_evenly
-from scaleeq.data.contact_sheet import NO_CLASS_COLOR, VOID_COLOR, colorize
 from scaleeq.data.findings import KINDS, NOTES, Finding, by_importance
 from scaleeq.data.report import ALL, check_dataset, check_datasets, draw_sheets
 from scaleeq.data.splits import find_orphans, is_training, names_of, other_side
+from scaleeq.pictures import NO_CLASS_COLOR, VOID_COLOR, colorize
 from tests.data.test_camvid import REAL_ROOT, write_camvid
 from tests.data.test_wrong_datasets import CLASSES, DISTINCT, folder, good, label_b, photo, save
 

@@ -25,15 +25,10 @@ def python_blocks(heading: str) -> list[str]:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def here(root, monkeypatch):
+    monkeypatch.chdir(root)
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    before = set(DatasetCatalog.list())
-    yield tmp_path
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
+    return root
 
 
 def test_ten_lines_make_a_data_set(here):

@@ -17,16 +17,6 @@ from .layout_files import image, write
 LABELS = np.array([[0, 1, 2, 255]], np.uint8)
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    before = set(DatasetCatalog.list())
-    yield tmp_path
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
-
-
 def write_folder(base, split, names, classes="road 128 64 128\ntraffic light\n\nsky 70 130 180\n"):
     base.mkdir(parents=True, exist_ok=True)
     (base / "classes.txt").write_text(classes)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from scaleeq.engine import default_setup
+from scaleeq.engine import default_setup, seed_all_rng
+from scaleeq.fusion.equalizer_spec import CONTROLS
 from scaleeq.training.step import seed_iteration
 from tests.training.tiny import OneStep, tiny_config
 
@@ -70,6 +71,24 @@ def record(folder, arm: str, seed: int = 0) -> dict:
 def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
     return {arm: record(folder, arm) for arm in ARMS} | {"other seed": record(folder, "off", seed=1)}
+
+
+@pytest.mark.parametrize("control", CONTROLS[1:])
+def test_controls_begin_with_the_same_weights(tmp_path, control):
+    """A control may add parameters; those that the plain model has are its own."""
+    models = []
+    for name in ("", control):
+        cfg = tiny_config(
+            tmp_path,
+            MODEL__TIMM__NAME="test_resnet",
+            MODEL__SCALE_EQUALIZER__ENABLED=bool(name),
+            MODEL__SCALE_EQUALIZER__IMPLEMENTATION="module",
+            MODEL__SCALE_EQUALIZER__CONTROL=name,
+        )
+        seed_all_rng(0)
+        models.append(dict(OneStep.build_model(cfg).named_parameters()))
+    plain, controlled = models
+    assert equal(plain, {name: controlled[name] for name in plain})
 
 
 def equal(first, second) -> bool:

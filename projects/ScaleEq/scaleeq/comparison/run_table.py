@@ -57,7 +57,7 @@ def read_result(folder: Path, metric: str) -> dict[str, Any]:
         "run": str(folder),
         metric: value,
         **{key: results.get(key) for key in ("parameters", "multiply_adds", "seconds_per_image", "device")},
-        "weights": results.get("weights_kind", "trained, not evaluated again"),
+        "weights": results.get("weights_kind") if results else "trained, not evaluated again",
         "weights_sha256": results.get("weights_sha256"),
         "engine": results.get("engine"),
         "config": flat(load_config(configs[0])) if configs else {},
@@ -91,7 +91,7 @@ def runs_table(records: Sequence[Mapping[str, Any]], metric: str = "sem_seg/mIoU
             scaled(record["parameters"], 1e-6, 2),
             scaled(record["multiply_adds"], 1e-9, 2),
             scaled(record["seconds_per_image"], 1e3, 1),
-            record["weights"],
+            record["weights"] or "-",
             record["engine"] or "-",
             ", ".join(f"{key} {value!r}" for key, value in record["differs_in"].items()) or "-",
         )

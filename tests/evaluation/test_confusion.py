@@ -30,7 +30,7 @@ def random_pair(rng, num_classes, shape=(37, 53), void=0.1, absent=(), never_tru
 
 def runs(prediction, truth, num_classes):
     """As count_pixels, by runs; what the buffers held before makes no difference."""
-    scratch = np.full((2, truth.size + 5), 7, np.uint8)
+    scratch = np.full((2, truth.size // 8 * 8 + 16), 7, np.uint8)
     return count_runs(prediction, truth, scratch=scratch)[:num_classes, :num_classes]
 
 

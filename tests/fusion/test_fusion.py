@@ -128,6 +128,8 @@ OPTIMIZERS = {
     "momentum": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=1e-3),
     "adamw": lambda p: torch.optim.AdamW(p, 1e-2, weight_decay=0.05),
     "clipped": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+    "large_eps": lambda p: torch.optim.AdamW(p, 1e-2, eps=1e-3),
+    "floored": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=1e-3),
 }
 
 
@@ -137,6 +139,8 @@ def train_for_50_steps(optimizer, **spec) -> Fusion:
     scale_optimizer_steps(fusion, stepper)
     for step in range(50):
         torch.manual_seed(step)
+        if optimizer == "floored":  # a schedule that ends at an absolute rate, the same for all branches
+            stepper.param_groups[0]["lr"] = max(0.05 * (1 - step / 50), 0.02)
         inputs = {name: torch.randn(2, 4, *size, dtype=torch.float64) for name, size in SIZES.items()}
         loss = (fusion(inputs) - torch.randn(2, 6, *SIZES["fine"], dtype=torch.float64)).square().mean()
         stepper.zero_grad()

@@ -15,7 +15,7 @@ REQUIREMENTS = [
     "pycocotools>=2.0.2",
     "opencv-python>=4.5",
     "numpy>=1.23",
-    "pillow>=9.0",
+    "pillow>=9.3",
     "tqdm>=4.29",
     "tensorboard>=2.10",
     "matplotlib>=3.5",
@@ -25,8 +25,11 @@ REQUIREMENTS = [
 ]
 # What tools/prepare_dataset.py reads MATLAB's files with.
 PREPARE = ["h5py>=3.0", "scipy>=1.10"]
+# Other libraries whose models docs/any_model.md equalizes.
+MODELS = ["segmentation-models-pytorch>=0.4", "transformers>=4.40"]
 TEST = [
     *PREPARE,
+    *MODELS,
     "cityscapesscripts>=2.2",
     "import-linter>=2.1",
     "pytest>=8.0",
@@ -46,5 +49,5 @@ setup(
     packages=find_packages(SOURCE),
     package_data={"scaleeq": ["**/*.yaml", "**/*.json"]},
     install_requires=REQUIREMENTS,
-    extras_require={"test": TEST, "dev": DEV, "prepare": PREPARE, "wandb": ["wandb>=0.16"]},
+    extras_require={"test": TEST, "dev": DEV, "prepare": PREPARE, "models": MODELS, "wandb": ["wandb>=0.16"]},
 )

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from scaleeq.data import toy
 from scaleeq.data.catalog import IGNORE_LABEL, Record
@@ -55,7 +55,7 @@ def read_labels(record: Record, *, num_classes: int | None = None, ignore_label:
         table = np.arange(256, dtype=np.uint8)
         for raw, label in record["label_map"].items():
             table[raw] = label
-        labels = table[labels]
+        labels = cv2.LUT(labels, table)
     if num_classes is not None:
         source = str(record.get("sem_seg_file_name", record["file_name"]))
         check_labels(labels, num_classes, ignore_label, source=source)
@@ -87,7 +87,7 @@ def read_instances(record: Record) -> np.ndarray | None:
         return None
     with open_picture(path) as file:
         mode = file.mode
-        instances = np.array(ImageOps.exif_transpose(file))
+        instances = np.array(_upright(file))
     if instances.ndim != 2 or instances.dtype.itemsize < 2:
         raise ValueError(
             f"the instances {path} are a picture of mode {mode}; expected one channel of 16 bits, labelId * 1000 + "
@@ -170,13 +170,13 @@ def likely_cause(present: list[int], undeclared: list[int], num_classes: int, ig
 
 def _read_image_file(path: str) -> np.ndarray:
     with open_picture(path) as file:
-        return np.array(ImageOps.exif_transpose(file).convert("RGB"))
+        return np.array(_upright(file).convert("RGB"))
 
 
 def _read_label_file(path: str) -> np.ndarray:
     with open_picture(path) as file:
         mode = file.mode
-        labels = np.array(ImageOps.exif_transpose(file))
+        labels = np.array(_upright(file))
     if labels.ndim != 2:
         if (labels == labels[:, :, :1]).all():
             raise ValueError(
@@ -230,3 +230,8 @@ def _what_is_wrong(path: str, error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError) and not start.startswith(PICTURES_START):
         return f"it is not a picture, it starts with {start!r}"
     return f"it seems to be cut off or damaged ({error})"
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    """The picture turned by its EXIF orientation; the file itself, not a copy, where it has none."""
+    return file if file.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(file)

@@ -1,6 +1,6 @@
 """ScaleEq: compare and train multi-level feature fusion for semantic segmentation.
 
-    from scaleeq import Fusion, ScaleEqualizer, calibrate, fold_equalizers
+    from scaleeq import Fusion, ScaleEqualizer, calibrate, fold_equalizers, equalize
 
 needs torch alone: no engine is imported and no config is read.
 """
@@ -11,12 +11,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Fusion", "ScaleEqualizer", "calibrate", "fold_equalizers"]
+__all__ = ["Fusion", "ScaleEqualizer", "calibrate", "equalize", "fold_equalizers"]
 
 _HOMES = {
     "Fusion": "scaleeq.fusion",
     "ScaleEqualizer": "scaleeq.fusion",
     "calibrate": "scaleeq.statistics.calibration",
+    "equalize": "scaleeq.statistics.any_model",
     "fold_equalizers": "scaleeq.statistics.folding",
 }
 

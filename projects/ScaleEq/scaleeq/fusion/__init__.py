@@ -2,6 +2,7 @@
 
 from .aligned import Aligned
 from .combine import COMBINES, Concat, FastNormalizedSum, SoftmaxSum, Sum, WeightedSum, make_combine
+from .conv_fusion import ConvFusion, exchange_module
 from .equalizer import ScaleEqualizer
 from .equalizer_spec import EqualizerSpec
 from .fusion import Branch, Fusion, Observation
@@ -18,6 +19,7 @@ __all__ = [
     "Aligned",
     "Branch",
     "Concat",
+    "ConvFusion",
     "Deconv",
     "EqualizerSpec",
     "FastNormalizedSum",
@@ -34,6 +36,7 @@ __all__ = [
     "Sum",
     "WeightedSum",
     "atrous_pooling",
+    "exchange_module",
     "make_combine",
     "make_lateral",
     "make_transfer",

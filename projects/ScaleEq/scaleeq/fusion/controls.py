@@ -111,7 +111,7 @@ def make_equalizer(spec: EqualizerSpec, channels: int) -> ScaleEqualizer:
         return RandomScale(channels)
     if spec.control == "learning_rate":
         return Unscaled(channels)
-    return ScaleEqualizer(channels, granularity=spec.granularity)
+    return ScaleEqualizer(channels, granularity=spec.granularity, centers=spec.centers)
 
 
 def control_statistics(fusion: Fusion) -> None:

@@ -20,18 +20,20 @@ class ScaleEqualizer(nn.Module):
     """(x - mean) / std with constants; the identity until it is calibrated.
 
     Buffers: mean and std, () or (C, 1, 1); num_images, how many images they were measured on, 0 before.
+    centers: False where the mean is always zero, so that `center` has nothing to do.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     num_images: torch.Tensor
 
-    def __init__(self, channels: int, *, granularity: str = "branch"):
+    def __init__(self, channels: int, *, granularity: str = "branch", centers: bool = True):
         super().__init__()
         if granularity not in GRANULARITIES:
             raise ValueError(f"granularity is {granularity!r}; choose one of {', '.join(GRANULARITIES)}")
         self.channels = channels
         self.granularity = granularity
+        self.centers = centers
         shape = () if granularity == "branch" else (channels, 1, 1)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
@@ -43,6 +45,8 @@ class ScaleEqualizer(nn.Module):
 
     def center(self, x: torch.Tensor) -> torch.Tensor:
         """x: (N, C, H, W) -> x - mean, what is left to do once 1 / std is in the weights."""
+        if not self.centers:
+            return x
         return x - self.mean.to(x.dtype) if self.mean.dim() else x - self.mean
 
     def scale(self) -> torch.Tensor:

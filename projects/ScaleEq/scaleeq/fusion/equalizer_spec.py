@@ -18,13 +18,17 @@ CONTROLS = ("", *CONSTANT_CONTROLS, *MODULE_CONTROLS)
 
 @dataclass(frozen=True)
 class EqualizerSpec:
-    """How the branches of a Fusion are equalized; the values and their meaning are those of MODEL.SCALE_EQUALIZER."""
+    """How the branches of a Fusion are equalized; the values and their meaning are those of MODEL.SCALE_EQUALIZER.
+
+    center: subtract the mean; False: only divide by the std, which weights can hold whatever the border.
+    """
 
     implementation: str = "reparametrize"
     granularity: str = "branch"
     statistic: str = "std"
     statistics_of: str = "upsampled"
     control: str = ""
+    center: bool = True
 
     def __post_init__(self) -> None:
         for key, choices in (
@@ -39,6 +43,8 @@ class EqualizerSpec:
                 raise ValueError(
                     f"MODEL.SCALE_EQUALIZER.{key.upper()} is {value!r}; choose one of {', '.join(map(repr, choices))}"
                 )
+        if self.control and not self.center:
+            raise ValueError(f"MODEL.SCALE_EQUALIZER.CONTROL {self.control!r} needs center=True")
         if self.control and self.granularity != "branch":
             self._refuse("CONTROL", self.control, "GRANULARITY", self.granularity, "'branch'")
         if self.control in MODULE_CONTROLS and self.implementation != "module":
@@ -51,6 +57,11 @@ class EqualizerSpec:
                 self._refuse("STATISTIC", "grad", "GRANULARITY", self.granularity, "'branch'")
             if self.control:
                 self._refuse("STATISTIC", "grad", "CONTROL", self.control, "''")
+
+    @property
+    def centers(self) -> bool:
+        """Whether a mean is subtracted; a root mean square has none."""
+        return self.center and self.statistic != "rms"
 
     def _refuse(self, key: str, value: str, other: str, other_value: str, needed: str) -> None:
         raise ValueError(

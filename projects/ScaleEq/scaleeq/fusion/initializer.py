@@ -48,11 +48,11 @@ def refusal(fusion: Fusion) -> str:
 def _initializer_refusal(fusion: Fusion) -> str:
     """Why the initializer of a fusion's spec has no weight to go to; empty where it has one."""
     assert fusion.equalizer_spec is not None
-    kind, statistic = fusion.equalizer_spec.implementation, fusion.equalizer_spec.statistic
+    kind, centers = fusion.equalizer_spec.implementation, fusion.equalizer_spec.centers
     if fusion.combine.concatenates:
         if not hasattr(fusion.mix, "consumer"):
             return f"{type(fusion.mix).__name__} does not name the convolution that reads the concatenation"
-        if kind == "init" and statistic == "std" and fusion.mix.consumer.bias is None:
+        if kind == "init" and centers and fusion.mix.consumer.bias is None:
             norm = getattr(fusion.mix, "norm", None)
             if not isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.InstanceNorm2d)):
                 return (

@@ -102,6 +102,8 @@ def calibrate(
         )
     if num_images < -1:
         raise ValueError(f"num_images is {num_images}; give 0 (until known to 1 %), n > 0, or -1 (the whole loader)")
+    own = inputs is None or hasattr(model, "calibration_inputs")  # what a stranger calls logits may be anything
+    forward = getattr(model, "logits", model) if own else model
     inputs = inputs or getattr(model, "calibration_inputs", None) or (lambda batch: (batch, None))
     gather = gather or (lambda value: [value])
     tell = progress or logger.info
@@ -113,10 +115,11 @@ def calibrate(
         with measuring(model, written=buffers):
             while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
                 measurement = _Measurement(pending, gather, joint=report.joint)
-                measurement.run(getattr(model, "logits", model), inputs, loader, num_images)
+                measurement.run(forward, inputs, loader, num_images)
                 report.fusions |= (measured := measurement.apply())
                 for name in measured:
-                    tell(report.line(name) + (f"; no effect here: {why}" if (why := fusions[name].no_effect) else ""))
+                    report.no_effect |= {name: why} if (why := fusions[name].no_effect) else {}
+                    tell(report.line(name))
         balanced = {name: fusion for name, fusion in fusions.items() if _spec(fusion).statistic == "grad"}
         if balanced:
             balance_gradients(model, balanced, loader, loss=loss or training_loss(model), gather=gather)
@@ -262,13 +265,13 @@ class _Measurement:
 
     def _equalize(self, fusion: Fusion, branch: str, moments: dict[str, BranchMoments]) -> torch.Tensor:
         """Set a branch's equalizer to its moments; returns where, () or (C,), it is constant and so not scaled."""
-        equalizer, rms = fusion.equalizer_of[branch], _spec(fusion).statistic == "rms"
+        equalizer, spec = fusion.equalizer_of[branch], _spec(fusion)
         if equalizer.granularity == "channel":
             means, variances = moments[branch].mean, moments[branch].variance
         else:
             means, variances = torch.tensor(moments[branch].scalar(), dtype=torch.float64)
-        stds = (variances + means**2 if rms else variances).sqrt()
+        stds = (variances + means**2 if spec.statistic == "rms" else variances).sqrt()
         dead = stds <= DEAD * math.sqrt(max(part.scalar()[1] for part in moments.values() if part.count))
         stds = torch.where(dead, 1.0, stds)
-        equalizer.set_statistics(torch.zeros_like(means) if rms else means, stds, self.num_images or 1)
+        equalizer.set_statistics(means if spec.centers else torch.zeros_like(means), stds, self.num_images or 1)
         return dead

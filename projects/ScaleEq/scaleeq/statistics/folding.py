@@ -1,7 +1,8 @@
 """Folding: a calibrated model without its equalizers, with the same outputs.
 
 Concatenations fold into the weights of the convolution that follows, sums into one coefficient per branch and one
-offset; both are exact, zero-padded borders included (see layers/offset_conv.py).
+offset; both are exact, zero-padded borders included (see layers/offset_conv.py). A convolution that `equalize` put a
+Fusion in place of gets its place back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from ..fusion import ConvFusion, exchange_module
 from .calibration import fusions_of, require_calibrated
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -20,8 +22,7 @@ def fold_equalizers(model: Model) -> Model:
     """A copy of a model whose equalizers are folded into the weights that follow them.
 
     The copy computes the same function, has no equalizer in its modules or its state dict, and can be trained further
-    (as a plain
-    model: its training differs from the equalized one's).
+    (as a plain model: its training differs from the equalized one's).
 
     Raises:
         RuntimeError: an equalizer is not calibrated; the message names its fusion.
@@ -30,4 +31,6 @@ def fold_equalizers(model: Model) -> Model:
     folded = copy.deepcopy(model)
     for fusion in fusions_of(folded).values():
         fusion.fold()
+        if isinstance(fusion, ConvFusion):
+            exchange_module(folded, fusion, fusion.mix.consumer)
     return folded

@@ -22,10 +22,12 @@ class CalibrationReport:
     """Fusion name -> branch name -> what was measured, in the order of measurement.
 
     joint: all at once, in one pass over the data, instead of one after another.
+    no_effect: fusion name -> why its equalizer changes nothing.
     """
 
     joint: bool = False
     fusions: dict[str, dict[str, BranchStatistics]] = field(default_factory=dict)
+    no_effect: dict[str, str] = field(default_factory=dict)
 
     def line(self, fusion: str) -> str:
         """One fusion in words, for a log."""
@@ -37,7 +39,12 @@ class CalibrationReport:
         return (
             f"calibrated {fusion} on {images} images: std {stds}; spread {ratio:.3f}; "
             f"standard error at most {100 * known:.2f} %"
+            + (f"; no effect here: {self.no_effect[fusion]}" if fusion in self.no_effect else "")
         )
+
+    def __str__(self) -> str:
+        """A line per fusion."""
+        return "\n".join(map(self.line, self.fusions))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for a JSON file."""
@@ -46,6 +53,7 @@ class CalibrationReport:
                 "branches": {branch: asdict(statistics) for branch, statistics in branches.items()},
                 "spread": spread(statistics.std for statistics in branches.values()),
                 **({"joint": True} if self.joint else {}),
+                **({"no_effect": self.no_effect[name]} if name in self.no_effect else {}),
             }
             for name, branches in self.fusions.items()
         }

@@ -21,6 +21,7 @@ from scaleeq.ops.variance import (
     interpolation_loss,
     interpolation_matrix,
     largest_variance_ratio,
+    weight_gradient_ratio,
 )
 
 RATIOS = (2, 3, 4, 8, 16)
@@ -170,8 +171,33 @@ def test_moments_are_those_of_the_upsampled_map(size, align_corners):
     torch.testing.assert_close(square, upsampled.square().mean((2, 3)), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("block", "ratios"), [(1, (0.63, 0.68, 0.70)), (4, (1.60, 2.46, 2.69)), (8, (1.79, 3.21, 5.12))]
+)
+def test_where_the_losss_gradient_is_smooth_the_upsampled_branch_has_the_larger_gradient(block, ratios):
+    """Oracle: autograd through torch's interpolation and a 1x1 convolution."""
+    generator = torch.Generator().manual_seed(0)
+    whole = 64
+
+    def gradient(ratio: int) -> float:
+        x = torch.randn(200, 1, whole // ratio, whole // ratio, generator=generator)
+        delta = torch.randn(200, 1, whole // block, whole // block, generator=generator)
+        delta = delta.repeat_interleave(block, 2).repeat_interleave(block, 3)
+        weight = torch.ones(200, 1, 1, 1, requires_grad=True)  # one a map
+        upsampled = F.interpolate(x, size=(whole, whole), mode="bilinear")
+        F.conv2d(upsampled.transpose(0, 1), weight, groups=200).backward(delta.transpose(0, 1))
+        return float(weight.grad.square().mean().sqrt())
+
+    for ratio, expected in zip((2, 4, 8), ratios, strict=True):
+        predicted = weight_gradient_ratio(whole // ratio, whole, block)
+        assert predicted == pytest.approx(expected, abs=0.03)
+        assert gradient(ratio) / gradient(1) == pytest.approx(predicted, rel=0.2)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="'bicubic'; choose one of bilinear, nearest"):
         upsampled_variance_factor((4, 4), (8, 8), mode="bicubic")
     with pytest.raises(ValueError, match="at least one pixel; got 0 -> 4"):
         upsampled_variance_factor((0, 4), (4, 8))
+    with pytest.raises(ValueError, match="10 pixels do not divide into blocks of 4"):
+        weight_gradient_ratio(5, 10, 4)

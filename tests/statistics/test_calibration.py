@@ -264,6 +264,14 @@ def test_a_constant_branch_is_not_scaled_and_says_so(caplog):
     assert torch.isfinite(model(make_loader()[0])).all()
 
 
+def test_a_data_set_of_one_image_is_measured_and_says_that_its_error_is_unknown():
+    model, x = NoNorm().double(), make_loader(1)[0][:1].double()
+    report = calibrate(model, [x])
+    statistics = report.fusions["fusion"]["a"]
+    assert (statistics.num_images, statistics.relative_standard_error) == (1, float("inf"))
+    assert float(model.fusion.equalizer_of["a"].std) == pytest.approx(float(x.std(correction=0)), rel=1e-12)
+
+
 def test_uncalibrated_models_are_refused_by_name():
     model = TinyNet()
     for action in (require_calibrated, fold_equalizers):

@@ -162,3 +162,21 @@ def largest_variance_ratio(size_in: int, size_out: int, *, align_corners: bool =
     form = centering @ matrix.T @ matrix @ centering * (size_in / size_out)
     ratios, signals = torch.linalg.eigh(form)
     return float(ratios[-1]), signals[:, -1]
+
+
+def weight_gradient_ratio(size_in: int, size_out: int, block: int, *, align_corners: bool = False) -> float:
+    """How much larger the weights' gradients of an upsampled branch are than those of one that was not upsampled.
+
+    Both sources are independent noise of one variance, the upsampled one size_in x size_in pixels. The loss's gradient
+    by the fused map, size_out x size_out, is constant on block x block pixels and independent from block to block. Root
+    mean squares, of a 1x1 convolution. Only for white gradients (block 1) this is the ratio of standard deviations: a
+    block averages away the noise of a branch that was not upsampled, but little of one that is smooth already.
+
+    Raises:
+        ValueError: size_out is no multiple of block.
+    """
+    if size_out % block:
+        raise ValueError(f"{size_out} pixels do not divide into blocks of {block}")
+    matrix = interpolation_matrix(size_in, size_out, align_corners=align_corners)
+    averages = matrix.view(size_out // block, block, size_in).mean(1)
+    return float(averages.square().sum(1).mean()) * block

@@ -18,6 +18,7 @@ from scaleeq.data.loading import (
     build_test_loader,
     build_train_loader,
     epoch_permutation,
+    spread_over,
 )
 from scaleeq.engine import get_cfg
 
@@ -135,6 +136,20 @@ def test_test_loader_gives_every_image_once_in_order(cfg, num_workers):
 def test_several_train_sets_are_joined(cfg):
     cfg.DATASETS.TRAIN = ("toy_sem_seg_train", "toy_sem_seg_val")
     assert len(build_train_loader(cfg).dataset.records) == 512 + 64
+
+
+@pytest.mark.parametrize(
+    ("fraction", "kept"), [(1.0, list(range(10))), (0.5, [0, 2, 4, 6, 8]), (0.3, [0, 3, 6]), (0.01, [0])]
+)
+def test_a_fraction_of_the_images_is_spread_over_the_list(fraction, kept):
+    assert [record["image_id"] for record in spread_over([{"image_id": i} for i in range(10)], fraction)] == kept
+    with pytest.raises(ValueError, match="TRAIN_FRACTION is 0; give a share"):
+        spread_over([], 0)
+
+
+def test_training_sees_the_fraction_alone(cfg):
+    cfg.DATASETS.TRAIN_FRACTION = 0.25
+    assert len(build_train_loader(cfg).dataset.records) == 128  # of 512 scenes
 
 
 def test_without_a_seed_one_is_drawn(cfg):

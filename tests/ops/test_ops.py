@@ -1,14 +1,16 @@
-"""resize and equalize_branch. Oracles: closed forms; the interpolation's own weights."""
+"""resize and equalize_branch. Oracles: closed forms; OpenCV; the interpolation's own weights."""
 
 from __future__ import annotations
 
+import cv2
 import pytest
 import torch
 
 from scaleeq.ops import equalize_branch, resize
+from scaleeq.ops.resize import RESIZE_MODES
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("mode", RESIZE_MODES)
 @pytest.mark.parametrize("size", [(7, 11), (10, 6), (40, 24), (3, 2)])
 def test_resize_commutes_with_an_affine_map(mode, size):
     x = torch.randn(2, 3, 10, 6, dtype=torch.float64)
@@ -18,6 +20,17 @@ def test_resize_commutes_with_an_affine_map(mode, size):
 def test_resize_of_two_pixels_is_the_half_pixel_interpolation():
     x = torch.tensor([[[[0.0, 1.0]]]])
     torch.testing.assert_close(resize(x, (1, 4)), torch.tensor([[[[0.0, 0.25, 0.75, 1.0]]]]))
+
+
+def test_with_aligned_corners_the_first_and_the_last_pixel_stay_and_the_others_are_evenly_between():
+    x = torch.tensor([[[[0.0, 3.0]]]])
+    torch.testing.assert_close(resize(x, (1, 4), "bilinear_corners"), torch.tensor([[[[0.0, 1.0, 2.0, 3.0]]]]))
+
+
+def test_bicubic_is_opencvs():
+    x = torch.randn(1, 1, 9, 12)
+    expected = torch.from_numpy(cv2.resize(x[0, 0].numpy(), (30, 27), interpolation=cv2.INTER_CUBIC))
+    torch.testing.assert_close(resize(x, (27, 30), "bicubic")[0, 0], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("ratio", "factor"), [(2, 0.390625), (3, 0.4952), (4, 0.430664), (8, 0.440979)])

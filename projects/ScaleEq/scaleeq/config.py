@@ -53,7 +53,8 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
 
     # The head's final Fusion.
     cfg.MODEL.FUSION = node()
-    cfg.MODEL.FUSION.TRANSFER = ""  # "", "bilinear", "nearest", "gated", "supervised_gated", "aligned"
+    # "", "bilinear", "nearest", "bicubic", "bilinear_corners", "gated", "supervised_gated", "aligned"
+    cfg.MODEL.FUSION.TRANSFER = ""
     cfg.MODEL.FUSION.COMBINE = ""  # "", "concat", "sum", "softmax", "fast_normalized"
 
     _add_loss_keys(cfg, node)
@@ -71,8 +72,9 @@ def _add_pyramid_keys(cfg: Any, node: Any) -> None:
     pyramid.NORM = ""  # "": SEM_SEG_HEAD.NORM; none for the FPN and FaPN of a SemanticFPNHead
     # What brings a level to CHANNELS: "conv" (1x1), "select" (FaPN's FSM), "squeeze_excite" (its ablation).
     pyramid.LATERAL = ""
-    # Top-down resizing: "", "bilinear", "nearest", "deconv", "gated" (of kind MODEL.GATE), "aligned" (FaPN's FAM),
-    # "aligned_self" (its offsets from the upsampled map alone), "aligned_realtime".
+    # Top-down resizing: "", "bilinear", "nearest", "bicubic", "bilinear_corners" (align_corners True), "deconv",
+    # "gated" (of kind MODEL.GATE), "aligned" (FaPN's FAM), "aligned_self" (its offsets from the upsampled map alone),
+    # "aligned_realtime".
     pyramid.TRANSFER = ""
     pyramid.DOWN_TRANSFER = ""  # bottom-up resizing of a BiFPN: "", "max", "avg"
     pyramid.COMBINE = ""  # "", "sum", "softmax", "fast_normalized"
@@ -129,6 +131,7 @@ def _add_scale_equalizer_keys(cfg: Any, node: Any) -> None:
 
 
 def _add_data_and_solver_keys(cfg: Any, node: Any) -> None:
+    cfg.DATASETS.TRAIN_FRACTION = 1.0  # share of each data set's images to train on, spread evenly over its list
     # DeepLab's keys: a crop in which one class covers more than this share of the labelled pixels is drawn again.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     # MaskFormer's key: SSD's photometric distortion.

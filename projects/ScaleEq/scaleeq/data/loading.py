@@ -98,7 +98,8 @@ def build_train_loader(cfg: Any, start_iteration: int = 0, *, mapper: Segmentati
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty; name a data set, for example ('toy_sem_seg_train',)")
-    records = [record for name in cfg.DATASETS.TRAIN for record in load_records(cfg, name)]
+    fraction = cfg.DATASETS.TRAIN_FRACTION
+    records = [record for name in cfg.DATASETS.TRAIN for record in spread_over(load_records(cfg, name), fraction)]
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     logging.getLogger(__name__).info(
         "Training on %d images of %s, seed %d, from iteration %d",
@@ -115,6 +116,14 @@ def build_train_loader(cfg: Any, start_iteration: int = 0, *, mapper: Segmentati
     )
     stream = TrainStream(records, mapper or SegmentationMapper.from_config(cfg, is_train=True), seed=seed)
     return _loader(stream, batches, cfg.DATALOADER.NUM_WORKERS)
+
+
+def spread_over(records: Sequence[Record], fraction: float) -> list[Record]:
+    """So large a share of the records, at least one, at even distances; the same ones whatever the seed."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"DATASETS.TRAIN_FRACTION is {fraction}; give a share in (0, 1]")
+    kept = max(1, round(fraction * len(records)))
+    return [records[index * len(records) // kept] for index in range(kept if records else 0)]
 
 
 def build_test_loader(cfg: Any, name: str, *, mapper: SegmentationMapper | None = None) -> DataLoader:

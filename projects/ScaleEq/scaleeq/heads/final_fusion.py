@@ -10,8 +10,9 @@ from torch import nn
 
 from ..fusion import COMBINES, Branch, EqualizerSpec, Fusion, make_combine, make_transfer
 from ..layers.gate import GATES
+from ..ops.resize import RESIZE_MODES
 
-FINAL_TRANSFERS = ("bilinear", "nearest", "gated", "supervised_gated", "aligned")
+FINAL_TRANSFERS = (*RESIZE_MODES, "gated", "supervised_gated", "aligned")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Resizing of feature maps and logits.
 
-Both modes are linear, keep constants (their weights sum to one) and act on each channel alone; so they commute with 1x1
-convolutions and with scale equalizers. Bilinear is the half-pixel form (align_corners False) of the field's decoders.
+All modes are linear, keep constants (their weights sum to one) and act on each channel alone; so they commute with 1x1
+convolutions and with scale equalizers. Bilinear is the half-pixel form (align_corners False) of the field's decoders;
+"bilinear_corners" (align_corners True) and "bicubic" are there to be compared with it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-RESIZE_MODES = ("bilinear", "nearest")
+INTERPOLATIONS: dict[str, tuple[str, bool | None]] = {  # name -> torch's mode and align_corners
+    "bilinear": ("bilinear", False),
+    "nearest": ("nearest", None),
+    "bicubic": ("bicubic", False),
+    "bilinear_corners": ("bilinear", True),
+}
+RESIZE_MODES = tuple(INTERPOLATIONS)
 
 
 def resize(x: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
@@ -27,4 +34,5 @@ def resize(x: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> to
         raise ValueError(f"resize: mode {mode!r} is unknown; choose one of {', '.join(RESIZE_MODES)}")
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return F.interpolate(x, size=size, mode=mode, align_corners=False if mode == "bilinear" else None)
+    interpolation, align_corners = INTERPOLATIONS[mode]
+    return F.interpolate(x, size=size, mode=interpolation, align_corners=align_corners)

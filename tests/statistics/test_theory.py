@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from scaleeq.ops.variance import RELU_VARIANCE
-from scaleeq.statistics.theory import RATIOS, draw_figure_3, measure_theory, random_maps, variance_of, write_theory
+from scaleeq.statistics.theory import (
+    RATIOS,
+    draw_figure_3,
+    measure_theory,
+    random_maps,
+    theory_table,
+    variance_of,
+    write_theory,
+)
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +72,15 @@ def test_figure_3_has_a_line_a_ratio_its_points_and_the_relu_unit(rows):
     assert list(unit.get_xdata()) == [RELU_VARIANCE] * 2
     not_upsampled = lines[0]
     assert list(not_upsampled.get_xdata()) == pytest.approx(list(not_upsampled.get_ydata()))
+
+
+def test_the_page_holds_the_table_of_the_evidence():
+    evidence = json.loads((ROOT / "docs" / "results" / "theory.json").read_text())
+    table = theory_table(evidence)
+    assert len(table.splitlines()) == 2 + 5 + 7 + 4
+    assert table in (ROOT / "docs" / "theory.md").read_text(), (
+        "print it again: theory_table of docs/results/theory.json"
+    )
 
 
 def test_files_are_written_with_all_numbers(tmp_path):

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from tabulate import tabulate
 
 from ..files import replacing, write_json
 from ..ops.variance import RELU_MEAN, RELU_VARIANCE, upsampled_variance_factor
@@ -100,7 +101,7 @@ def write_theory(folder: Path, *, size: int = 64, maps: int = 32, steps: int = 9
     """Write theory.json, figure_3.png and upsampled_variance.png into a folder; returns a summary, a line a subject."""
     rows = measure_theory(size=size, maps=maps, steps=steps)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "theory.json", {"relu_mean": RELU_MEAN, "relu_variance": RELU_VARIANCE, **rows})
+    write_json(folder / "theory.json", {"relu_mean": RELU_MEAN, "relu_variance": RELU_VARIANCE, **rows}, indent=None)
     _save(draw_figure_3(rows["figure_3"]), folder / "figure_3.png")
     _save(draw_factors(rows), folder / "upsampled_variance.png")
     lines = [
@@ -110,6 +111,23 @@ def write_theory(folder: Path, *, size: int = 64, maps: int = 32, steps: int = 9
     return "\n".join(
         [*lines, *(str(folder / name) for name in ("theory.json", "figure_3.png", "upsampled_variance.png"))]
     )
+
+
+def theory_table(rows: Rows) -> str:
+    """Measured and predicted factors in Markdown: a row for each ratio, correlation at x2, and number of bins."""
+    groups: dict[str, list[str]] = {}
+    for name, label in (
+        ("ratio", "x{ratio}"),
+        ("correlation", "x2, rho = {rho}"),
+        ("bins", "{bins} x {bins} bins to 64 x 64"),
+    ):
+        for row in rows[name]:
+            if row.get("ratio") == 2 or name != "correlation":
+                cells = groups.setdefault(label.format(**row), [])
+                cells.extend(f"{row[key]:.4f}" for key in ("measured", "predicted"))
+    headers = ["", *(f"{what}, align_corners {a}" for a in (False, True) for what in ("measured", "closed form"))]
+    body = [[label, *cells] for label, cells in groups.items()]
+    return tabulate(body, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def draw_figure_3(rows: list[Row]) -> Figure:
@@ -135,6 +153,7 @@ def draw_figure_3(rows: list[Row]) -> Figure:
 def draw_factors(rows: Rows) -> Figure:
     """A panel for each further comparison."""
     figure = Figure(figsize=(11, 8), layout="constrained")
+    figure.suptitle("points: measured; lines: closed form")
     axes = figure.subplots(2, 2)
     panel(axes[0, 0], rows["ratio"], "ratio", title="independent noise, 64 x 64: x2 loses most")
     panel(
@@ -167,7 +186,8 @@ def panel(
         groups.setdefault(f"{series(row)}align_corners {bool(row['align_corners'])}", []).append(row)
     for name, group in groups.items():
         x: list[Any] = [row[key] for row in group]
-        (line,) = axis.plot(x, [row["predicted"] for row in group], label=name)
+        style = "--" if group[0]["align_corners"] else "-"
+        (line,) = axis.plot(x, [row["predicted"] for row in group], style, label=name)
         axis.plot(x, [row["measured"] for row in group], "o", markersize=5, color=line.get_color())
     axis.set_title(title)
     axis.legend(frameon=False, fontsize="small")

@@ -13,7 +13,7 @@ from scaleeq import calibrate, fold_equalizers
 from scaleeq.fusion import Branch, EqualizerSpec, Fusion, Resize, make_combine, scale_optimizer_steps
 from scaleeq.fusion.equalizer_spec import CONTROLS
 from scaleeq.layers import ConvNormAct, batch_norm
-from scaleeq.statistics.gradients import weight_gradient_rms
+from scaleeq.statistics.gradients import branch_rms
 
 WIDTHS = {"fine": 2, "middle": 4, "coarse": 6}
 SIZES = {"fine": (8, 12), "middle": (4, 6), "coarse": (2, 3)}
@@ -176,7 +176,7 @@ def test_grad_makes_the_first_gradients_of_all_branches_one_size():
         rms = 0.0
         for batch in make_batches(8):
             (gradient,) = torch.autograd.grad(loss(fusion)(batch), [fusion.mix.consumer.weight])
-            rms = rms + weight_gradient_rms(fusion, gradient).square()
+            rms = rms + branch_rms(fusion, gradient).square()
         return rms.sqrt()
 
     before = gradients(calibrated(implementation="reparametrize"))
@@ -194,7 +194,7 @@ def test_the_gradient_of_a_branch_is_that_of_its_slice():
     fusion = make_fusion()
     gradient = torch.randn_like(fusion.mix.consumer.weight)
     expected = [part.square().mean().sqrt() for part in gradient.split(list(WIDTHS.values()), dim=1)]
-    torch.testing.assert_close(weight_gradient_rms(fusion, gradient), torch.stack(expected))
+    torch.testing.assert_close(branch_rms(fusion, gradient), torch.stack(expected))
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import torch
 
 from scaleeq.engine import TrainerBase
-from scaleeq.statistics.hooks import CalibrationHook, ScaleStatisticsHook
+from scaleeq.statistics.hooks import MAX_HISTORY, CalibrationHook, ScaleStatisticsHook, thinned
 from tests.statistics.test_calibration import TinyNet, make_loader
 
 
@@ -25,6 +26,7 @@ class Loop(TrainerBase):
         loss = self.model(make_loader(1, seed=self.iter)[0]).square().mean()
         self.optimizer.zero_grad()
         loss.backward()
+        self.after_backward()
         self.optimizer.step()
 
 
@@ -79,8 +81,15 @@ def test_scales_are_recorded_every_n_iterations_and_at_the_end(tmp_path, impleme
     equalized = ((seen[5] - equalizer.mean) / equalizer.std).std(correction=0)
     assert loop.storage.history("scale/last/fine/std_equalized").latest() == pytest.approx(float(equalized), rel=1e-4)
     content = json.loads((tmp_path / "scale_statistics.json").read_text())
-    assert set(content) == {"fusions", "at_start", "at_end"}
+    assert set(content) == {"fusions", "at_start", "at_end", "history"}
     start, end = content["at_start"], content["at_end"]
+    assert [record["iteration"] for record in content["history"]] == [0, 3]  # every 3; the last one is at_end
+    for number in ("relative_step", "weight_gradient", "map_gradient", "std_predicted", "energy_share"):
+        assert loop.storage.history(f"scale/last/context/{number}").latest() > 0
+        assert content["history"][1]["fusions"]["last"]["branches"]["context"][number] == pytest.approx(
+            loop.storage.history(f"scale/last/context/{number}").values()[1][0], rel=1e-4
+        )
+    assert loop.storage.history("scale/last/gradient_spread").latest() >= 1
     assert start["iteration"] == 0
     assert start["fusions"]["last"]["branches"]["fine"]["std"] == pytest.approx(history[0][0])
     assert end["iteration"] == 5
@@ -109,5 +118,57 @@ def test_models_without_equalizers_are_recorded_but_not_calibrated(tmp_path):
     hooks = [CalibrationHook(model, lambda: pytest.fail("nothing to calibrate"), output_dir=str(tmp_path))]
     Loop(model, *hooks, ScaleStatisticsHook(model, period=1, output_dir=str(tmp_path))).train(0, 2)
     content = json.loads((tmp_path / "scale_statistics.json").read_text())
-    assert list(content) == ["at_start", "at_end"]
-    assert set(content["at_end"]["fusions"]["last"]["branches"]["fine"]) == {"mean", "std"}
+    assert set(content) == {"at_start", "at_end", "history"}
+    assert {"mean", "std"} <= set(content["at_end"]["fusions"]["last"]["branches"]["fine"])
+    assert not any("equalized" in key for key in content["at_end"]["fusions"]["last"]["branches"]["fine"])
+
+
+def test_nothing_watches_between_records(tmp_path):
+    model = TinyNet(dropout=0.0)
+    hook = ScaleStatisticsHook(model, period=2, output_dir=str(tmp_path))
+    watched = []
+    loop = Loop(model, CalibrationHook(model, make_loader, output_dir=str(tmp_path)), hook)
+    model.register_forward_pre_hook(
+        lambda *_: watched.append([bool(f.observer or f.combine._forward_hooks) for f in (model.context, model.last)])
+    )
+    loop.train(0, 4)
+    assert watched[-4:] == [[True, True], [False, False], [True, True], [True, True]]  # the last one is recorded too
+    assert not model.context.combine._forward_hooks
+
+
+def test_the_file_stays_small_and_a_resumed_run_has_the_same_history(tmp_path):
+    iterations = range(0, 3 * MAX_HISTORY * 10, 10)
+    history: list[dict] = []
+    for iteration in iterations:
+        history = thinned([*history, {"iteration": iteration}], 10)
+        assert len(history) <= MAX_HISTORY and history[0]["iteration"] == 0
+    assert [record["iteration"] for record in history] == list(range(0, iterations[-1] + 1, 40))
+
+    def run(folder, start, end):
+        model = TinyNet(dropout=0.0)
+        hook = ScaleStatisticsHook(model, period=1, output_dir=str(folder))
+        Loop(model, CalibrationHook(model, make_loader, output_dir=str(folder)), hook).train(start, end)
+        return hook, json.loads((folder / "scale_statistics.json").read_text())["history"]
+
+    _, unbroken = run(tmp_path / "a", 0, 4)
+    (tmp_path / "b").mkdir()
+    content = {"history": [*unbroken[:2], {"iteration": 2, "of": "the part that is done again"}]}
+    (tmp_path / "b" / "scale_statistics.json").write_text(json.dumps(content))
+    model = TinyNet(dropout=0.0)
+    hook = ScaleStatisticsHook(model, period=1, output_dir=str(tmp_path / "b"))
+    Loop(model, hook).train(2, 4)
+    resumed = json.loads((tmp_path / "b" / "scale_statistics.json").read_text())["history"]
+    assert [record["iteration"] for record in resumed] == [0, 1, 2, 3]
+    assert resumed[:2] == unbroken[:2] and "of" not in resumed[2]
+
+
+def test_in_a_compiled_model_only_weights_are_recorded(tmp_path, caplog):
+    """Compiled without being traced: the mark that a compiled module has is what counts."""
+    model = TinyNet(dropout=0.0)
+    model.last.compile(backend="eager")
+    hooks = [CalibrationHook(model, make_loader, output_dir=str(tmp_path))]
+    with caplog.at_level(logging.INFO):
+        Loop(model, *hooks, ScaleStatisticsHook(model, period=1, output_dir=str(tmp_path))).train(0, 2)
+    assert "MODEL.COMPILE" in caplog.text
+    content = json.loads((tmp_path / "scale_statistics.json").read_text())
+    assert set(content["at_end"]["fusions"]["last"]["branches"]["fine"]) == {"weight_gradient", "relative_step"}

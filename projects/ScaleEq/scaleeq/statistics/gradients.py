@@ -20,19 +20,20 @@ from .mode import measuring
 BATCHES, ROUNDS = 8, 4
 
 
-def weight_gradient_rms(fusion: Fusion, gradient: torch.Tensor) -> torch.Tensor:
-    """(branches,): root mean square of the gradient of each branch's part of a concatenation's convolution.
+def branch_rms(fusion: Fusion, values: torch.Tensor) -> torch.Tensor:
+    """(branches,), float64: root mean square of each branch's part of what a concatenation's convolution has.
 
-    gradient: (C_out, C_in / groups, k, k), of fusion.mix.consumer.weight.
+    values: (C_out, C_in / groups, k, k), like fusion.mix.consumer.weight: its gradient, its change, itself.
     """
+    conv = fusion.mix.consumer
     widths = [cast(Branch, branch).channels for branch in fusion.branches.values()]
-    squares = gradient.double().square()
-    rms = []
-    for index in range(len(widths)):
-        chosen = [torch.full((width,), float(index == other)) for other, width in enumerate(widths)]
-        mask = per_weight(fusion.mix.consumer, torch.cat(chosen).to(squares)).expand_as(squares)
-        rms.append((squares * mask).sum().div(mask.sum()).sqrt())
-    return torch.stack(rms)
+    owner = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths)).to(values.device)
+    squares = values.detach().double().square().sum((2, 3))
+    owners = per_weight(conv, owner)[..., 0, 0].expand_as(squares)
+    totals = torch.zeros(len(widths), dtype=torch.float64, device=values.device)
+    totals.index_add_(0, owners.flatten(), squares.flatten())
+    counts = torch.bincount(owners.flatten(), minlength=len(widths)) * values[0, 0].numel()
+    return totals.div(counts).sqrt()
 
 
 def training_loss(model: nn.Module) -> Callable[[Any], torch.Tensor]:
@@ -70,7 +71,7 @@ def balance_gradients(
             for batch in islice(loader, BATCHES):
                 gradients = torch.autograd.grad(loss(batch), weights)
                 for (name, fusion), gradient in zip(fusions.items(), gradients, strict=True):
-                    squares[name] += weight_gradient_rms(fusion, gradient).square().cpu()
+                    squares[name] += branch_rms(fusion, gradient).square().cpu()
         for name, fusion in fusions.items():
             logs = torch.stack(gather(squares[name])).sum(0).log() / 2
             if not torch.isfinite(logs).all():

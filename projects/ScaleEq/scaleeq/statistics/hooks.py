@@ -1,7 +1,7 @@
 """Trainer hooks: calibrate before the first iteration of a fresh run, and record the branches' scales while training.
 
 Neither changes the training: calibration leaves weights, buffers and random state as they are, and recording reads the
-maps of the forward that runs anyway.
+maps and gradients of the step that runs anyway.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..engine import HookBase, comm, get_event_storage
 from ..files import write_json
-from ..fusion import Fusion, Observation, ScaleEqualizer
 from .calibration import calibrate, fusions_of, is_calibrated
-from .report import spread
+from .records import Recorder
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "scale_statistics.json"
+MAX_HISTORY = 64  # records in the file
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -71,56 +70,80 @@ class CalibrationHook(HookBase):
 
 
 class ScaleStatisticsHook(HookBase):
-    """Every `period` iterations, mean, std and spread of every Fusion's branches go to the event storage.
+    """Every `period` iterations, and in the last one, what .records says of every Fusion goes to the event storage.
 
-    Scalars scale/<fusion>/<branch>/{mean, std} are of the branch before its equalizer, scale/<fusion>/spread is the
-    largest over the smallest std; with equalizers also .../std_equalized and .../spread_equalized. In
-    scale_statistics.json the record of the first iteration is "at_start", the last one "at_end".
+    Scalars are scale/<fusion>/<branch>/<number> and scale/<fusion>/<spread>. In scale_statistics.json the record of the
+    first iteration is "at_start", the last one "at_end", and "history" has those between, rounded and thinned out:
+    beyond MAX_HISTORY only every second one stays, and so on. In other iterations nothing watches the model. Numbers
+    are of the whole batch, whatever its micro-batches and processes.
+
+    Args:
+        gradient_scale: what the losses of the current iteration are multiplied with (mixed precision).
     """
 
-    def __init__(self, model: nn.Module, *, period: int = 100, output_dir: str = "."):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        period: int = 100,
+        output_dir: str = ".",
+        gradient_scale: Callable[[], float] = lambda: 1.0,
+    ):
         self.model = model
         self.period = period
         self.path = Path(output_dir) / FILE_NAME
-        self._seen: dict[str, dict[str, dict[str, torch.Tensor]]] = {}
+        self.gradient_scale = gradient_scale
+        self._recorder: Recorder | None = None
         self._latest: dict[str, Any] = {}
+
+    def before_train(self) -> None:
+        """A resumed run records what follows its checkpoint anew."""
+        start = self.trainer.start_iter
+        if start > 0 and comm.is_main_process() and self.path.exists():
+            content = json.loads(self.path.read_text())
+            history = [record for record in content.get("history", []) if record["iteration"] < start]
+            if "history" in content:
+                write_json(self.path, {**content, "history": history})
+        if self.period and is_compiled(_plain(self.model)):
+            logger.info(
+                "The model is compiled (MODEL.COMPILE): only gradients and steps of weights that consume branches are "
+                "recorded, because an observer inside would have it compiled anew"
+            )
 
     def before_step(self) -> None:
         last = self.trainer.iter == self.trainer.max_iter - 1
         if not self.period or (self.trainer.iter % self.period and not last):
             return
-        for name, fusion in fusions_of(_plain(self.model), equalized=False).items():
-            fusion.observer = self._observer(self._seen.setdefault(name, {}))
+        model = _plain(self.model)
+        self._recorder = Recorder(model)
+        self._recorder.start(maps=not is_compiled(model))
 
-    def _observer(self, seen: dict[str, dict[str, torch.Tensor]]) -> Callable[[Fusion, Observation], None]:
-        def observe(fusion: Fusion, observation: Observation) -> None:
-            seen[observation.branch] = _scales(observation, fusion.equalizer_of.get(observation.branch))
-
-        return observe
+    def after_backward(self) -> None:
+        if self._recorder:
+            self._recorder.read_gradients(self.gradient_scale())
 
     def after_step(self) -> None:
-        if not self._seen:
+        if not self._recorder:
+            return
+        gather = comm.all_gather if comm.get_world_size() > 1 else lambda value: [value]
+        record, self._recorder = self._recorder.finish(gather), None
+        if not record:
             return
         storage = get_event_storage()
-        self._latest = {"iteration": self.trainer.iter, "fusions": {}}
-        for fusion, branches in self._seen.items():
-            record = {name: {key: float(value) for key, value in values.items()} for name, values in branches.items()}
-            scalars = {f"{branch}/{key}": value for branch, values in record.items() for key, value in values.items()}
-            spreads = {}
-            for key in ("std", "std_equalized"):
-                if all(key in values for values in record.values()):
-                    spreads[key.replace("std", "spread")] = spread(values[key] for values in record.values())
-            for key, value in {**scalars, **spreads}.items():
-                storage.put_scalar(f"scale/{fusion}/{key}", value, smoothing_hint=False)
-            self._latest["fusions"][fusion] = {"branches": record, **spreads}
-        self._stop_observing()
+        for fusion, content in record.items():
+            for name, value in _scalars(content).items():
+                storage.put_scalar(f"scale/{fusion}/{name}", value, smoothing_hint=False)
+        self._latest = {"iteration": self.trainer.iter, "fusions": record}
         if self.trainer.iter == 0:
-            self._add_to_file("at_start")
+            self._add_to_file("at_start", self._latest)
+        if self.trainer.iter % self.period == 0:
+            self._add_to_file("history", self._latest)
 
     def after_train(self) -> None:
-        self._stop_observing()
+        if self._recorder:
+            self._recorder.stop()
         if self._latest:
-            self._add_to_file("at_end")
+            self._add_to_file("at_end", self._latest)
 
     def state_dict(self) -> dict[str, Any]:
         """The last record: a run that is resumed where no further one is due still has it at its end."""
@@ -129,30 +152,38 @@ class ScaleStatisticsHook(HookBase):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._latest = state["latest"]
 
-    def _add_to_file(self, key: str) -> None:
+    def _add_to_file(self, key: str, record: dict[str, Any]) -> None:
         if comm.is_main_process():
             content = json.loads(self.path.read_text()) if self.path.exists() else {}
-            write_json(self.path, {**content, key: self._latest})
+            if key == "history":
+                content[key] = thinned([*content.get(key, []), _rounded(record)], self.period)
+            else:
+                content[key] = record
+            write_json(self.path, content)
 
-    def _stop_observing(self) -> None:
-        self._seen = {}
-        for fusion in fusions_of(_plain(self.model), equalized=False).values():
-            fusion.observer = None
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a part of the model is compiled (torch.nn.Module.compile)."""
+    return any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
 
 
-def _scales(observation: Observation, equalizer: ScaleEqualizer | None) -> dict[str, torch.Tensor]:
-    """Mean and std of an observed branch, over all channels, before its equalizer and after it."""
-    variance, mean = torch.var_mean(observation.transferred.float(), dim=(0, 2, 3), correction=0)
-    scale, offset = (
-        torch.as_tensor(v, device=mean.device).reshape(-1) for v in (observation.scale, observation.offset)
-    )
-    mean, variance = mean * scale + offset, variance * scale**2
+def thinned(history: list[dict[str, Any]], period: int) -> list[dict[str, Any]]:
+    """At most MAX_HISTORY records, evenly spaced: a function of the iterations alone, so of no interruption."""
+    step = period
+    while history[-1]["iteration"] // step >= MAX_HISTORY:
+        step *= 2
+    return [record for record in history if record["iteration"] % step == 0]
 
-    def over_channels(means: torch.Tensor, variances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return means.mean(), (variances.mean() + means.var(correction=0)).sqrt()
 
-    scales = dict(zip(("mean", "std"), over_channels(mean, variance), strict=True))
-    if equalizer is not None:
-        scale, shift = equalizer.scale(), equalizer.shift()
-        scales["std_equalized"] = over_channels(mean * scale + shift, variance * scale**2)[1]
-    return scales
+def _rounded(value: Any) -> Any:
+    """Floats with five digits, so that the file stays small."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _scalars(content: dict[str, Any]) -> dict[str, float]:
+    """name -> value of one fusion's record."""
+    branches = content["branches"].items()
+    scalars = {f"{branch}/{name}": value for branch, numbers in branches for name, value in numbers.items()}
+    return scalars | {name: value for name, value in content.items() if name != "branches"}

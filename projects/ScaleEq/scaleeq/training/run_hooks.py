@@ -44,7 +44,12 @@ def standard_hooks(trainer: Trainer) -> list[HookBase | None]:
         IterationTimer(),
         CalibrationHook(trainer.model, calibration_loader, num_images=equalizer.NUM_IMAGES, output_dir=cfg.OUTPUT_DIR),
         LRScheduler(),
-        ScaleStatisticsHook(trainer.model, period=equalizer.STATISTICS_PERIOD, output_dir=cfg.OUTPUT_DIR),
+        ScaleStatisticsHook(
+            trainer.model,
+            period=equalizer.STATISTICS_PERIOD,
+            output_dir=cfg.OUTPUT_DIR,
+            gradient_scale=trainer.step.scaler.get_scale,
+        ),
         PeriodicCheckpointer(trainer.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
         evaluation,
         MetricsFile(cfg.OUTPUT_DIR) if main else None,

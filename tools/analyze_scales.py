@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Show the scales of a model's branches, and what scale equalizers would do to them, without training.
+
+    python tools/analyze_scales.py --config-file configs/camvid/uper_r18.yaml --output output/scales
+    python tools/analyze_scales.py --config-file C --weights model_final.pth --batches 8 SOLVER.IMS_PER_BATCH 4
+    python tools/analyze_scales.py --theory --output output/theory
+
+Writes scales.json, scales.html (one file, to open in any browser) and a PNG for each fusion; prints a line for each.
+Nothing else is changed: the equalized model is a copy. Data sets are found under $DETECTRON2_DATASETS.
+--theory needs no model: figure_3.png, upsampled_variance.png and theory.json, what upsampling does to random maps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from scaleeq.engine import load_config, setup_logger
+from scaleeq.statistics.page import write_report
+from scaleeq.statistics.theory import write_theory
+from scaleeq.training import choose_device
+from scaleeq.training.scales import analyze_scales
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config-file")
+    what.add_argument("--theory", action="store_true", help="compare closed forms with random maps instead (a minute)")
+    parser.add_argument("--weights", default="", help="a checkpoint; default MODEL.WEIGHTS, else initial weights")
+    parser.add_argument("--output", type=Path, default=Path("output/scales"), help="folder of the report")
+    parser.add_argument("--batches", type=int, default=2, help="of SOLVER.IMS_PER_BATCH training samples")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+    arguments = parser.parse_args()
+
+    if arguments.theory:
+        print(write_theory(arguments.output))
+        return
+    cfg = load_config(arguments.config_file, arguments.opts)
+    choose_device(cfg)
+    setup_logger(name="scaleeq")
+    content = analyze_scales(cfg, weights=arguments.weights, num_batches=arguments.batches)
+    content["about"]["config"] = arguments.config_file
+    for path in write_report(content, arguments.output):
+        print(path)
+    for fusion in content["fusions"].values():
+        print(fusion["verdict"])
+
+
+if __name__ == "__main__":
+    main()

@@ -10,9 +10,10 @@ from scaleeq.evaluation import confusion
 from scaleeq.evaluation.confusion import (
     ABSENT_POLICIES,
     ConfusionMatrix,
+    count_pairs,
     count_pixels,
     count_runs,
-    has_short_runs,
+    find_changes,
     metrics_from_counts,
 )
 
@@ -28,10 +29,24 @@ def random_pair(rng, num_classes, shape=(37, 53), void=0.1, absent=(), never_tru
     return prediction, truth
 
 
-def runs(prediction, truth, num_classes):
-    """As count_pixels, by runs; what the buffers held before makes no difference."""
-    scratch = np.full((2, truth.size // 8 * 8 + 16), 7, np.uint8)
-    return count_runs(prediction, truth, scratch=scratch)[:num_classes, :num_classes]
+def used_scratch(size):
+    """What the buffers held before makes no difference."""
+    return np.full((2, -(-size // 8) * 8), 7, np.uint8)
+
+
+def runs(prediction, truth):
+    """As count_pixels, by runs."""
+    words = find_changes(prediction, truth, scratch=used_scratch(truth.size))
+    return count_runs(prediction, truth, words, np.flatnonzero(words))
+
+
+def ways_used(monkeypatch):
+    """The names of the functions that count from now on."""
+    used = []
+    for name in ("count_runs", "count_pixels"):
+        function = getattr(confusion, name)
+        monkeypatch.setattr(confusion, name, lambda *a, f=function, n=name: (used.append(n), f(*a))[1])
+    return used
 
 
 @pytest.mark.parametrize("count", [count_pixels, runs])
@@ -40,12 +55,13 @@ def test_every_pair_lands_in_its_cell(num_classes, count):
     """Each pair (t, p) occurs (t * K + p) % 5 + 1 times; bincount is the oracle. Bins of floats round nothing wrong."""
     cells = np.repeat(np.arange(num_classes**2), np.arange(num_classes**2) % 5 + 1)
     truth, prediction = (part.astype(np.uint8) for part in np.divmod(cells, num_classes))
-    expected = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-    np.testing.assert_array_equal(count(prediction, truth, num_classes), expected)
+    expected = np.zeros((256, 256), int)
+    expected[:num_classes, :num_classes] = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, -1)
+    np.testing.assert_array_equal(count(prediction, truth), expected)
 
 
-@pytest.mark.parametrize("mean_run", [1, 2, 7, 8, 9, 30, 10_000])
-def test_runs_of_any_length(mean_run):
+@pytest.mark.parametrize("mean_run", [1, 2, 7, 10, 13, 30, 10_000])
+def test_runs_of_any_length(mean_run, monkeypatch):
     """Both ways of counting, and the one that is chosen, are bincount's; long runs are counted as runs."""
     rng = np.random.default_rng(mean_run)
     truth, prediction = (
@@ -53,12 +69,26 @@ def test_runs_of_any_length(mean_run):
         for _ in range(2)
     )
     expected = np.bincount(truth.astype(int) * 7 + prediction, minlength=49).reshape(7, 7)
-    matrix = ConfusionMatrix(num_classes=7)
+    matrix, used = ConfusionMatrix(num_classes=7), ways_used(monkeypatch)
     matrix.update(prediction.reshape(200, 200), truth.reshape(200, 200))
-    for counts in (matrix.counts, runs(prediction, truth, 7), count_pixels(prediction, truth, 7)):
+    for counts in (matrix.counts, runs(prediction, truth)[:7, :7], count_pixels(prediction, truth)[:7, :7]):
         np.testing.assert_array_equal(counts, expected)
-    if mean_run not in (7, 8, 9):  # near the limit the sample decides
-        assert has_short_runs(prediction, truth) == (mean_run < 8)
+    if mean_run != 10:  # near the limit
+        assert used[0] == ("count_pixels" if mean_run < 10 else "count_runs")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 63, 64, 65])
+def test_words_that_are_not_full(size):
+    """Sizes around multiples of eight pixels, as one row and as one column; all ways."""
+    rng = np.random.default_rng(size)
+    truth, prediction = (np.sort(rng.integers(0, 3, size, np.uint8)) for _ in range(2))
+    expected = np.bincount(truth.astype(int) * 3 + prediction, minlength=9).reshape(3, 3)
+    for shape in ((1, size), (size, 1)):
+        matrix = ConfusionMatrix(num_classes=3)
+        matrix.update(prediction.reshape(shape), truth.reshape(shape))
+        np.testing.assert_array_equal(matrix.counts, expected)
+    np.testing.assert_array_equal(runs(prediction, truth)[:3, :3], expected)
+    np.testing.assert_array_equal(count_pairs(prediction, truth, scratch=used_scratch(size))[:3, :3], expected)
 
 
 def test_images_of_different_sizes_share_the_buffers():
@@ -88,11 +118,11 @@ def test_counts_beyond_float32_are_exact(monkeypatch):
     """17 million pixels in one cell: a float32 bin would stop at 2^24 without the tiles."""
     size = (1 << 24) + 12_345
     pixels = np.zeros(size, np.uint8)
-    assert count_pixels(pixels, pixels, 2)[0, 0] == runs(pixels, pixels, 2)[0, 0] == size
+    assert count_pixels(pixels, pixels)[0, 0] == runs(pixels, pixels)[0, 0] == size
     monkeypatch.setattr(confusion, "TILE_PIXELS", 100)
     prediction, truth = random_pair(np.random.default_rng(1), 5, void=0)
     expected = np.bincount(truth.ravel().astype(int) * 5 + prediction.ravel(), minlength=25).reshape(5, 5)
-    np.testing.assert_array_equal(count_pixels(prediction.ravel(), truth.ravel(), 5), expected)
+    np.testing.assert_array_equal(count_pixels(prediction.ravel(), truth.ravel())[:5, :5], expected)
 
 
 def test_views_are_counted_as_what_they_show():
@@ -185,13 +215,12 @@ def test_nothing_but_void_has_no_metrics():
 
 
 @pytest.mark.parametrize("run", [1, 60], ids=["noise", "long runs"])
-def test_undeclared_labels_are_refused_and_not_counted(run):
+def test_undeclared_labels_are_refused_and_not_counted(run, monkeypatch):
     """Both ways of counting see them."""
     prediction, truth = (
         np.repeat(labels, run, axis=1) for labels in random_pair(np.random.default_rng(5), 4, shape=(37, 53))
     )
-    assert has_short_runs(prediction.ravel(), truth.ravel()) == (run == 1)
-    matrix = ConfusionMatrix(num_classes=4)
+    matrix, used = ConfusionMatrix(num_classes=4), ways_used(monkeypatch)
     wrong = truth.copy()
     wrong[3, 5], wrong[9, 9] = 4, 17
     with pytest.raises(ValueError, match=r"truth of street.png holds \[4, 17\].*0 .. 3 and 255"):
@@ -204,6 +233,7 @@ def test_undeclared_labels_are_refused_and_not_counted(run):
     wrong = np.where(truth == 255, 9, prediction).astype(np.uint8)
     matrix.update(wrong, truth)  # a prediction on void is nobody's business
     assert matrix.counts.sum() == (truth != 255).sum()
+    assert set(used) == {"count_pixels" if run == 1 else "count_runs"}
 
 
 @pytest.mark.parametrize(

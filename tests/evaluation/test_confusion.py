@@ -63,9 +63,9 @@ def test_every_pair_lands_in_its_cell(num_classes, count):
 @pytest.mark.parametrize("mean_run", [1, 2, 7, 10, 13, 30, 10_000])
 def test_runs_of_any_length(mean_run, monkeypatch):
     """Both ways of counting, and the one that is chosen, are bincount's; long runs are counted as runs."""
-    rng = np.random.default_rng(mean_run)
+    rng, number = np.random.default_rng(mean_run), 40_000 // mean_run + 50
     truth, prediction = (
-        np.repeat(rng.integers(0, 7, 40_000), rng.geometric(1 / (2 * mean_run), 40_000))[:40_000].astype(np.uint8)
+        np.repeat(rng.integers(0, 7, number, np.uint8), rng.geometric(1 / (2 * mean_run), number))[:40_000]
         for _ in range(2)
     )
     expected = np.bincount(truth.astype(int) * 7 + prediction, minlength=49).reshape(7, 7)

@@ -18,8 +18,8 @@ from PIL import Image
 from scaleeq.data.cityscapes import CLASS_TABLE
 from scaleeq.engine import DatasetEvaluators, MetadataCatalog
 from scaleeq.evaluation.argmax import predicted_labels
-from scaleeq.evaluation.pictures import blend
 from scaleeq.evaluation.writing import output_writers, prediction_names
+from scaleeq.pictures import blend
 from tests.evaluation.writing_data import FAMILIES, output_of, predictions, registered
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from scaleeq.backbones import HRNetBackbone
-from scaleeq.fusion import Aligned, Branch, Fusion, Gated, Sum
-from scaleeq.layers import Gate, SupervisedGate
+from scaleeq.fusion import Aligned, Branch, Concat, EqualizerSpec, Fusion, Gated, Resize, Sum
+from scaleeq.layers import ConvNormAct, Gate, SupervisedGate
 from scaleeq.ops import resize
-from scaleeq.statistics import capture_maps
+from scaleeq.statistics import capture_fusions, capture_maps
 
 
 def make_model() -> Fusion:
@@ -36,6 +36,17 @@ def test_gates_and_offsets_by_the_name_of_their_module():
     gated, supervised = (model.branches[name].transfer.gate for name in ("gated", "supervised"))
     aligned = model.branches["aligned"].transfer
     offset, mask = aligned.offsets(resize(latest["aligned"], (8, 10)), latest["fine"])
+    upsampled = resize(latest["aligned"], (8, 10))
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.vector_norm(x, dim=1, keepdim=True) / 8**0.5
+
+    norms = {
+        "branches.aligned.transfer.before": norm(upsampled),
+        "branches.aligned.transfer.after": norm(aligned(latest["aligned"], latest["fine"])),
+    }
+    for name, value in norms.items():
+        torch.testing.assert_close(maps.pop(name), value.detach())
     expected = {
         "branches.gated.transfer.gate": gated.map(latest["gated"]),
         "branches.supervised.transfer.gate.gate": supervised.gate.map(supervised.predictor(latest["supervised"])),
@@ -71,3 +82,22 @@ def test_gates_of_a_backbone():
     for name, gate in maps.items():
         source = {"body.transition2.gate": "res3", "body.transition3.gate": "res4"}.get(name) or name.split(".")[6]
         assert gate.shape == (1, 1, *sizes[source]) and gate.min() >= 0.5
+
+
+def test_branches_of_fusions_before_their_equalizers():
+    torch.manual_seed(0)
+    equalizer = EqualizerSpec(implementation="reparametrize")
+    branches = {"fine": Branch(4), "coarse": Branch(4, transfer=Resize())}
+    model = Fusion(branches, combine=Concat(), mix=ConvNormAct(8, 4), equalizer=equalizer).eval()
+    for mean, each in zip((0.3, 7.0), model.equalizer_of.values(), strict=True):
+        each.set_statistics(torch.tensor(mean), torch.tensor(2.0), 1)
+    inputs = {"fine": torch.randn(1, 4, 8, 10), "coarse": torch.randn(1, 4, 4, 5)}
+    with torch.no_grad(), capture_fusions(model) as maps:
+        fused = model(inputs)
+    assert set(maps) == {""} and model.observer is None
+    found = maps[""]
+    upsampled = {"fine": inputs["fine"], "coarse": resize(inputs["coarse"], (8, 10))}
+    for kept, expected in ((found.before, inputs), (found.after, upsampled), ({"x": found.fused}, {"x": fused})):
+        assert set(kept) == set(expected)
+        for name, x in expected.items():
+            torch.testing.assert_close(kept[name], (x**2).mean(1, keepdim=True) ** 0.5)

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from scaleeq.pictures import colorize
 from scaleeq.training import Trainer
-from scaleeq.training.pictures import branch_scales, colorize, plot_branch_scales, plot_predictions
+from scaleeq.training.pictures import branch_scales, plot_branch_scales, plot_predictions
 
 from .tiny import tiny_config
 

@@ -14,18 +14,9 @@ from matplotlib.patches import Patch
 from scaleeq.data.catalog import Record
 from scaleeq.data.reading import has_labels, read_image, read_labels
 from scaleeq.files import replacing
+from scaleeq.pictures import colorize
 
-VOID_COLOR = (0, 0, 0)
-NO_CLASS_COLOR = (255, 0, 255)
 MAX_NAMES = 48
-
-
-def colorize(labels: np.ndarray, colors: Sequence[Sequence[int]], ignore_label: int) -> np.ndarray:
-    """labels: (H, W) of 0..255 -> (H, W, 3) uint8 RGB; ignored pixels are black, labels without a colour magenta."""
-    table = np.full((256, 3), NO_CLASS_COLOR, dtype=np.uint8)
-    table[: len(colors)] = colors
-    table[ignore_label] = VOID_COLOR
-    return table[labels]
 
 
 def draw_contact_sheet(
@@ -76,5 +67,5 @@ def _legend(
     """The labels that are shown, largest share first, the largest MAX_NAMES alone."""
     shown = [int(label) for label in np.argsort(-pixels, kind="stable") if pixels[label]][:MAX_NAMES]
     names = dict(enumerate(classes)) | {ignore_label: "void"}
-    table = colorize(np.arange(256, dtype=np.uint8), colors, ignore_label) / 255
+    table = colorize(np.arange(256, dtype=np.uint8)[None], colors, ignore_label)[0] / 255
     return [Patch(color=table[label], label=f"{label} {names.get(label, 'no class')}") for label in shown]

@@ -122,8 +122,10 @@ def count_predictions(
     return total
 
 
-def match_pictures(folder: str, records: Sequence[Record], *, family: str = "") -> list[str]:
+def match_pictures(folder: str, records: Sequence[Record], *, family: str = "", all_records: bool = True) -> list[str]:
     """The path of each record's picture; a warning lists pictures that belong to no record.
+
+    all_records: False: these are some of a data set's images, and the others' pictures are no surprise.
 
     ValueError: pictures are missing, or there are several for an image.
     """
@@ -145,9 +147,9 @@ def match_pictures(folder: str, records: Sequence[Record], *, family: str = "") 
             f"{folder} does not hold one picture for each of the {len(records)} images"
             + _listing("missing", missing)
             + _listing("several for one image", [os.path.relpath(path, folder) for path in several])
-            + _listing("of no image", shown)
+            + (_listing("of no image", shown) if all_records else "")
         )
-    if extra:
+    if extra and all_records:
         logger.warning("%s: not scored%s", folder, _listing("of no image", shown))
     return [by_name[key][0] for key in keys]
 

@@ -27,8 +27,8 @@ import numpy as np
 
 from scaleeq.engine import MetadataCatalog, comm
 from scaleeq.evaluation.cityscapes import LABEL_IDS
-from scaleeq.evaluation.pictures import write_labels
 from scaleeq.files import replacing
+from scaleeq.pictures import write_labels
 
 DAY_ONE = (1980, 1, 1, 0, 0, 0)  # zip's first moment: the same files make the same archive, whenever it is made
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from scaleeq.engine import DatasetCatalog, DatasetEvaluator, MetadataCatalog, comm
 from scaleeq.evaluation.argmax import predicted_labels
-from scaleeq.evaluation.pictures import blend, write_jpeg, write_labels
 from scaleeq.evaluation.submission import SubmissionFiles
+from scaleeq.pictures import blend, write_jpeg, write_labels
 
 KINDS = ("labels", "overlays", "submission")
 

@@ -5,13 +5,15 @@ The trainer's hooks are in .hooks: they alone need an engine.
 
 from .calibration import CalibrationReport, calibrate, fusions_of, require_calibrated
 from .folding import fold_equalizers
-from .maps import capture_maps
+from .maps import FusionMaps, capture_fusions, capture_maps
 from .moments import BranchMoments
 
 __all__ = [
     "BranchMoments",
     "CalibrationReport",
+    "FusionMaps",
     "calibrate",
+    "capture_fusions",
     "capture_maps",
     "fold_equalizers",
     "fusions_of",

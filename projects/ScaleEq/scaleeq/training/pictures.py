@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
 
-from scaleeq.data.contact_sheet import VOID_COLOR, colorize
-from scaleeq.engine import CfgNode, MetadataCatalog, SafeCheckpointer
+from scaleeq.engine import CfgNode
+from scaleeq.pictures import write_png
 
-from .trainer import Trainer
+from .visualization import ModelPredictions, dataset_images, overview_sheet
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -22,34 +20,11 @@ from matplotlib.patches import Patch
 
 
 def plot_predictions(cfg: CfgNode, weights: str, path: Path, *, num_images: int = 4) -> None:
-    """Rows of image, truth and prediction for the first images of DATASETS.TEST[0], with a legend of the classes."""
-    model = Trainer.build_model(cfg)
-    SafeCheckpointer(model).load_weights(weights)
-    model.eval()
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-    rows = []
-    with torch.no_grad():
-        for batch in islice(Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]), num_images):
-            image = batch[0]["image"].permute(1, 2, 0).numpy()
-            labels = model(batch[:1])[0]["sem_seg"].argmax(dim=0).cpu().numpy()
-            maps = (np.asarray(batch[0]["sem_seg_truth"]), labels)
-            pictures = [colorize(each, metadata.stuff_colors, metadata.ignore_label) for each in maps]
-            rows.append([image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1], *pictures])
-
-    height, width = rows[0][1].shape[:2]
-    figure, axes = plt.subplots(
-        len(rows), 3, figsize=(7.5, 2.5 * len(rows) * height / width + 1), squeeze=False, layout="constrained"
-    )
-    for row, pictures in zip(axes, rows, strict=True):
-        for axis, picture in zip(row, pictures, strict=True):
-            axis.imshow(picture)
-            axis.set_axis_off()
-    for axis, title in zip(axes[0], ("image", "truth", "prediction"), strict=True):
-        axis.set_title(title)
-    names_and_colors = [*zip(metadata.stuff_classes, metadata.stuff_colors, strict=True), ("void", VOID_COLOR)]
-    patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*color), label=name) for name, color in names_and_colors]
-    figure.legend(handles=patches, loc="outside lower center", ncols=5, fontsize="small", frameon=False)
-    _save(figure, path)
+    """Rows of image, truth, prediction and error for images of DATASETS.TEST[0], with a legend of the classes."""
+    look = ModelPredictions(cfg, weights)
+    images = dataset_images(cfg.DATASETS.TEST[0], num=num_images)
+    seen = {name: look(record) for name, record in images.items()}
+    write_png(path, overview_sheet(cfg.DATASETS.TEST[0], seen, look.classes))
 
 
 def branch_scales(statistics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:

@@ -1,0 +1,64 @@
+"""Label maps as pictures, for all who draw or write them: in colours, for people, or as labels, for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from scaleeq.files import replacing
+
+VOID_COLOR = (0, 0, 0)
+NO_CLASS_COLOR = (255, 0, 255)
+PNG_LEVEL = 3  # of zlib. Measured on a map of 1024 x 2048: 6 ms and 80 KB; level 1 123 KB, level 6 15 ms and 55 KB
+JPEG_QUALITY = 90
+
+
+def colorize(labels: np.ndarray, colors: Sequence[Sequence[int]], ignore_label: int) -> np.ndarray:
+    """labels: (H, W) uint8 -> (H, W, 3) uint8 RGB; ignored pixels are black, labels without a colour magenta."""
+    table = np.full((256, 1, 3), NO_CLASS_COLOR, np.uint8)
+    table[: len(colors), 0] = colors
+    table[ignore_label] = VOID_COLOR
+    return cv2.LUT(cv2.merge([labels] * 3), table)  # five times faster than indexing
+
+
+def blend(image: np.ndarray, labels: np.ndarray, colors: Sequence[Sequence[int]], opacity: float = 0.5) -> np.ndarray:
+    """The image with its labels' colours over it: (H, W, 3) uint8 in RGB.
+
+    image: (h, w, 3) uint8 in RGB, resized to the labels where it has another size. labels: (H, W) uint8, of `colors`.
+    """
+    height, width = labels.shape
+    if image.shape[:2] != labels.shape:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.addWeighted(image, 1 - opacity, colorize(labels, colors, ignore_label=255), opacity, 0)
+
+
+def write_labels(path: str | Path, labels: np.ndarray, colors: Sequence[Sequence[int]] = ()) -> None:
+    """Write labels: (H, W) uint8 as PNG, whole or not at all; the same bytes for the same labels.
+
+    colors: (r, g, b) of the labels from 0 on. The file then is a palette picture: people see colours, and a reader
+    that does not turn them into RGB has the labels. Without colours it is a grey picture.
+    """
+    picture = Image.fromarray(labels)
+    if colors:
+        picture.putpalette([value for color in colors for value in color])
+    _save_png(path, picture)
+
+
+def write_png(path: str | Path, picture: np.ndarray) -> None:
+    """Write picture: (H, W, 3) uint8 in RGB as PNG, whole or not at all."""
+    _save_png(path, Image.fromarray(picture))
+
+
+def write_jpeg(path: str | Path, image: np.ndarray) -> None:
+    """Write image: (H, W, 3) uint8 in RGB as JPEG, whole or not at all."""
+    with replacing(path) as part:
+        Image.fromarray(image).save(part, format="jpeg", quality=JPEG_QUALITY)
+
+
+def _save_png(path: str | Path, picture: Image.Image) -> None:
+    with replacing(path) as part:
+        picture.save(part, format="png", compress_level=PNG_LEVEL)

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Draw what a model sees: image, truth, prediction, error and legend; gates, alignments and features too.
+
+    python tools/visualize.py --config-file run/config.yaml --weights run/model_final.pth photo.jpg holiday/
+    python tools/visualize.py --config-file C --weights W --dataset camvid_sem_seg_val --num 8 --maps features
+    python tools/visualize.py --predictions output/labels --dataset ade20k_150_val --num 20
+
+Give files and folders, or --dataset, and KEY VALUE pairs of the config last. Each image gets OUTPUT/sheets/NAME.png,
+and OUTPUT/<kind>/NAME.png for each of --maps; OUTPUT/index.html shows all of them. Files from before are replaced.
+Exit code: 0 all is drawn, 1 some images cannot be read (they are named), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from scaleeq.config import add_scaleeq_config
+from scaleeq.data import find_dataset
+from scaleeq.engine import get_cfg, load_config
+from scaleeq.training import choose_device
+from scaleeq.training.visualization import (
+    SHEETS,
+    ModelPredictions,
+    StoredPredictions,
+    dataset_images,
+    picture_files,
+    write_sheets,
+)
+
+
+def main() -> int:
+    parser = build_parser()
+    arguments = parser.parse_intermixed_args()
+    images_and_options(arguments)
+    try:
+        check(arguments)
+        if arguments.dataset:
+            find_dataset(arguments.dataset)
+            images = dataset_images(arguments.dataset, num=arguments.num, only=arguments.names)
+        else:
+            images = picture_files(arguments.images, leave_out=arguments.output)
+        look = predictions(arguments, images)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        parser.error(str(error.args[0] if isinstance(error, KeyError) else error))
+    title = f"{arguments.dataset or 'Images'}: {arguments.predictions or arguments.weights}"
+    faults = write_sheets(images, look, look.classes, arguments.output, kinds=arguments.maps, title=title)
+    print(f"{len(images) - len(faults)} of {len(images)} images drawn: {arguments.output / 'index.html'}")
+    return 1 if faults else 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="*", metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--config-file", metavar="FILE", help="of the model; a run's config.yaml, for example")
+    parser.add_argument("--weights", metavar="FILE", help="default: MODEL.WEIGHTS of the config")
+    parser.add_argument("--predictions", metavar="DIR", help="label pictures, NAME.png, instead of a model")
+    parser.add_argument("--dataset", default="", metavar="NAME", help="a data set instead of files, with its truth")
+    parser.add_argument("--num", type=int, default=0, metavar="N", help="N of its images, evenly; default: all")
+    parser.add_argument("--names", nargs="+", default=[], metavar="NAME", help="these of its images")
+    parser.add_argument("--maps", nargs="+", default=[], metavar="KIND", help=f"of {', '.join(SHEETS)}")
+    parser.add_argument("--output", type=Path, default=Path("output/visualize"), metavar="DIR")
+    return parser
+
+
+def images_and_options(arguments: argparse.Namespace) -> None:
+    """Split the words into images and KEY VALUE pairs, also those that --maps and --names have swallowed."""
+    keys = get_cfg()
+    add_scaleeq_config(keys)
+
+    def cut(words: list[str], is_end: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+        at = next((at for at, word in enumerate(words) if is_end(word)), len(words))
+        return words[:at], words[at:]
+
+    def is_key(word: str) -> bool:
+        return word.split(".")[0] in keys
+
+    maps, after_maps = cut(arguments.maps, lambda word: is_key(word) or os.path.exists(word))
+    names, after_names = cut(arguments.names, is_key)
+    arguments.maps, arguments.names = list(dict.fromkeys(maps)), names
+    arguments.images, arguments.opts = cut([*arguments.images, *after_maps, *after_names], is_key)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """ValueError: what is asked for does not go together."""
+    if bool(arguments.images) == bool(arguments.dataset):
+        raise ValueError("give either images and folders, or --dataset NAME")
+    if not arguments.dataset and (arguments.num or arguments.names):
+        raise ValueError("--num and --names choose images of a --dataset")
+    if arguments.num < 0:
+        raise ValueError(f"--num is {arguments.num}; it counts images")
+    if unknown := [kind for kind in arguments.maps if kind not in SHEETS]:
+        raise ValueError(f"--maps has {', '.join(unknown)}; choose of {', '.join(SHEETS)}")
+    if arguments.predictions:
+        if not arguments.dataset:
+            raise ValueError("--predictions needs --dataset NAME, which says what the labels are")
+        if arguments.config_file or arguments.weights or arguments.maps or arguments.opts:
+            raise ValueError("--predictions is instead of a model: leave out --config-file, --weights, --maps and keys")
+    elif not arguments.config_file:
+        raise ValueError("give --config-file and --weights, or --predictions DIR")
+
+
+def predictions(arguments: argparse.Namespace, images: dict) -> ModelPredictions | StoredPredictions:
+    """Where predictions come from."""
+    if arguments.predictions:
+        everything = not (arguments.num or arguments.names)
+        return StoredPredictions(arguments.predictions, arguments.dataset, images, all_images=everything)
+    cfg = load_config(arguments.config_file, arguments.opts)
+    choose_device(cfg)
+    weights = arguments.weights or cfg.MODEL.WEIGHTS
+    if not weights:
+        raise ValueError("--weights FILE is missing, and MODEL.WEIGHTS of the config is empty")
+    return ModelPredictions(cfg, weights, dataset_name=arguments.dataset, kinds=arguments.maps)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,20 @@ def test_files_are_written_with_all_numbers(tmp_path):
             assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
         assert str(tmp_path / "new" / name) in summary
     assert "figure_3: 5 comparisons, largest difference" in summary
+
+
+@pytest.mark.slow
+def test_the_command_draws_the_theory(tmp_path):
+    command = [sys.executable, str(ROOT / "tools" / "analyze_scales.py"), "--theory", "--output", str(tmp_path / "t")]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {path.name for path in (tmp_path / "t").iterdir()} == {
+        "theory.json",
+        "figure_3.png",
+        "upsampled_variance.png",
+    }
+    assert "ratio: 10 comparisons" in printed
+    evidence = json.loads((ROOT / "docs" / "results" / "theory.json").read_text())
+    again = json.loads((tmp_path / "t" / "theory.json").read_text())
+    assert [row["measured"] for row in again["ratio"]] == pytest.approx(
+        [row["measured"] for row in evidence["ratio"]], rel=1e-5
+    )

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import html.parser
-import importlib.util
-import re
-import sys
 import urllib.parse
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +14,6 @@ from scaleeq.data import read_labels
 from scaleeq.data.toy import COLORS
 from scaleeq.engine import DatasetCatalog
 from scaleeq.pictures import VOID_COLOR, colorize, write_labels
-from scaleeq.training import Trainer
 from scaleeq.training.visualization import (
     Classes,
     ModelPredictions,
@@ -51,6 +46,7 @@ from scaleeq.training.visualization.sheets import (
 from scaleeq.training.visualization.sources import visible_share
 
 from .tiny import TEST_SET, tiny_config
+from .visualization_data import photos, saved_model
 
 CLASSES = Classes(["sky", "road", "car"], [(10, 20, 30), (40, 250, 60), (70, 80, 90)])
 
@@ -216,28 +212,6 @@ VARIANTS = {
 }
 
 
-def saved_model(tmp_path, **changes):
-    """A config and the weights of a fresh narrow model, its offsets and gates not constant."""
-    cfg = tiny_config(tmp_path, **changes)
-    torch.manual_seed(0)
-    model = Trainer.build_model(cfg)
-    for name, parameter in model.named_parameters():
-        if ".predictor." in name or ".gate." in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
-    return cfg, str(tmp_path / "model.pth")
-
-
-def photos(folder) -> None:
-    """Pictures of three sizes, of odd names, and a file that is cut off."""
-    rng = np.random.default_rng(0)
-    (folder / "in here").mkdir(parents=True)
-    for name, size in {"a#1.png": (40, 70), "in here/b.JPG": (64, 33), "in here/b.png": (90, 20)}.items():
-        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
-    (folder / "broken.png").write_bytes((folder / "a#1.png").read_bytes()[:100])
-    (folder / "notes.txt").touch()
-
-
 class Links(html.parser.HTMLParser):
     def __init__(self) -> None:
         super().__init__()
@@ -333,72 +307,3 @@ def test_stored_predictions(tmp_path):
     write_labels(tmp_path / f"{first}.png", np.full_like(truth, 255))
     with pytest.raises(ValueError, match=f"{first}.png holds 255, void, where the truth is a class"):
         look(images[first])
-
-
-# --- the command ---
-
-
-@pytest.fixture(scope="module")
-def command():
-    path = Path(__file__).parents[2] / "tools" / "visualize.py"
-    spec = importlib.util.spec_from_file_location("visualize_command", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize(
-    ("line", "images", "maps", "names", "opts"),
-    [
-        ("a.jpg b --maps gates features", ["a.jpg", "b"], ["gates", "features"], [], []),
-        ("a.jpg --maps gates gates --output o MODEL.DEVICE cpu", ["a.jpg"], ["gates"], [], ["MODEL.DEVICE", "cpu"]),
-        ("--dataset d --maps gates SEED 3", [], ["gates"], [], ["SEED", "3"]),
-        ("--dataset d --names x y TEST.AUG.FLIP False", [], [], ["x", "y"], ["TEST.AUG.FLIP", "False"]),
-        ("a.jpg MODEL.DEVICE cpu --maps heat", ["a.jpg"], ["heat"], [], ["MODEL.DEVICE", "cpu"]),
-        ("--maps alignment tests SEED 3", ["tests"], ["alignment"], [], ["SEED", "3"]),
-    ],
-)
-def test_words_of_the_command_line(command, monkeypatch, line, images, maps, names, opts):
-    monkeypatch.chdir(Path(__file__).parents[2])
-    arguments = command.build_parser().parse_intermixed_args(line.split())
-    command.images_and_options(arguments)
-    assert (arguments.images, arguments.maps, arguments.names, arguments.opts) == (images, maps, names, opts)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("", "either images and folders, or --dataset"),
-        ("a.jpg --dataset d", "either images and folders, or --dataset"),
-        ("a.jpg --num 3", "--num and --names choose images of a --dataset"),
-        ("a.jpg --predictions p", "--predictions needs --dataset"),
-        ("--dataset d --predictions p --weights w", "instead of a model"),
-        ("--dataset d --weights w", "give --config-file and --weights, or --predictions"),
-        ("--dataset camvid_sem_seg_vla --config-file c", "the nearest are .*camvid_sem_seg_val"),
-        ("--dataset d --config-file c --maps heat", "--maps has heat; choose of gates, alignment, features"),
-        ("--dataset toy_sem_seg_val --num 1 --config-file configs/quickstart.yaml", "--weights FILE is missing"),
-    ],
-)
-def test_wrong_usage(command, monkeypatch, capsys, line, message):
-    monkeypatch.chdir(Path(__file__).parents[2])
-    monkeypatch.setattr(sys, "argv", ["visualize.py", *line.split()])
-    with pytest.raises(SystemExit) as error:
-        command.main()
-    assert error.value.code == 2
-    assert re.search(message, capsys.readouterr().err)
-
-
-def test_the_command_draws_and_says_where(command, monkeypatch, capsys, tmp_path):
-    cfg, weights = saved_model(tmp_path)
-    (tmp_path / "config.yaml").write_text(cfg.dump())
-    photos(tmp_path / "photos")
-    common = f"--config-file {tmp_path}/config.yaml --weights {weights} --output {tmp_path}/out"
-    for words, code, told in (
-        (f"{tmp_path}/photos", 1, "3 of 4 images drawn"),
-        (f"--dataset {TEST_SET} --num 1 --maps features", 0, "1 of 1 images drawn"),
-    ):
-        monkeypatch.setattr(sys, "argv", ["visualize.py", *words.split(), *common.split()])
-        assert command.main() == code
-        assert told in capsys.readouterr().out
-    assert len(list((tmp_path / "out" / "features").glob("*.png"))) == 1

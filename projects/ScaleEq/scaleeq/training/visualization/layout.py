@@ -90,9 +90,9 @@ def shortened(text: str, width: int, size: int = TEXT) -> str:
     return text
 
 
-def number(value: float) -> str:
-    """Three digits that tell something."""
-    return f"{value:.3g}"
+def number(value: float, digits: int = 3) -> str:
+    """The value with so many digits that tell something."""
+    return f"{value:.{digits}g}"
 
 
 def _cell_width(section: Section) -> int:
@@ -132,7 +132,8 @@ def _draw_bar(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, ends: tuple[float, float], left: int, top: int, width: int
 ) -> None:
     """low, the bar, high, on one line of `width` pixels."""
-    low, high = map(number, ends)
+    digits = next((n for n in range(3, 7) if number(ends[0], n) != number(ends[1], n)), 3)
+    low, high = (number(end, digits) for end in ends)
     if ends[0] >= ends[1]:
         draw.text((left, top), f"{low} everywhere", SOFT, _font(TEXT))
         return

@@ -32,6 +32,7 @@ from .drawing import (
 )
 from .layout import Legend, Panel, Section, draw_sheet, number
 
+STRUCTURE = ("fusions", "branches", "lateral", "transfer")
 LARGE, SMALL, TINY = 640, 320, 240  # the longer side of a panel, pixels: predictions; gates, alignment; branches
 
 
@@ -155,7 +156,7 @@ def gates_sheet(name: str, seen: Seen) -> np.ndarray:
     panels = []
     for key, gate in gates.items():
         values = visible_map(gate, seen.visible, _size(image))[0]
-        title = f"{short[key]}: mean {number(float(values.mean()))}"
+        title = f"{_plain(short[key])}: mean {number(float(values.mean()))}"
         panels.append(Panel(paint_heat(values, heat_ends(values), image), title, heat_ends(values)))
     return draw_sheet(f"{name}: gates", [Section([Panel(image, "image"), *panels], columns=4)], note=common)
 
@@ -248,6 +249,11 @@ def _heat_panel(title: str, values: torch.Tensor, seen: Seen) -> Panel:
     heat = visible_map(values, seen.visible, fitted(seen.prediction.shape, TINY))[0]  # type: ignore[arg-type]
     height, width = values.shape[-2:]
     return Panel(paint_heat(heat, heat_ends(heat)), f"{title} ({width} x {height})", heat_ends(heat))
+
+
+def _plain(name: str) -> str:
+    """The name without the words that say what a gate stands in."""
+    return ".".join(word for word in name.split(".") if word not in STRUCTURE) or name
 
 
 def _of_aligned(key: str) -> bool:

@@ -122,6 +122,9 @@ class ModelPredictions:
         self.classes = Classes.of(metadata)
         if len(self.classes.names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
             load_records(cfg, dataset_name)  # says so
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""  # all weights are in the file
         self.model = Trainer.build_model(cfg)
         refuse_kinds(self.model, kinds)
         SafeCheckpointer(self.model).load_weights(weights)

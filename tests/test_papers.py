@@ -20,6 +20,7 @@ PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
         ("README.md", papers.results_table),
         ("docs/scale_equalizers.md", papers.scales_table),
         ("docs/scale_equalizers.md", papers.calibration_cost_table),
+        ("docs/any_model.md", papers.equalize_cost_table),
         ("docs/recipes.md", papers.recipes_table),
         ("docs/recipes.md", papers.decoder_recipes_table),
         ("docs/fusions.md", papers.decoders_table),

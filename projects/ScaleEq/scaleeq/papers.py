@@ -239,12 +239,25 @@ def calibration_cost_table() -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
+def equalize_cost_table() -> str:
+    """Markdown: what tools/benchmark_equalize.py printed, as ratios to the plain convolution in the same run."""
+    rows = []
+    for run in json.loads((RESULTS / "equalize_cost.json").read_text()):
+        command = f"`{run['command'].partition('.py ')[2]}`"
+        for name, ratios in run.items():
+            if isinstance(ratios, dict) and "forward" in ratios:
+                rows.append((command, name, f"{ratios['forward']:.2f}", f"{ratios['forward_and_backward']:.2f}"))
+    headers = ("benchmark_equalize.py", "implementation", "forward / plain", "forward and backward / plain")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
 if __name__ == "__main__":
     tables = (
         papers_table,
         results_table,
         scales_table,
         calibration_cost_table,
+        equalize_cost_table,
         recipes_table,
         decoders_table,
         counts_table,

@@ -7,8 +7,8 @@ each convolution found or named gets a ConvFusion around it, which is all that c
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,8 +20,6 @@ from ..fusion.conv_fusion import cannot_center
 from .calibration import calibrate, fusions_of
 from .report import CalibrationReport
 from .tracing import Trace, convolutions_of, trace_concatenations
-
-logger = logging.getLogger(__name__)
 
 Widths = Mapping[str, int] | Sequence[int]
 _EMPTY = object()
@@ -74,22 +72,9 @@ def equalize(
     named = _named(model, conv, widths)
     take = inputs or _InputOf(model)
     trace = None if loader is None else _trace(model, loader, take)
-    fusions: dict[str, ConvFusion] = {}
-    for name, parts in _chosen(named, trace).items():
-        module = convolutions_of(model)[name]
-        spec = EqualizerSpec(
-            implementation=implementation,
-            granularity=granularity,
-            statistic=statistic,
-            center=(not cannot_center(module)) if center is None else center,
-        )
-        try:
-            _refuse_tied(model, module)
-            reason = "" if trace is None else trace.scale_invariant(name, module)
-            fusions[name] = ConvFusion(module, parts, equalizer=spec, scale_invariant=reason)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-    for fusion in fusions.values():
+    spec = EqualizerSpec(implementation=implementation, granularity=granularity, statistic=statistic)
+    fusions = [_fusion(model, name, parts, trace, spec, center) for name, parts in _chosen(named, trace).items()]
+    for fusion in fusions:
         exchange_module(model, fusion.mix.consumer, fusion)
     if loader is None:
         return CalibrationReport()
@@ -98,9 +83,28 @@ def equalize(
             model, loader, num_images=num_images, inputs=lambda batch: (take(batch), None), gather=_gather()
         )
     except BaseException:
-        for fusion in fusions.values():
+        for fusion in fusions:
             exchange_module(model, fusion, fusion.mix.consumer)
         raise
+
+
+def _fusion(
+    model: nn.Module,
+    name: str,
+    widths: Mapping[str, int],
+    trace: Trace | None,
+    spec: EqualizerSpec,
+    center: bool | None,
+) -> ConvFusion:
+    """What takes the place of a convolution; ValueError, with its name, where it cannot hold the equalizer."""
+    conv = convolutions_of(model)[name]
+    try:
+        _refuse_tied(model, conv)
+        center = not cannot_center(conv) if center is None else center
+        reason = "" if trace is None else trace.scale_invariant(name, conv)
+        return ConvFusion(conv, widths, equalizer=replace(spec, center=center), scale_invariant=reason)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _refuse_model(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""What a calibration costs: its time an image and pass, against a plain forward of the same model and images."""
+"""What a calibration and an equalized convolution cost, each against the plain thing in the same run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..fusion import ConvFusion, EqualizerSpec
+from ..fusion.conv_fusion import cannot_center
 from .calibration import calibrate
 
 
@@ -55,3 +57,54 @@ def calibration_cost(model: nn.Module, images: list[torch.Tensor], *, rounds: in
         "passes": passes,
         "images": num_images,
     }
+
+
+def equalized_conv_cost(conv: nn.Conv2d, x: torch.Tensor, widths: list[int], *, rounds: int = 9) -> dict[str, Any]:
+    """Time a convolution, plain and as `equalize` makes it, alternately in one run.
+
+    Args:
+        conv: reads a concatenation.
+        x: (N, C_in, H, W), that concatenation.
+        widths: of its branches.
+        rounds: measurements of each; medians are returned.
+
+    Returns:
+        "plain": seconds of processor time of a forward and of a forward with its backward; for each implementation
+        (".. centred" where the convolution can hold a mean) the ratios to them, round by round.
+    """
+    named = {f"branch{index}": width for index, width in enumerate(widths, 1)}
+    variants: dict[str, nn.Module] = {"plain": conv}
+    for implementation in ("reparametrize", "module"):
+        for center in (False,) if cannot_center(conv) else (False, True):
+            spec = EqualizerSpec(implementation=implementation, center=center)
+            variants[implementation + " centred" * center] = ConvFusion(conv, named, equalizer=spec)
+    x = x.requires_grad_()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+    for _ in range(rounds + 1):
+        for name, module in variants.items():
+            with torch.no_grad():
+                started = _now(x)
+                module(x)
+                forward = _now(x) - started
+            started = _now(x)
+            module(x).sum().backward()
+            times[name].append((forward, _now(x) - started))
+            conv.weight.grad = x.grad = None
+    columns = {name: list(zip(*rows[1:], strict=True)) for name, rows in times.items()}  # the first round warms up
+    keys = ("forward", "forward_and_backward")
+    plain = dict(zip(keys, columns.pop("plain"), strict=True))
+    result: dict[str, Any] = {"plain": {f"{key}_s": median(seconds) for key, seconds in plain.items()}}
+    for name, column in columns.items():
+        result[name] = {
+            key: median(own / other for own, other in zip(seconds, plain[key], strict=True))
+            for key, seconds in zip(keys, column, strict=True)
+        }
+    return result
+
+
+def _now(x: torch.Tensor) -> float:
+    """Seconds of this process's processor time; on a GPU, of the clock, once it has finished."""
+    if x.is_cuda:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()

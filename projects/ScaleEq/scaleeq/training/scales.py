@@ -39,7 +39,7 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
     """
     if num_batches < 1:
         raise ValueError(f"--batches is {num_batches}; at least one is needed")
-    batches: Batches = list(islice(loader or Trainer.build_train_loader(cfg), num_batches))
+    batches: Batches = list(islice(Trainer.build_train_loader(cfg) if loader is None else loader, num_batches))
     if not batches:
         raise ValueError("the training loader gave no batch to measure")
     equalizes = cfg.MODEL.SCALE_EQUALIZER.ENABLED

@@ -161,6 +161,15 @@ def test_with_aligned_corners_a_single_map_gains_variance_and_its_mean_moves(siz
     assert abs(means[0]) < 1e-12 < 1e-4 < abs(means[1])
 
 
+@pytest.mark.parametrize("sizes", [(11, 13), (19, 3)])
+def test_the_largest_ratio_is_reached_where_upsampling_moves_the_mean(sizes):
+    """In these the mean of the signal that reaches it moves, and must not count as variance."""
+    for align_corners in (False, True):
+        found, signal = largest_variance_ratio(*sizes, align_corners=align_corners)
+        upsampled = operator(*sizes, align_corners) @ signal
+        assert float(upsampled.var(correction=0) / signal.var(correction=0)) == pytest.approx(found, rel=1e-9)
+
+
 @ALIGNED
 @pytest.mark.parametrize("size", [(24, 40), (13, 11), (6, 5)])
 def test_moments_are_those_of_the_upsampled_map(size, align_corners):

@@ -127,3 +127,13 @@ def test_no_room_names_the_file_and_the_way_out(old: str | None, kept: str, tmp_
     assert message.startswith("OSError:") and f"no room to write {file}; {kept}. Free some space" in message
     assert names(tmp_path) == before
     assert old is None or file.read_text() == old
+
+
+def test_json_has_null_where_a_float_is_no_number(tmp_path):
+    content = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (float("-inf"), 2)}}
+    write_json(tmp_path / "x.json", content)
+    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [1.5, None],
+        "c": {"d": [None, 2]},
+    }

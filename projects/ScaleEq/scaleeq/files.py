@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,8 +60,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """Write a JSON file, whole or not at all; indent None: on one line."""
-    write_text(path, json.dumps(content, indent=indent) + "\n")
+    """Write a JSON file, whole or not at all; indent None: on one line. NaN and infinity become null."""
+    write_text(path, json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    """The content with None for each float that JSON has no word for."""
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _flush(path: Path, flags: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -38,7 +39,11 @@ class CalibrationReport:
         ratio = spread(branch.std for branch in branches.values())
         return (
             f"calibrated {fusion} on {images} images: std {stds}; spread {ratio:.3f}; "
-            f"standard error at most {100 * known:.2f} %"
+            + (
+                f"standard error at most {100 * known:.2f} %"
+                if known < math.inf
+                else "standard error unknown (one batch)"
+            )
             + (f"; no effect here: {self.no_effect[fusion]}" if fusion in self.no_effect else "")
         )
 

@@ -91,7 +91,7 @@ def test_pure_packages_import_torch_and_torchvision_alone():
 
 def test_importing_scaleeq_imports_no_engine():
     code = (
-        "import sys; from scaleeq import Fusion, ScaleEqualizer, calibrate, fold_equalizers;"
+        "import sys; from scaleeq import Fusion, ScaleEqualizer, calibrate, equalize, fold_equalizers;"
         "print([name for name in sys.modules if name.startswith(('detectron2', 'fvcore', 'scaleeq.engine'))])"
     )
     result = run(sys.executable, "-c", code)

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
         ("README.md", papers.papers_table),
         ("README.md", papers.results_table),
         ("docs/scale_equalizers.md", papers.scales_table),
+        ("docs/scale_equalizers.md", papers.fresh_decoders_table),
         ("docs/scale_equalizers.md", papers.calibration_cost_table),
         ("docs/any_model.md", papers.equalize_cost_table),
         ("docs/recipes.md", papers.recipes_table),

@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from .counting import count_table
 from .published import COUNTS, NO_CONFIG, PUBLISHED, Number, of_configs
+from .statistics import fresh_decoders
 
 TWINS = ("", "_scale_equalizer")
 NO_NUMBER = "no published number"
@@ -231,6 +232,11 @@ def scales_table() -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
+def fresh_decoders_table() -> str:
+    """Markdown: the scales of decoders that were never trained, against an earlier measurement."""
+    return fresh_decoders.table(json.loads((RESULTS / "scales_5_4.json").read_text()))
+
+
 def calibration_cost_table() -> str:
     """Markdown: what tools/benchmark_calibration.py printed, as a ratio to a plain forward in the same run."""
     runs = json.loads((RESULTS / "calibration_cost.json").read_text())
@@ -256,6 +262,7 @@ if __name__ == "__main__":
         papers_table,
         results_table,
         scales_table,
+        fresh_decoders_table,
         calibration_cost_table,
         equalize_cost_table,
         recipes_table,

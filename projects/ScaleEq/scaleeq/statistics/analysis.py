@@ -6,7 +6,7 @@ loss. Each batch is a step of its own; of their gradients the root mean square i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -71,11 +71,3 @@ def _train_without_noise(model: nn.Module) -> None:
     for module in model.modules():
         if not isinstance(module, _BatchNorm) and not list(module.children()):
             module.eval()
-
-
-def column(record: Record, fusion: str, name: str) -> list[float]:
-    """A number of all branches of a fusion, relative to the first branch's; empty where a branch lacks it."""
-    branches: Sequence[dict[str, float]] = list(record[fusion]["branches"].values())
-    if any(name not in branch for branch in branches) or branches[0][name] <= 0:
-        return []
-    return [branch[name] / branches[0][name] for branch in branches]

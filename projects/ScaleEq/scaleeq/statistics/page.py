@@ -97,9 +97,10 @@ def page(content: Content) -> str:
 
 
 def _about(about: Content) -> str:
+    batches = "1 training batch" if about["batches"] == 1 else f"{about['batches']} training batches"
     sizes = ", ".join("x".join(map(str, size)) for size in about["sizes"][:3]) + (" ..." if about["sizes"][3:] else "")
     text = (
-        f"{about.get('config', '')}. Weights: {about['weights']}. {about['batches']} training {'batch' if about['batches'] == 1 else 'batches'} of "
+        f"{about.get('config', '')}. Weights: {about['weights']}. {batches} of "
         f"{about['batch']} images of {', '.join(about['datasets'])}, {sizes} pixels."
     )
     if about["not_equalized_because"]:

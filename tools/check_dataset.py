@@ -30,7 +30,7 @@ def main() -> int:
     amount.add_argument("--all", action="store_const", dest="sample", const=ALL, help="read every image")
     amount.add_argument("--sample", type=positive, metavar="N", help=f"read N images of each; default {DEFAULT_SAMPLE}")
     parser.set_defaults(sample=DEFAULT_SAMPLE)
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one a core; 0: none but this")
+    parser.add_argument("--workers", type=counting, metavar="N", help="processes; default: one a core; 0: this one")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a picture of images and their labels")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report, with all file names")
     arguments = parser.parse_args()
@@ -56,5 +56,15 @@ def positive(text: str) -> int:
     return value
 
 
+def counting(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; nothing is written")

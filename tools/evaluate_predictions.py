@@ -53,6 +53,8 @@ def main() -> None:
         )
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; nothing is written") from None
     if arguments.json:
         write_json(arguments.json, results)
 

@@ -119,4 +119,7 @@ def predictions(arguments: argparse.Namespace, images: dict) -> ModelPredictions
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; the sheets so far are whole, index.html is not of this run")

@@ -101,6 +101,13 @@ def test_the_tools_errors_are_sentences(folder, monkeypatch):
         runpy.run_path(str(TOOL), run_name="__main__")
 
 
+def test_any_number_of_workers_but_a_negative_one(folder, name):
+    predictions = str(folder / "predictions")
+    assert score_predictions(predictions, name, READER, workers=0) == score_predictions(predictions, name, READER)
+    with pytest.raises(ValueError, match=r"the number of worker processes is -1; expected 0 or more"):
+        score_predictions(predictions, name, READER, workers=-1)
+
+
 def copy_of(folder: Path, target: Path, *, without: tuple[str, ...] = ()) -> Path:
     for path in (folder / "predictions").rglob("*.png"):
         if path.stem not in without:

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-import multiprocessing
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -31,6 +27,7 @@ from scaleeq.data.reading import (
     read_instances,
     read_labels,
 )
+from scaleeq.workers import map_in_processes
 
 ORIENTATION = 0x0112  # EXIF's number of the key
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")  # of pictures with more than 8 bits a channel
@@ -110,24 +107,16 @@ def read_all(
 ) -> Totals:
     """Look at every record, in processes.
 
-    workers: None: one a core; 0: in this process. title: of the progress bar, which a terminal shows.
+    workers: None: one a core; 0 or 1: in this process. title: of the progress bar, which a terminal shows.
     """
     totals = Totals()
     work = functools.partial(look_at, num_classes=num_classes, ignore_label=ignore_label)
-    for look in tqdm(_map(work, records, workers), total=len(records), desc=title, unit="image", disable=None):
+    workers = min((os.cpu_count() or 1) if workers is None else workers, len(records))
+    chunksize = max(1, min(16, len(records) // (4 * max(workers, 1))))
+    looks = map_in_processes(work, records, workers, chunksize=chunksize)
+    for look in tqdm(looks, total=len(records), desc=title, unit="image", disable=None):
         totals.add(look)
     return totals
-
-
-def _map(work: functools.partial[Look], records: Sequence[Record], workers: int | None) -> Iterator[Look]:
-    workers = min((os.cpu_count() or 1) if workers is None else workers, len(records))
-    if workers < 1:
-        yield from map(work, records)
-        return
-    # As the loaders do: a process that is spawned imports torch again.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        yield from pool.map(work, records, chunksize=max(1, min(16, len(records) // (4 * workers))))
 
 
 def look_at(record: Record, *, num_classes: int, ignore_label: int = IGNORE_LABEL) -> Look:

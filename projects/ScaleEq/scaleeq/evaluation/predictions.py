@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import functools
 import logging
-import multiprocessing
 import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +27,7 @@ from scaleeq.evaluation.families import dataset_parts
 from scaleeq.evaluation.parts import CONFUSION
 from scaleeq.evaluation.report import without_nan
 from scaleeq.evaluation.sem_seg import NUM_IMAGES, Counts, SemSegEvaluator, add_counts
+from scaleeq.workers import map_in_processes
 
 Record = dict[str, Any]
 SUFFIX = ".png"
@@ -101,7 +100,7 @@ def count_predictions(
 
     family: of the data set; "cityscapes" has names and raw values of its own.
     label_ids: the pictures hold raw values, as the data set's own label files.
-    workers: processes; 1: this one.
+    workers: processes; 0 or 1: this one.
     ValueError: pictures are missing or twice there (all are listed), of another size, with colours, or with values that
     are no class.
     """
@@ -110,13 +109,13 @@ def count_predictions(
         (record, prediction_record(path, record, family, label_ids))
         for record, path in zip(records, pictures, strict=True)
     ]
-    size = max(1, min(IMAGES_A_TASK, len(pairs) // (8 * workers)))
+    size = max(1, min(IMAGES_A_TASK, len(pairs) // (8 * max(workers, 1))))
     tasks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     count = functools.partial(_count_task, evaluator, reader)
     with tqdm(total=len(pairs), unit="images", disable=not sys.stderr.isatty()) as bar:
         evaluator.reset()
         total = evaluator.counts()
-        for counts in _map(count, tasks, workers):
+        for counts in map_in_processes(count, tasks, min(workers, len(tasks))):
             total = add_counts([total, counts])
             bar.update(int(counts[NUM_IMAGES]))
     return total
@@ -177,21 +176,6 @@ def _count_task(evaluator: SemSegEvaluator, reader: Reader, pairs: Sequence[tupl
             raise ValueError(f"{prediction['file_name']} is {labels.shape} (height, width), its truth {truth.shape}")
         evaluator.count(labels, truth, sample)
     return evaluator.counts()
-
-
-def _map(count: Callable[[Any], Counts], tasks: Sequence[Any], workers: int) -> Iterator[Counts]:
-    """The counts of each task, in order; the first error ends it."""
-    if workers <= 1:
-        yield from map(count, tasks)
-        return
-    method = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import torch once more
-    context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
-        try:
-            yield from pool.map(count, tasks)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _pictures_below(folder: str) -> Iterator[str]:

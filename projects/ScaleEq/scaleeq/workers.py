@@ -1,0 +1,56 @@
+"""Processes that share work over a data set, and end with the process that started them, however that ends.
+
+Own design. Python's pool leaves its processes waiting for ever where its owner is killed, and each of them prints a
+stack trace at Ctrl-C, which the owner alone should answer.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+import cv2
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def map_in_processes(
+    work: Callable[[Task], Result], tasks: Iterable[Task], workers: int, *, chunksize: int = 1
+) -> Iterator[Result]:
+    """work(task) of each task, in order; the first error, or leaving the loop, cancels what has not begun.
+
+    workers: processes, each with one thread of OpenCV; 0 or 1: this one. chunksize: tasks sent at a time.
+    ValueError: a negative number of workers.
+    """
+    if workers < 0:
+        raise ValueError(f"the number of worker processes is {workers}; expected 0 or more")
+    if workers <= 1:
+        yield from map(work, tasks)
+        return
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")  # a fork has torch already
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start) as pool:
+        try:
+            yield from pool.map(work, tasks, chunksize=chunksize)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _start() -> None:
+    cv2.setNumThreads(0)  # processes are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

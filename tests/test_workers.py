@@ -1,0 +1,81 @@
+"""Shared work: order, errors, and what is left of the processes when their owner is stopped or killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scaleeq.workers import map_in_processes
+
+OWNER = """
+import os
+import time
+from scaleeq.workers import map_in_processes
+
+def work(task):
+    os.write(1, b"%d\\n" % os.getpid())
+    time.sleep(0.2 if task else 0)
+    return task
+
+if __name__ == "__main__":
+    for _ in map_in_processes(work, range(1000), 2):
+        pass
+"""
+
+
+def half(number: int) -> float:
+    return 1 / (2 * number)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_order_and_the_first_error(workers):
+    assert list(map_in_processes(half, range(1, 9), workers, chunksize=3)) == [half(number) for number in range(1, 9)]
+    with pytest.raises(ZeroDivisionError):
+        list(map_in_processes(half, [1, 0, 1], workers))
+
+
+def test_fewer_than_none():
+    with pytest.raises(ValueError, match="worker processes is -1; expected 0 or more"):
+        list(map_in_processes(half, [1], -1))
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left(tmp_path, end):
+    """Ctrl-C goes to all processes; kill -9 to the owner alone. One stack trace at most, the owner's."""
+    (tmp_path / "owner.py").write_text(OWNER)
+    owner = subprocess.Popen(
+        [sys.executable, str(tmp_path / "owner.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert owner.stdout is not None
+    processes = {int(owner.stdout.readline()) for _ in range(4)}
+    assert owner.pid not in processes
+    if end == signal.SIGINT:
+        os.killpg(owner.pid, end)
+    else:
+        owner.kill()
+    errors = owner.communicate(timeout=60)[1]  # ends when no process has the pipe open any more
+    assert owner.returncode == -end
+    assert errors.count("Traceback") == (1 if end == signal.SIGINT else 0)
+    deadline = time.monotonic() + 30
+    while any(map(is_running, processes)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(is_running, processes))
+
+
+def is_running(process: int) -> bool:
+    """False for one that has ended and that nobody has collected."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

@@ -118,6 +118,7 @@ def test_the_file_named_is_the_one_that_is_wrong(tmp_path: Path) -> None:
         (["SEED"], ValueError, "pairs KEY VALUE, but there are 1 words: SEED"),
         (["SEED", "x"], ValueError, "command line: SEED is of type int"),
         (["SED", "1"], KeyError, "command line: there is no config key 'SED'; did you mean SEED"),
+        (["--num-gpus", "2"], KeyError, "no config key '--num-gpus': options go before the pairs KEY VALUE"),
         (["SOLVER", "1"], ValueError, "command line: SOLVER is a section"),
         (["_BASE_", "x"], KeyError, "no config key '_BASE_'"),
     ],

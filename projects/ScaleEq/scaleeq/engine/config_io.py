@@ -135,6 +135,8 @@ def _walk(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _nearest(key: str, known: list[str]) -> str:
     """ ", did you mean ...?" with up to three keys: those of the same last word, then those that look alike."""
+    if key.startswith("--"):
+        return ": options go before the pairs KEY VALUE"
     last_word = key.rpartition(".")[2]
     same_word = [name for name in known if name.rpartition(".")[2] == last_word]
     near = difflib.get_close_matches(key, same_word, 3, cutoff=0.0) + difflib.get_close_matches(

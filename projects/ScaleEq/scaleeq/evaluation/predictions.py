@@ -25,7 +25,6 @@ from scaleeq.engine import DatasetCatalog, MetadataCatalog
 from scaleeq.evaluation.cityscapes import LABEL_IDS
 from scaleeq.evaluation.families import dataset_parts
 from scaleeq.evaluation.parts import CONFUSION
-from scaleeq.evaluation.report import without_nan
 from scaleeq.evaluation.sem_seg import NUM_IMAGES, Counts, SemSegEvaluator, add_counts
 from scaleeq.workers import map_in_processes
 
@@ -77,7 +76,7 @@ def score_predictions(
             evaluator.class_names[0],
         )
     return {
-        **without_nan(evaluator.results(counts)),
+        **evaluator.results(counts),
         "datasets": [dataset_name],
         "num_images": int(counts[NUM_IMAGES]),
         "absent_classes": absent,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -72,17 +71,6 @@ def columns_by_class(further: Mapping[str, float], class_names: Sequence[str]) -
             names.setdefault(kind, set()).add(name)
     kinds = [kind for kind, named in names.items() if named <= set(class_names)]
     return {kind: [further.get(f"{kind}-{name}", math.nan) for name in class_names] for kind in kinds}
-
-
-def without_nan(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The results with None for NaN, which JSON has no word for; dicts inside included."""
-    clean: dict[str, Any] = {}
-    for name, value in results.items():
-        if isinstance(value, Mapping):
-            clean[name] = without_nan(value)
-        else:
-            clean[name] = None if isinstance(value, float) and math.isnan(value) else value
-    return clean
 
 
 def number(value: float) -> str:

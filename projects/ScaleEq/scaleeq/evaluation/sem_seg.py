@@ -23,7 +23,7 @@ from scaleeq.engine import DatasetCatalog, DatasetEvaluator, MetadataCatalog, co
 from scaleeq.evaluation.argmax import predicted_labels
 from scaleeq.evaluation.confusion import ABSENT_POLICIES, ConfusionMatrix, check_policy, metrics_from_counts
 from scaleeq.evaluation.parts import CONFUSION, Part
-from scaleeq.evaluation.report import in_percent, report, without_nan
+from scaleeq.evaluation.report import in_percent, report
 from scaleeq.files import write_json
 
 FILE_NAME = "sem_seg_evaluation.json"
@@ -146,7 +146,7 @@ class SemSegEvaluator(DatasetEvaluator):
                 "num_images": num_images,
                 "absent_classes": self.absent,
                 "absent_classes_meaning": ABSENT_POLICIES[self.absent],
-                "sem_seg": without_nan(results),
+                "sem_seg": results,
                 "confusion": confusion.tolist(),
             }
             write_json(os.path.join(self.output_dir, FILE_NAME), content, indent=None)

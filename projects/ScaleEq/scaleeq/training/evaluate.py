@@ -36,7 +36,6 @@ from scaleeq.engine import (
     verify_results,
 )
 from scaleeq.evaluation import ABSENT_POLICIES, SemSegEvaluator, ValidationLossEvaluator, dataset_parts
-from scaleeq.evaluation.report import without_nan
 from scaleeq.evaluation.writing import output_writers
 from scaleeq.files import write_json
 from scaleeq.inference import Inference
@@ -70,6 +69,9 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
     weights_file = checkpointer.get_checkpoint_file() if from_run else cfg.MODEL.WEIGHTS
     weights_kind = checkpointer.load_weights(weights_file)
     logger.info("Evaluating the %s weights of %s", weights_kind, weights_file)
+    path = Path(cfg.OUTPUT_DIR) / "inference" / "results.json"
+    if comm.is_main_process():
+        path.unlink(missing_ok=True)  # of an earlier evaluation: it would stay beside this one's files after a kill
 
     with inference_clock(model) as clock:
         results = trainer_class.test(cfg, model)
@@ -77,7 +79,7 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
     if comm.is_main_process():
         loader = trainer_class.build_test_loader(cfg, cfg.DATASETS.TEST[0])
         record = {
-            **without_nan(results),
+            **results,
             "datasets": list(cfg.DATASETS.TEST),
             "num_images": num_images,
             "absent_classes": cfg.TEST.ABSENT_CLASSES,
@@ -90,7 +92,6 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
             "weights_kind": weights_kind,
             "weights_sha256": hash_weights(model.state_dict()),
         }
-        path = Path(cfg.OUTPUT_DIR) / "inference" / "results.json"
         write_json(path, record)
         logger.info("Results written to %s", path)
         verify_results(cfg, results)
@@ -150,7 +151,7 @@ def test_on_datasets(
             for clock in _clocks:
                 clock.watch(predictor)
         results[name] = inference_on_dataset(predictor, trainer_class.build_test_loader(cfg, name), evaluator)
-        if comm.is_main_process():
+        if comm.is_main_process() and results[name]:
             logger.info("Evaluation results for %s in csv format:", name)
             print_csv_format(results[name])
     return results[names[0]] if len(names) == 1 else results

@@ -10,9 +10,9 @@ from scaleeq.evaluation import confusion
 from scaleeq.evaluation.confusion import (
     ABSENT_POLICIES,
     ConfusionMatrix,
-    count_pairs,
-    count_pixels,
-    count_runs,
+    PairCounts,
+    add_pixels,
+    add_runs,
     find_changes,
     metrics_from_counts,
 )
@@ -35,21 +35,30 @@ def used_scratch(size):
 
 
 def runs(prediction, truth):
-    """As count_pixels, by runs."""
+    """(256, 256) counts, by runs alone."""
+    counts = np.zeros((256, 256), np.int64)
     words = find_changes(prediction, truth, scratch=used_scratch(truth.size))
-    return count_runs(prediction, truth, words, np.flatnonzero(words))
+    add_runs(prediction, truth, counts, words, np.flatnonzero(words))
+    return counts
+
+
+def pixels(prediction, truth):
+    """(256, 256) counts, pixel by pixel alone."""
+    counts = np.zeros((256, 256), np.int64)
+    add_pixels(prediction, truth, counts, histogram=np.full((256, 256), 7, np.float32))
+    return counts
 
 
 def ways_used(monkeypatch):
     """The names of the functions that count from now on."""
     used = []
-    for name in ("count_runs", "count_pixels"):
+    for name in ("add_runs", "add_pixels"):
         function = getattr(confusion, name)
-        monkeypatch.setattr(confusion, name, lambda *a, f=function, n=name: (used.append(n), f(*a))[1])
+        monkeypatch.setattr(confusion, name, lambda *a, f=function, n=name, **k: (used.append(n), f(*a, **k)))
     return used
 
 
-@pytest.mark.parametrize("count", [count_pixels, runs])
+@pytest.mark.parametrize("count", [pixels, runs])
 @pytest.mark.parametrize("num_classes", [1, 2, 3, 7, 19, 150, 254, 255])
 def test_every_pair_lands_in_its_cell(num_classes, count):
     """Each pair (t, p) occurs (t * K + p) % 5 + 1 times; bincount is the oracle. Bins of floats round nothing wrong."""
@@ -71,10 +80,10 @@ def test_runs_of_any_length(mean_run, monkeypatch):
     expected = np.bincount(truth.astype(int) * 7 + prediction, minlength=49).reshape(7, 7)
     matrix, used = ConfusionMatrix(num_classes=7), ways_used(monkeypatch)
     matrix.update(prediction.reshape(200, 200), truth.reshape(200, 200))
-    for counts in (matrix.counts, runs(prediction, truth)[:7, :7], count_pixels(prediction, truth)[:7, :7]):
+    for counts in (matrix.counts, runs(prediction, truth)[:7, :7], pixels(prediction, truth)[:7, :7]):
         np.testing.assert_array_equal(counts, expected)
     if mean_run != 10:  # near the limit
-        assert used[0] == ("count_pixels" if mean_run < 10 else "count_runs")
+        assert used[0] == ("add_pixels" if mean_run < 10 else "add_runs")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 63, 64, 65])
@@ -88,7 +97,7 @@ def test_words_that_are_not_full(size):
         matrix.update(prediction.reshape(shape), truth.reshape(shape))
         np.testing.assert_array_equal(matrix.counts, expected)
     np.testing.assert_array_equal(runs(prediction, truth)[:3, :3], expected)
-    np.testing.assert_array_equal(count_pairs(prediction, truth, scratch=used_scratch(size))[:3, :3], expected)
+    np.testing.assert_array_equal(PairCounts().of(prediction, truth)[:3, :3], expected)
 
 
 def test_images_of_different_sizes_share_the_buffers():
@@ -114,15 +123,29 @@ def test_void_is_dropped(num_classes):
     assert matrix.counts.dtype == np.int64
 
 
-def test_counts_beyond_float32_are_exact(monkeypatch):
-    """17 million pixels in one cell: a float32 bin would stop at 2^24 without the tiles."""
+def test_counts_beyond_float32_are_exact():
+    """17 million pixels in one cell and some in others: a float32 bin would stop at 2^24 without the tiles."""
     size = (1 << 24) + 12_345
-    pixels = np.zeros(size, np.uint8)
-    assert count_pixels(pixels, pixels)[0, 0] == runs(pixels, pixels)[0, 0] == size
-    monkeypatch.setattr(confusion, "TILE_PIXELS", 100)
-    prediction, truth = random_pair(np.random.default_rng(1), 5, void=0)
-    expected = np.bincount(truth.ravel().astype(int) * 5 + prediction.ravel(), minlength=25).reshape(5, 5)
-    np.testing.assert_array_equal(count_pixels(prediction.ravel(), truth.ravel())[:5, :5], expected)
+    prediction, truth = np.zeros((1, size), np.uint8), np.zeros((1, size), np.uint8)
+    truth[0, :2000:2] = 1  # the first tile alternates at its start
+    matrix = ConfusionMatrix(num_classes=2)
+    matrix.update(prediction, truth)
+    np.testing.assert_array_equal(matrix.counts, [[size - 1000, 0], [1000, 0]])
+
+
+@pytest.mark.parametrize("void", [0, 0.1])
+def test_tiles_add_up(monkeypatch, void):
+    """Tiles that are counted in either way, the last one short."""
+    monkeypatch.setattr(confusion, "TILE_PIXELS", 96)
+    used = ways_used(monkeypatch)
+    prediction, truth = random_pair(np.random.default_rng(1), 5, void=void)
+    prediction[10:20], truth[10:20] = 2, 3
+    matrix = ConfusionMatrix(num_classes=5)
+    matrix.update(prediction, truth)
+    kept = truth != 255
+    expected = np.bincount(truth[kept].astype(int) * 5 + prediction[kept], minlength=25).reshape(5, 5)
+    np.testing.assert_array_equal(matrix.counts, expected)
+    assert set(used) == {"add_runs", "add_pixels"}
 
 
 def test_views_are_counted_as_what_they_show():
@@ -233,7 +256,7 @@ def test_undeclared_labels_are_refused_and_not_counted(run, monkeypatch):
     wrong = np.where(truth == 255, 9, prediction).astype(np.uint8)
     matrix.update(wrong, truth)  # a prediction on void is nobody's business
     assert matrix.counts.sum() == (truth != 255).sum()
-    assert set(used) == {"count_pixels" if run == 1 else "count_runs"}
+    assert set(used) == {"add_pixels" if run == 1 else "add_runs"}
 
 
 @pytest.mark.parametrize(

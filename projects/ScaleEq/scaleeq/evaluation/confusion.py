@@ -4,8 +4,8 @@ Counts are int64 and exact. An image is counted in one of two ways, whichever is
 faster than an index for bincount. Label maps are made of runs of equal (truth, prediction) pairs: usually each run is
 counted at once, by its end and its length. Eight pixels are looked at together, as a word: most words hold no end, and
 the others are so full of ends that numpy finds those without a branch for each. Where runs are short (noise, an
-untrained network) one OpenCV histogram in two dimensions counts pixel by pixel; its bins are float32, exact below 2^24,
-hence large images are counted in tiles.
+untrained network) one OpenCV histogram in two dimensions counts pixel by pixel; its bins are float32, exact below 2^24.
+Images are counted in tiles, far smaller than that: memory that is small stays with the process and in its cache.
 
 Classes that are in no truth are handled by one explicit policy, see ABSENT_POLICIES. IoU and accuracies are in [0, 1].
 """
@@ -26,7 +26,7 @@ ABSENT_POLICIES = {
     "its accuracy is 1 (as segmentation_models_pytorch)",
     "truth": "a class in no truth is left out, predicted or not (as Detectron2)",
 }
-TILE_PIXELS = 1 << 24  # integers up to here are exact in float32
+TILE_PIXELS = 1 << 18  # its temporaries are small enough for malloc to reuse; fresh pages cost more than counting
 WORD = 8  # pixels, looked at together
 MANY_CHANGES = 0.55  # share of words in which a run ends; above it (runs below 10 pixels) the histogram is faster
 
@@ -64,7 +64,7 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.counts = np.zeros((num_classes, num_classes), np.int64)  # [truth, prediction]
-        self._scratch = np.empty((2, 0), np.uint8)  # kept, as large as the largest image: fresh memory costs time
+        self._pairs = PairCounts()
 
     def update(self, prediction: np.ndarray, truth: np.ndarray, *, source: str = "this image") -> None:
         """Count an image.
@@ -79,11 +79,8 @@ class ConfusionMatrix:
                 raise ValueError(f"the {name} of {source} must be (H, W) uint8, not {array.shape} {array.dtype}")
         if prediction.shape != truth.shape:
             raise ValueError(f"the prediction of {source} is {prediction.shape}, its truth {truth.shape}")
-        size = -(-truth.size // WORD) * WORD
-        if size > self._scratch.shape[1]:
-            self._scratch = np.empty((2, size), np.uint8)
-        pairs = count_pairs(prediction.ravel(), truth.ravel(), scratch=self._scratch[:, :size])
-        counts = pairs[: self.num_classes, : self.num_classes].astype(np.int64)
+        pairs = self._pairs.of(prediction.ravel(), truth.ravel())
+        counts = pairs[: self.num_classes, : self.num_classes]
         if counts.sum() + int(pairs[self.ignore_label].sum()) != truth.size:
             self._refuse(prediction, truth, source)
         self.counts += counts
@@ -111,35 +108,50 @@ class ConfusionMatrix:
         raise AssertionError("the histogram lost pixels")
 
 
-def count_pairs(prediction: np.ndarray, truth: np.ndarray, *, scratch: np.ndarray) -> np.ndarray:
-    """Counts: (256, 256) at [truth, prediction], whole numbers.
+class PairCounts:
+    """Counts the pairs of an image, in memory that is kept: fresh pages would cost more than counting."""
 
-    prediction, truth: (N,) uint8. scratch: (2, M) uint8, M the next multiple of WORD from N; overwritten.
-    """
-    words = find_changes(prediction, truth, scratch=scratch)
-    changed = np.flatnonzero(words != 0)
-    if len(changed) > MANY_CHANGES * len(words):
-        return count_pixels(prediction, truth)
-    return count_runs(prediction, truth, words, changed)
+    def __init__(self) -> None:
+        self._counts = np.empty((256, 256), np.int64)
+        self._histogram = np.empty((256, 256), np.float32)
+        self._scratch = np.empty((2, TILE_PIXELS), np.uint8)
+
+    def of(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Counts: (256, 256) int64, at [truth, prediction]; valid until the next call.
+
+        prediction, truth: (N,) uint8.
+        """
+        self._counts.fill(0)
+        for start in range(0, truth.size, TILE_PIXELS):
+            tile = prediction[start : start + TILE_PIXELS], truth[start : start + TILE_PIXELS]
+            words = find_changes(*tile, scratch=self._scratch)
+            changed = np.flatnonzero(words != 0)
+            if len(changed) > MANY_CHANGES * len(words):
+                add_pixels(*tile, self._counts, histogram=self._histogram)
+            else:
+                add_runs(*tile, self._counts, words, changed)
+        return self._counts
 
 
 def find_changes(prediction: np.ndarray, truth: np.ndarray, *, scratch: np.ndarray) -> np.ndarray:
-    """Words: (M / WORD,) uint64, a view of `scratch` whose bytes are 0 but at the last pixel of each run.
+    """Words: (ceil(N / WORD),) uint64, a view of `scratch` whose bytes are 0 but at the last pixel of each run.
 
-    Arguments as in count_pairs.
+    prediction, truth: (N,) uint8, N >= 1. scratch: (2, a multiple of WORD from N on) uint8, overwritten.
     """
-    changes, other = scratch
     size = truth.size
-    changes[size - 1 :] = 0
+    changes, other = scratch[:, : -(-size // WORD) * WORD]
     np.bitwise_xor(truth[1:], truth[:-1], out=changes[: size - 1])
     np.bitwise_xor(prediction[1:], prediction[:-1], out=other[: size - 1])
     np.bitwise_or(changes[: size - 1], other[: size - 1], out=changes[: size - 1])
-    changes[size - 1 : size] = 1
+    changes[size - 1] = 1
+    changes[size:] = 0
     return changes.view(np.uint64)
 
 
-def count_runs(prediction: np.ndarray, truth: np.ndarray, words: np.ndarray, changed: np.ndarray) -> np.ndarray:
-    """Counts: (256, 256) float64, exact below 2^53, at [truth, prediction].
+def add_runs(
+    prediction: np.ndarray, truth: np.ndarray, counts: np.ndarray, words: np.ndarray, changed: np.ndarray
+) -> None:
+    """Add to counts: (256, 256) int64, at [truth, prediction], each run by its end and its length.
 
     prediction, truth: (N,) uint8. words: of find_changes. changed: (C,), the indices of those that are not 0.
     """
@@ -147,21 +159,18 @@ def count_runs(prediction: np.ndarray, truth: np.ndarray, words: np.ndarray, cha
     ends = changed.take(where // WORD) * WORD + where % WORD
     lengths = ends.copy()
     lengths[1:] -= ends[:-1]
-    lengths[:1] += 1
+    lengths[0] += 1
     pairs = truth.take(ends).astype(np.intp) * 256 + prediction.take(ends)
-    return np.bincount(pairs, weights=lengths, minlength=256 * 256).reshape(256, 256)
+    np.add.at(counts.reshape(-1), pairs, lengths)
 
 
-def count_pixels(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Counts: (256, 256) int64 at [truth, prediction].
+def add_pixels(prediction: np.ndarray, truth: np.ndarray, counts: np.ndarray, *, histogram: np.ndarray) -> None:
+    """Add to counts: (256, 256) int64, at [truth, prediction], pixel by pixel.
 
-    prediction, truth: (N,) uint8.
+    prediction, truth: (N,) uint8, N <= 2^24. histogram: (256, 256) float32, overwritten.
     """
-    counts = np.zeros((256, 256), np.int64)
-    for start in range(0, truth.size, TILE_PIXELS):
-        tile = [labels[None, start : start + TILE_PIXELS] for labels in (truth, prediction)]
-        counts += cv2.calcHist(tile, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
-    return counts
+    cv2.calcHist([truth[None], prediction[None]], [0, 1], None, [256, 256], [0, 256, 0, 256], histogram)
+    np.add(counts, histogram, out=counts, casting="unsafe")
 
 
 def metrics_from_counts(counts: np.ndarray, absent: str = "exclude") -> Metrics:

@@ -4,7 +4,7 @@ Counts are int64 and exact. An image is counted in one of two ways, whichever is
 faster than an index for bincount. Label maps are made of runs of equal (truth, prediction) pairs: usually each run is
 counted at once, by its end and its length. Eight pixels are looked at together, as a word: most words hold no end, and
 the others are so full of ends that numpy finds those without a branch for each. Where runs are short (noise, an
-untrained network) one OpenCV histogram in two dimensions counts pixel by pixel; its bins are float32, exact below 2^24.
+untrained network) one OpenCV histogram in two dimensions counts pixel by pixel; its bins are float32, exact to 2^24.
 Images are counted in tiles, far smaller than that: memory that is small stays with the process and in its cache.
 
 Classes that are in no truth are handled by one explicit policy, see ABSENT_POLICIES. IoU and accuracies are in [0, 1].
@@ -27,6 +27,7 @@ ABSENT_POLICIES = {
     "truth": "a class in no truth is left out, predicted or not (as Detectron2)",
 }
 TILE_PIXELS = 1 << 18  # its temporaries are small enough for malloc to reuse; fresh pages cost more than counting
+FLOAT_PIXELS = 1 << 24  # integers up to here are exact in float32
 WORD = 8  # pixels, looked at together
 MANY_CHANGES = 0.55  # share of words in which a run ends; above it (runs below 10 pixels) the histogram is faster
 
@@ -116,21 +117,34 @@ class PairCounts:
         self._histogram = np.empty((256, 256), np.float32)
         self._scratch = np.empty((2, TILE_PIXELS), np.uint8)
 
+    def __reduce__(self) -> tuple[type[PairCounts], tuple[()]]:
+        """Copies, and what is sent to other processes, need none of the memory's content."""
+        return PairCounts, ()
+
     def of(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Counts: (256, 256) int64, at [truth, prediction]; valid until the next call.
 
         prediction, truth: (N,) uint8.
         """
         self._counts.fill(0)
+        for start in range(0, truth.size, FLOAT_PIXELS):
+            part = slice(start, start + FLOAT_PIXELS)
+            self._add(prediction[part], truth[part])
+        return self._counts
+
+    def _add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
+        """At most FLOAT_PIXELS pixels."""
+        self._histogram.fill(0)
         for start in range(0, truth.size, TILE_PIXELS):
             tile = prediction[start : start + TILE_PIXELS], truth[start : start + TILE_PIXELS]
             words = find_changes(*tile, scratch=self._scratch)
             changed = np.flatnonzero(words != 0)
             if len(changed) > MANY_CHANGES * len(words):
-                add_pixels(*tile, self._counts, histogram=self._histogram)
+                add_pixels(*tile, self._histogram)
             else:
                 add_runs(*tile, self._counts, words, changed)
-        return self._counts
+        if self._histogram.any():
+            np.add(self._counts, self._histogram, out=self._counts, casting="unsafe")
 
 
 def find_changes(prediction: np.ndarray, truth: np.ndarray, *, scratch: np.ndarray) -> np.ndarray:
@@ -164,13 +178,12 @@ def add_runs(
     np.add.at(counts.reshape(-1), pairs, lengths)
 
 
-def add_pixels(prediction: np.ndarray, truth: np.ndarray, counts: np.ndarray, *, histogram: np.ndarray) -> None:
-    """Add to counts: (256, 256) int64, at [truth, prediction], pixel by pixel.
+def add_pixels(prediction: np.ndarray, truth: np.ndarray, histogram: np.ndarray) -> None:
+    """Add to histogram: (256, 256) float32, exact up to FLOAT_PIXELS pixels, at [truth, prediction], pixel by pixel.
 
-    prediction, truth: (N,) uint8, N <= 2^24. histogram: (256, 256) float32, overwritten.
+    prediction, truth: (N,) uint8.
     """
-    cv2.calcHist([truth[None], prediction[None]], [0, 1], None, [256, 256], [0, 256, 0, 256], histogram)
-    np.add(counts, histogram, out=counts, casting="unsafe")
+    cv2.calcHist([truth[None], prediction[None]], [0, 1], None, [256] * 2, [0, 256] * 2, histogram, accumulate=True)
 
 
 def metrics_from_counts(counts: np.ndarray, absent: str = "exclude") -> Metrics:

@@ -28,6 +28,7 @@ PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
         ("docs/fusions.md", papers.counts_table),
         ("docs/fusions.md", papers.published_table),
         ("docs/fusions.md", papers.toy_table),
+        ("docs/compare.md", papers.arms_table),
     ],
 )
 def test_pages_hold_the_printed_tables(page, table):

@@ -1,6 +1,6 @@
 """Which paper lives in which file, and each number: what is expected, by whom, and the file of what was measured.
 
-`python -m scaleeq.papers` prints the tables of README.md and of docs/{scale_equalizers,recipes,fusions}.md from this
+`python -m scaleeq.papers` prints the tables of README.md and of docs/{scale_equalizers,recipes,fusions,compare}.md from this
 module, from published.py and from docs/results/*.json.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from .comparison.tables import comparison_table
 from .counting import count_table
 from .published import COUNTS, NO_CONFIG, PUBLISHED, Number, of_configs
 from .statistics import fresh_decoders
@@ -257,6 +258,11 @@ def equalize_cost_table() -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
+def arms_table() -> str:
+    """Markdown: the arms of an experiment on toy scenes, as tools/compare.py compared them."""
+    return comparison_table(json.loads((RESULTS / "arms_toy_sgd.json").read_text()))
+
+
 if __name__ == "__main__":
     tables = (
         papers_table,
@@ -271,5 +277,6 @@ if __name__ == "__main__":
         published_table,
         decoder_recipes_table,
         toy_table,
+        arms_table,
     )
     print(*(table() for table in tables), sep="\n\n")

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from scaleeq.workers import map_in_processes
@@ -43,6 +45,21 @@ def test_order_and_the_first_error(workers):
 def test_fewer_than_none():
     with pytest.raises(ValueError, match="worker processes is -1; expected 0 or more"):
         list(map_in_processes(half, [1], -1))
+
+
+def blurred(side: int) -> float:
+    return float(cv2.erode(cv2.GaussianBlur(np.ones((side, side), np.uint8), (0, 0), 3), np.ones((9, 9))).mean())
+
+
+def test_opencv_works_in_processes_whose_parent_has_its_threads():
+    """A forked process has none of its parent's threads, and OpenCV would wait for them."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        expected = [blurred(2048)] * 4
+        assert list(map_in_processes(blurred, [2048] * 4, 2)) == expected
+    finally:
+        cv2.setNumThreads(threads)
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])

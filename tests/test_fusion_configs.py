@@ -25,7 +25,9 @@ FAMILIES = ("semfpn", "fapn", "eseg", "sep_aspp", "psp", "aspp", "fcn", "hrnet",
 PLAIN = sorted(
     name
     for name in (str(path.relative_to(ROOT))[:-5] for path in ROOT.rglob("*.yaml"))
-    if any(part in name for part in FAMILIES) and not name.endswith("_scale_equalizer") and "Base" not in name
+    if any(part in name for part in FAMILIES)
+    and not name.endswith("_scale_equalizer")
+    and not any(part in name for part in ("Base", "camvid/scales_", "ablations/"))
 )
 
 RECORDED = {

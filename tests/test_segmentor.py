@@ -127,7 +127,7 @@ def test_calibration_sees_only_the_images_and_folding_keeps_the_logits():
         (["MODEL.SCALE_EQUALIZER.SCOPE", "pyramid"], "choose one of head, all"),
         (
             ["MODEL.SCALE_EQUALIZER.ENABLED", "True", "MODEL.SCALE_EQUALIZER.IMPLEMENTATION", "fold"],
-            "choose one of reparametrize, module",
+            "choose one of 'reparametrize', 'module'",
         ),
     ],
 )

@@ -36,7 +36,7 @@ def last_lines(text, number=3):
 def test_an_error_of_one_process_is_what_the_command_says_last(tmp_path, iteration):
     dying = job(tmp_path, PROCESSES, "raise", iteration)
     assert dying.wait(LIMIT_S) == [1]
-    assert last_lines(dying.output(), 1).endswith(f"cannot identify image file '{tmp_path / BROKEN}'")
+    assert re.search(f"^OSError: {re.escape(str(tmp_path / BROKEN))} cannot be read", last_lines(dying.output(), 1))
     assert re.search(r"^rank 1 \(process \d+\) failed, and the job with it:$", dying.output(), re.MULTILINE)
     assert not dying.left_over()
 
@@ -54,7 +54,7 @@ def test_an_error_on_one_machine_ends_the_other(tmp_path):
     dying = job(tmp_path, MACHINES, "raise")
     assert dying.wait(LIMIT_S) == [1, 1]
     assert "rank 0 lost the connection to another process of the job" in last_lines(dying.output(0), 1)
-    assert last_lines(dying.output(1), 1).endswith(f"cannot identify image file '{tmp_path / BROKEN}'")
+    assert re.search(f"^OSError: {re.escape(str(tmp_path / BROKEN))} cannot be read", last_lines(dying.output(1), 1))
     assert not dying.left_over()
 
 
@@ -72,7 +72,7 @@ def test_a_machine_that_is_gone_ends_the_other(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "said"), [("raise", "cannot identify image file"), ("kill", r"Signal 9 \(SIGKILL\)")])
+@pytest.mark.parametrize(("how", "said"), [("raise", "cannot be read: it is not"), ("kill", r"Signal 9 \(SIGKILL\)")])
 def test_torchrun_names_the_process_and_its_error(tmp_path, how, said):
     dying = job(tmp_path, TORCHRUN, how)
     assert dying.wait(LIMIT_S) == [1]

@@ -105,7 +105,7 @@ def prediction_panels(seen: Seen, classes: Classes, side: int = LARGE) -> list[P
         *panels,
         Panel(colorize(truth, classes.colors, classes.ignore_label), "truth"),
         colored,
-        Panel(paint_errors(image, errors), "errors: wrong red, void grey, right dark"),
+        Panel(paint_errors(image, errors), "errors red, void grey"),
     ]
 
 

@@ -1,7 +1,7 @@
 """Which paper lives in which file, and each number: what is expected, by whom, and the file of what was measured.
 
-`python -m scaleeq.papers` prints the tables of README.md and of docs/{scale_equalizers,recipes,fusions,compare}.md from this
-module, from published.py and from docs/results/*.json.
+`python -m scaleeq.papers` prints the tables of README.md and of docs/{scale_equalizers,any_model,recipes,fusions,
+compare}.md from this module, from published.py and from docs/results/*.json.
 """
 
 from __future__ import annotations

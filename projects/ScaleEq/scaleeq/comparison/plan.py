@@ -28,6 +28,7 @@ import yaml
 
 from scaleeq.engine import CfgNode, load_config
 from scaleeq.engine.config_io import read_yaml_files
+from scaleeq.training.output_dir import leaves
 
 KEYS = ("name", "base", "overrides", "seeds", "baseline", "metric", "variants")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # it becomes a folder
@@ -204,15 +205,7 @@ def _comment(text: str) -> str:
 
 def flat(cfg: CfgNode) -> dict[str, Any]:
     """Full key -> plain value, of every leaf of a config."""
-
-    def leaves(tree: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
-        for key, value in tree.items():
-            if isinstance(value, dict):
-                yield from leaves(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    return dict(leaves(yaml.safe_load(cfg.dump()), ""))
+    return dict(leaves(yaml.safe_load(cfg.dump())))
 
 
 def differing(configs: Mapping[str, Mapping[str, Any]], *, ignore: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def _changed_keys(cfg: CfgNode, file: Path) -> dict[str, str]:
         return {"config.yaml": f"not compared, {error}"}
     if not old.keys() >= new.keys():
         return {"config.yaml": "not compared, it lacks whole sections"}
-    before, now = dict(_leaves(old)), dict(_leaves(new))
+    before, now = dict(leaves(old)), dict(leaves(new))
     return {
         key: f"{before[key]!r} -> {now[key]!r}"
         for key in sorted(before.keys() & now.keys())
@@ -115,10 +115,11 @@ def _changed_keys(cfg: CfgNode, file: Path) -> dict[str, str]:
     }
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Full key and value of every leaf of nested dicts."""
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -14,7 +14,7 @@ def test_a_known_value_is_given_back():
 
 @pytest.mark.parametrize("value", ["fpm", "", None, 1, True])
 def test_an_unknown_one_is_refused_with_key_value_and_choices(value):
-    with pytest.raises(ValueError, match="MODEL.PYRAMID.NAME is .*; choose one of fpn, fapn") as refusal:
+    with pytest.raises(ValueError, match=r"MODEL.PYRAMID.NAME is .*; choose one of fpn, fapn") as refusal:
         one_of(value, ("fpn", "fapn"), key="MODEL.PYRAMID.NAME")
     assert repr(value) in str(refusal.value)
 

@@ -22,12 +22,12 @@ PURE = ("ops", "layers", "fusion")
 
 
 def python_files() -> list[Path]:
-    folders = [PACKAGE, ROOT / "tools", ROOT / "tests"]
+    folders = [PACKAGE, ROOT / "tools", ROOT / "evidence", ROOT / "tests"]
     return sorted(path for folder in folders if folder.is_dir() for path in folder.rglob("*.py"))
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    environment = os.environ | {"PYTHONPATH": f"{PROJECT}{os.pathsep}{ROOT}"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
 

@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Measure what a calibration costs, as a ratio to plain forwards in the same run; prints one JSON object.
 
 With --recording instead what a record of all scales costs, as a ratio to plain training steps.
 
-Example: python tools/benchmark_calibration.py --config-file configs/quickstart.yaml --size 128 128 --images 32
+Example: python -m evidence.benchmark_calibration --config-file configs/quickstart.yaml --size 128 128 --images 32
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ import torch
 
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.engine import build_model, load_config
-from scaleeq.statistics.benchmark import calibration_cost
-from scaleeq.statistics.recording_benchmark import recording_cost
 from scaleeq.training import choose_device
+
+from .calibration_cost import calibration_cost
+from .recording_cost import recording_cost
 
 
 def main() -> None:

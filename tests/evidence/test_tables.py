@@ -7,43 +7,43 @@ from pathlib import Path
 
 import pytest
 
-from scaleeq import papers
+from evidence import tables
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
 
 
 @pytest.mark.parametrize(
     ("page", "table"),
     [
-        ("README.md", papers.papers_table),
-        ("README.md", papers.results_table),
-        ("docs/scale_equalizers.md", papers.scales_table),
-        ("docs/scale_equalizers.md", papers.fresh_decoders_table),
-        ("docs/scale_equalizers.md", papers.calibration_cost_table),
-        ("docs/any_model.md", papers.equalize_cost_table),
-        ("docs/recipes.md", papers.recipes_table),
-        ("docs/recipes.md", papers.decoder_recipes_table),
-        ("docs/fusions.md", papers.decoders_table),
-        ("docs/fusions.md", papers.counts_table),
-        ("docs/fusions.md", papers.published_table),
-        ("docs/fusions.md", papers.toy_table),
-        ("docs/compare.md", papers.arms_table),
+        ("README.md", tables.papers_table),
+        ("README.md", tables.results_table),
+        ("docs/scale_equalizers.md", tables.scales_table),
+        ("docs/scale_equalizers.md", tables.fresh_decoders_table),
+        ("docs/scale_equalizers.md", tables.calibration_cost_table),
+        ("docs/any_model.md", tables.equalize_cost_table),
+        ("docs/recipes.md", tables.recipes_table),
+        ("docs/recipes.md", tables.decoder_recipes_table),
+        ("docs/fusions.md", tables.decoders_table),
+        ("docs/fusions.md", tables.counts_table),
+        ("docs/fusions.md", tables.published_table),
+        ("docs/fusions.md", tables.toy_table),
+        ("docs/compare.md", tables.arms_table),
     ],
 )
 def test_pages_hold_the_printed_tables(page, table):
-    assert table() in (ROOT / page).read_text(), "print it again: python -m scaleeq.papers"
+    assert table() in (ROOT / page).read_text(), "print it again: python -m evidence.tables"
 
 
-RECIPES = [*papers.RECIPES, *papers.DECODER_RECIPES]
-OF_CONFIGS = [number for number in papers.PUBLISHED if number.config != papers.NO_CONFIG]
+RECIPES = [*tables.RECIPES, *tables.DECODER_RECIPES]
+OF_CONFIGS = [number for number in tables.PUBLISHED if number.config != tables.NO_CONFIG]
 
 
-@pytest.mark.parametrize("number", [*papers.NUMBERS, *RECIPES, *OF_CONFIGS], ids=lambda n: f"{n.config} {n.what}")
+@pytest.mark.parametrize("number", [*tables.NUMBERS, *RECIPES, *OF_CONFIGS], ids=lambda n: f"{n.config} {n.what}")
 def test_numbers_name_configs_and_evidence_that_exist(number):
     assert (ROOT / number.config).is_file()
-    path = papers.RESULTS / number.evidence
-    if papers.measured(number) != "not run" and number.evidence != papers.COUNTS:
+    path = tables.RESULTS / number.evidence
+    if tables.measured(number) != "not run" and number.evidence != tables.COUNTS:
         evidence = json.loads(path.read_text())
         assert {"sem_seg", "weights_sha256", "engine", "command", "scales"} <= set(evidence)
 
@@ -63,28 +63,28 @@ def test_configs_state_what_their_paper_publishes(number):
 
 
 def test_numbers_without_a_config_are_never_measured():
-    without = [number for number in papers.PUBLISHED if number.config == papers.NO_CONFIG]
+    without = [number for number in tables.PUBLISHED if number.config == tables.NO_CONFIG]
     assert len(without) > 10
-    assert {papers.measured(number) for number in without} == {"not run"}
+    assert {tables.measured(number) for number in without} == {"not run"}
 
 
 def test_counts_are_those_of_their_config():
     """ESeg-S, whose numbers are known exactly (tests/test_fusion_configs.py), among all records."""
-    numbers = [n for n in papers.PUBLISHED if n.config.endswith("/eseg_s.yaml") and n.evidence == papers.COUNTS]
-    assert [papers.measured(number) for number in numbers] == ["6.86", "33.8"]
+    numbers = [n for n in tables.PUBLISHED if n.config.endswith("/eseg_s.yaml") and n.evidence == tables.COUNTS]
+    assert [tables.measured(number) for number in numbers] == ["6.86", "33.8"]
 
 
 def test_the_toy_table_prints_what_was_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(papers, "RESULTS", tmp_path)
-    assert papers.toy_table().count("not run") == 4 * 8
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.toy_table().count("not run") == 4 * 8
     run = {"mIoU": 71.26, "params": 11_645_576, "macs": 722_097_152, "training_s": 0.7978}
     (tmp_path / "toy.json").write_text(json.dumps({"configs": {"configs/toy/gsto.yaml": run}}))
-    (row,) = [line for line in papers.toy_table().splitlines() if "gsto.yaml" in line]
+    (row,) = [line for line in tables.toy_table().splitlines() if "gsto.yaml" in line]
     assert [cell.strip() for cell in row.split("|")[2:-1]] == ["71.3", "11.65", "0.72", "798"]
-    assert papers.toy_table().count("not run") == 4 * 7
+    assert tables.toy_table().count("not run") == 4 * 7
 
 
-@pytest.mark.parametrize("paper", papers.PAPERS, ids=lambda paper: paper.arxiv)
+@pytest.mark.parametrize("paper", tables.PAPERS, ids=lambda paper: paper.arxiv)
 def test_papers_live_where_they_are_said_to(paper):
     assert all((PACKAGE / module).exists() for module in paper.modules.split(", "))
 

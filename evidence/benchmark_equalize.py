@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Measure what equalizing a convolution costs while it trains, as ratios to the plain one; prints one JSON object.
 
-Example: python tools/benchmark_equalize.py --widths 128 128 128 128 --out-channels 128 --kernel 3 --size 64 64
+Example: python -m evidence.benchmark_equalize --widths 128 128 128 128 --out-channels 128 --kernel 3 --size 64 64
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import nn
 
-from scaleeq.statistics.benchmark import equalized_conv_cost
+from .calibration_cost import equalized_conv_cost
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """What counts in the benchmark, each in a process of its own: ScaleEq, a copy of the bytes, and the peers.
 
-    PYTHON benchmark_peer.py CONTENDER FOLDER NUM_CLASSES
+    PYTHON peer.py CONTENDER FOLDER NUM_CLASSES
 
-reads the maps of the folder (see benchmark.write_maps), answers with its package's version, or with what is missing,
+reads the maps of the folder (see contenders.write_maps), answers with its package's version, or with what is missing,
 and then for each line with a number of threads prints the seconds an image of a turn, [wall, CPU]; all as JSON. Also
 runs in an environment without ScaleEq, with numpy and the peer alone. Processes of their own, since what one contender
 leaves in the allocator's lists makes another's temporaries up to five times cheaper.

@@ -1,4 +1,4 @@
-"""What upsampling does to variances, measured on random maps beside the closed forms of ops/variance.py.
+"""What upsampling does to variances, measured on random maps beside the closed forms.
 
 `write_theory` draws figure 3 of arXiv 2402.01149 in its setting (independent Gaussian maps of 128 x 128 whose mean is
 that of a ReLU unit, 1 / sqrt(2 pi), variances 0.01 to 0.99; the dotted line is the variance of a ReLU unit), and what
@@ -9,6 +9,7 @@ be one on the axis of the source's variance.
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,8 +21,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from ..files import replacing, write_json
-from ..ops.variance import RELU_MEAN, RELU_VARIANCE, upsampled_variance_factor
+from scaleeq.files import replacing, write_json
+from scaleeq.ops.variance import upsampled_variance_factor
+
+from .theory_maths import RELU_MEAN, RELU_VARIANCE
 
 RATIOS = (1, 2, 4, 8, 16)
 CORRELATIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97)
@@ -196,3 +199,13 @@ def panel(
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare closed forms of upsampled variances with random maps.")
+    parser.add_argument("--output", type=Path, default=Path("output/theory"), help="folder of numbers and figures")
+    print(write_theory(parser.parse_args().output))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scaleeq.ops.variance import RELU_VARIANCE
-from scaleeq.statistics.theory import (
+from evidence.theory import (
     RATIOS,
     draw_figure_3,
     measure_theory,
@@ -21,6 +20,7 @@ from scaleeq.statistics.theory import (
     variance_of,
     write_theory,
 )
+from evidence.theory_maths import RELU_VARIANCE
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,6 +1,6 @@
 """Which paper lives in which file, and each number: what is expected, by whom, and the file of what was measured.
 
-`python -m scaleeq.papers` prints the tables of README.md and of docs/{scale_equalizers,any_model,recipes,fusions,
+`python -m evidence.tables` prints the tables of README.md and of docs/{scale_equalizers,any_model,recipes,fusions,
 compare}.md from this module, from published.py and from docs/results/*.json.
 """
 
@@ -12,14 +12,15 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from .comparison.tables import comparison_table
-from .counting import count_table
+from scaleeq.comparison.tables import comparison_table
+from scaleeq.counting import count_table
+
+from . import fresh_decoders
 from .published import COUNTS, NO_CONFIG, PUBLISHED, Number, of_configs
-from .statistics import fresh_decoders
 
 TWINS = ("", "_scale_equalizer")
 NO_NUMBER = "no published number"
-RESULTS = Path(__file__).parents[3] / "docs" / "results"
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ def fresh_decoders_table() -> str:
 
 
 def calibration_cost_table() -> str:
-    """Markdown: what tools/benchmark_calibration.py printed, as a ratio to a plain forward in the same run."""
+    """Markdown: what evidence.benchmark_calibration printed, as a ratio to a plain forward in the same run."""
     runs = json.loads((RESULTS / "calibration_cost.json").read_text())
     rows = [(f"`{run['command'].partition('.py ')[2]}`", run["passes"], f"{run['ratio']:.2f}") for run in runs]
     headers = ("benchmark_calibration.py", "passes", "an image and pass / a plain forward")
@@ -247,7 +248,7 @@ def calibration_cost_table() -> str:
 
 
 def equalize_cost_table() -> str:
-    """Markdown: what tools/benchmark_equalize.py printed, as ratios to the plain convolution in the same run."""
+    """Markdown: what evidence.benchmark_equalize printed, as ratios to the plain convolution in the same run."""
     rows = []
     for run in json.loads((RESULTS / "equalize_cost.json").read_text()):
         command = f"`{run['command'].partition('.py ')[2]}`"

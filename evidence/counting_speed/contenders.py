@@ -1,6 +1,6 @@
 """How fast images are counted, against peers, in one run: contenders take turns, medians, CPU time and wall time.
 
-Each contender is a process of its own (see benchmark_peer), which reads the same maps from files; mmsegmentation may
+Each contender is a process of its own (see peer), which reads the same maps from files; mmsegmentation may
 live in another interpreter. A peer that is not installed is named as such. One number of threads after the other, and
 once more on one thread with an allocator that keeps freed memory: what Detectron2's and torchmetrics' large temporaries
 cost depends on that, and a training process may be in either state.
@@ -24,9 +24,10 @@ import cv2
 import numpy as np
 from tabulate import tabulate
 
-from scaleeq.evaluation import benchmark_peer as peer
-from scaleeq.evaluation.benchmark_maps import label_pair, predicted, scene_with_instances
 from scaleeq.evaluation.cityscapes import LABEL_IDS
+
+from . import peer
+from .maps import label_pair, predicted, scene_with_instances
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}  # glibc's
 Times = tuple[float, float]  # seconds an image: wall, CPU

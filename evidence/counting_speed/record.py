@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scaleeq.evaluation.benchmark import benchmark_table, default_threads
-from scaleeq.evaluation.benchmark_stored import memory_line
+from .contenders import benchmark_table, default_threads
+from .stored import memory_line
 
-BEGIN = "<!-- printed by tools/benchmark_evaluation.py -->"
+BEGIN = "<!-- printed by evidence.benchmark_evaluation -->"
 END = "<!-- end of what is printed -->"
 
 

@@ -1,4 +1,4 @@
-"""The numbers that the four papers publish, each with the config that would give it; papers.py prints them.
+"""The numbers that the four papers publish, each with the config that would give it; tables.py prints them.
 
 Sources are the papers' tables and, where it says README, their authors' repositories. A number without a config needs
 what is not here: instances, a transformer decoder, a test server, another data set.

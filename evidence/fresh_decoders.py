@@ -2,7 +2,7 @@
 REFERENCE, on CamVid's images, with fresh backbones, batch norms on batch statistics and cross entropy. Of its draw of
 images, weights and batch size nothing more is known, so a difference may be that of two draws: several are averaged.
 
-    python -m scaleeq.statistics.fresh_decoders docs/results/scales_5_4.json FOLDER [FOLDER ...]
+    python -m evidence.fresh_decoders docs/results/scales_5_4.json FOLDER [FOLDER ...]
 
 collects the scales.json of folders that tools/analyze_scales.py wrote for configs/camvid/scales_*.yaml.
 """
@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from ..files import write_json
-from .verdict import ratios
+from scaleeq.files import write_json
+from scaleeq.statistics.verdict import ratios
 
 Ratios = tuple[float, ...]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evidence.counting_speed import peer
+from evidence.counting_speed.contenders import SUBJECTS, Subject, benchmark_table, compared, time_counting
+from evidence.counting_speed.maps import label_pair, scene_with_instances
+from evidence.counting_speed.record import in_document, machine, printed
+from evidence.counting_speed.stored import PILLOW, STORED, memory_growth, time_stored
 from scaleeq.data import read_labels
 from scaleeq.data.reading import read_instances
-from scaleeq.evaluation import benchmark_peer as peer
-from scaleeq.evaluation.benchmark import SUBJECTS, Subject, benchmark_table, compared, time_counting
-from scaleeq.evaluation.benchmark_maps import label_pair, scene_with_instances
-from scaleeq.evaluation.benchmark_record import in_document, machine, printed
-from scaleeq.evaluation.benchmark_stored import PILLOW, STORED, memory_growth, time_stored
 from scaleeq.evaluation.cityscapes import LABEL_IDS
 from scaleeq.evaluation.predictions import Reader
 
@@ -106,7 +106,7 @@ def test_the_document_prints_the_recorded_run():
     record = json.loads((ROOT / "docs" / "results" / "evaluation_speed.json").read_text())
     page = (ROOT / "docs" / "evaluation.md").read_text()
     assert in_document(page, record) == page, (
-        "run tools/benchmark_evaluation.py --show ... --document docs/evaluation.md"
+        "run python -m evidence.benchmark_evaluation --show ... --document docs/evaluation.md"
     )
     assert benchmark_table(record["counting"] + record["stored"]) in page
     with pytest.raises(ValueError, match="has no lines"):

@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """How fast images are counted, against the peers that are installed, in one run.
 
-    python tools/benchmark_evaluation.py --json docs/results/evaluation_speed.json --document docs/evaluation.md
-    python tools/benchmark_evaluation.py --peer-python /path/to/an/environment/with/mmsegmentation/bin/python
-    python tools/benchmark_evaluation.py --show docs/results/evaluation_speed.json
+    python -m evidence.benchmark_evaluation --json docs/results/evaluation_speed.json --document docs/evaluation.md
+    python -m evidence.benchmark_evaluation --peer-python /path/to/an/environment/with/mmsegmentation/bin/python
+    python -m evidence.benchmark_evaluation --show docs/results/evaluation_speed.json
 
 Contenders take turns, each in a process of its own; medians of the rounds. Two numbers of threads: one, and as many as
 there are cores. Then stored predictions are scored on all cores, and N images are counted to see whether memory grows.
@@ -21,11 +20,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from scaleeq.data import read_labels
 from scaleeq.data.reading import read_instances
-from scaleeq.evaluation.benchmark import default_threads, time_counting
-from scaleeq.evaluation.benchmark_record import in_document, machine, printed
-from scaleeq.evaluation.benchmark_stored import in_fresh_process, memory_growth, time_stored
 from scaleeq.evaluation.predictions import Reader
 from scaleeq.files import write_json, write_text
+
+from .counting_speed.contenders import default_threads, time_counting
+from .counting_speed.record import in_document, machine, printed
+from .counting_speed.stored import in_fresh_process, memory_growth, time_stored
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -19,12 +19,13 @@ import torch
 from PIL import Image
 
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
-from scaleeq.evaluation.benchmark import COUNTING, Row, Subject, Times, compared
-from scaleeq.evaluation.benchmark_maps import label_pair, predicted, scene_with_instances
 from scaleeq.evaluation.boundary import boundary_parts
 from scaleeq.evaluation.cityscapes import CLASSES, InstanceIoU
 from scaleeq.evaluation.predictions import IMAGES_A_TASK, Reader, score_predictions
 from scaleeq.evaluation.sem_seg import SemSegEvaluator
+
+from .contenders import COUNTING, Row, Subject, Times, compared
+from .maps import label_pair, predicted, scene_with_instances
 
 STORED = "ScaleEq, score_predictions"
 PILLOW, OPENCV = "decoding the two PNGs alone, Pillow", "decoding the two PNGs alone, OpenCV"

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..engine import EventStorage, TrainerBase
-from .gradients import training_loss
-from .hooks import ScaleStatisticsHook
+from scaleeq.engine import EventStorage, TrainerBase
+from scaleeq.statistics.gradients import training_loss
+from scaleeq.statistics.hooks import ScaleStatisticsHook
 
 
 class _Loop(TrainerBase):

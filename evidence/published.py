@@ -6,6 +6,7 @@ what is not here: instances, a transformer decoder, a test server, another data 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,10 @@ NO_CONFIG = "-"
 
 @dataclass(frozen=True)
 class Number:
-    """One result: `expected` with its source, and the evidence file in docs/results ("" or absent: not run)."""
+    """One result of a config, by its name: `expected` with its source, and the evidence file in docs/results.
+
+    evidence: "" or absent: not run.
+    """
 
     config: str
     what: str
@@ -31,11 +35,11 @@ def of_configs(
     """Numbers of one kind: "cityscapes/eseg_s" -> what is expected. Their evidence is named after them by default."""
     return tuple(
         Number(
-            f"configs/{name}.yaml",
+            name,
             what,
             value,
             source,
-            f"{name.replace('/', '_')}.json" if evidence is None else evidence,
+            f"{re.sub('[/+]', '_', name)}.json" if evidence is None else evidence,
         )
         for name, value in expected.items()
     )

@@ -18,7 +18,7 @@ from scaleeq.counting import count_table
 from . import fresh_decoders
 from .published import COUNTS, NO_CONFIG, PUBLISHED, Number, of_configs
 
-TWINS = ("", "_scale_equalizer")
+TWINS = ("", "+scale_equalizer")
 NO_NUMBER = "no published number"
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -64,16 +64,16 @@ DECODERS = {
 }
 
 NUMBERS = (
-    Number("configs/quickstart.yaml", "mIoU, toy val", "60 or more", "this project's own check", "quickstart.json"),
+    Number("quickstart", "mIoU, toy val", "60 or more", "this project's own check", "quickstart.json"),
     Number(
-        "configs/camvid/uper_r18.yaml",
+        "camvid/uper_r18",
         "mIoU, CamVid val",
         "50 or more",
         "this project's own goal",
         "camvid_uper_r18.json",
     ),
     Number(
-        "configs/camvid/uper_r18_scale_equalizer.yaml",
+        "camvid/uper_r18+scale_equalizer",
         "mIoU, CamVid val",
         "50 or more",
         "this project's own goal",
@@ -92,16 +92,17 @@ MODEL_ZOO = {
     "cityscapes/uper_r50": "78.19",
 }
 RECIPES = tuple(
-    Number(
-        f"configs/{dataset}/uper_{backbone}{equalizer}.yaml",
-        f"mIoU, {dataset} val",
-        MODEL_ZOO.get(f"{dataset}/uper_{backbone}{equalizer}", NO_NUMBER),
-        "mmsegmentation's model zoo",
-        f"{dataset}_uper_{backbone}{equalizer}.json",
-    )
+    number
     for dataset in ("ade20k", "voc2012", "cityscapes")
-    for backbone in ("swin_tiny", "twins_svt_small", "twins_pcpvt_small", "convnext_tiny", "r50")
-    for equalizer in TWINS
+    for number in of_configs(
+        "mmsegmentation's model zoo",
+        f"mIoU, {dataset} val",
+        {
+            f"{dataset}/uper_{backbone}{end}": MODEL_ZOO.get(f"{dataset}/uper_{backbone}{end}", NO_NUMBER)
+            for backbone in ("swin_tiny", "twins_svt_small", "twins_pcpvt_small", "convnext_tiny", "r50")
+            for end in TWINS
+        },
+    )
 )
 
 
@@ -124,7 +125,12 @@ DECODER_RECIPES = tuple(
         },
     )
 )
-TOY = tuple(f"configs/toy/{name}{end}.yaml" for name in ("fpn", "fapn", "bifpn", "gsto") for end in TWINS)
+TOY = tuple(f"toy/{name}{end}" for name in ("fpn", "fapn", "bifpn", "gsto") for end in TWINS)
+
+
+def recorded(name: str) -> str:
+    """How evidence files of before call a config of this name."""
+    return f"configs/{name.replace('+', '_')}.yaml"
 
 
 def measured(number: Number) -> str:
@@ -135,7 +141,7 @@ def measured(number: Number) -> str:
     record = json.loads(path.read_text())
     if number.evidence != COUNTS:
         return f"{record['sem_seg']['mIoU']:.1f}"
-    count = next(count for count in record["configs"] if count["config"] == number.config)
+    count = next(count for count in record["configs"] if count["config"] == recorded(number.config))
     return f"{count['params'] / 1e6:.2f}" if number.what.startswith("parameters") else f"{count['macs'] / 1e9:.1f}"
 
 
@@ -174,7 +180,7 @@ def counts_table() -> str:
 def published_table() -> str:
     """Markdown: config, number, published, measured, paper."""
     rows = [
-        (n.config if n.config == NO_CONFIG else f"`{n.config[8:-5]}`", n.what, n.expected, measured(n), n.source)
+        (n.config if n.config == NO_CONFIG else f"`{n.config}`", n.what, n.expected, measured(n), n.source)
         for n in PUBLISHED
     ]
     headers = ("config", "number", "published", "measured", "arXiv")
@@ -195,7 +201,7 @@ def toy_table() -> str:
     """Markdown: the toy comparison: mIoU, parameters, multiply-adds, step time."""
     path = RESULTS / "toy.json"
     runs = json.loads(path.read_text())["configs"] if path.is_file() else {}
-    rows = [(f"`{config}`", *toy_row(runs.get(config))) for config in TOY]
+    rows = [(f"`{config}`", *toy_row(runs.get(recorded(config)))) for config in TOY]
     headers = ("config", "mIoU", "params M", "multiply-adds G", "training step ms")
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
@@ -229,7 +235,7 @@ def scales_table() -> str:
             for branch, start in first[fusion]["branches"].items():
                 records = (start, last[fusion]["branches"][branch])
                 stds = [f"{r[key]:.3f}" if key in r else "-" for key in ("std", "std_equalized") for r in records]
-                rows.append((f"`{Path(number.config).stem}`", fusion, branch, *stds))
+                rows.append((f"`{number.config}`", fusion, branch, *stds))
     headers = ("run", "fusion", "branch", "std, first", "std, last", "equalized, first", "equalized, last")
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 

@@ -132,11 +132,12 @@ def flat(tree: dict, prefix: str = "") -> dict[str, object]:
 def resolved(path: Path) -> tuple[dict[str, object], dict[str, object]]:
     """The leaves that a config states, and those that its chain of bases states."""
     own = flat(yaml.safe_load(path.read_text()) or {})
-    base = own.pop("_BASE_", None)
-    if base is None:
-        return own, {}
-    stated, inherited = resolved(path.parent / str(base))
-    return own, inherited | stated
+    bases = own.pop("_BASE_", None) or []
+    inherited: dict[str, object] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        stated, before = resolved(path.parent / str(base))
+        inherited |= before | stated
+    return own, inherited
 
 
 def repeated_keys(path: Path) -> list[str]:

@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {"TEST.EXPECTED_RESULTS": [], "SOLVER.KEEP_CHECKPOINT
 
 @dataclass(frozen=True)
 class Variant:
-    """name: of its folder; config: a path or a name, as load_config takes it; overrides: key -> value, shared ones too."""
+    """name: of its folder; config: a path or a name, as load_config takes it; overrides: key -> value, all of them."""
 
     name: str
     config: str

@@ -1,6 +1,6 @@
 """load_config: YAML files and KEY VALUE pairs into one config, safely, with errors that say where and what instead.
 
-Source: the _BASE_ key of fvcore's config (a path, or a list of paths, relative to the file; here names too). The results
+Source: the _BASE_ key of fvcore's config (a path, or a list of paths, relative to the file; here names too). Results
 are those of Detectron2's merge_from_file and merge_from_list. Deviations: python tags and keys given twice are refused;
 an error names file, key, value and the nearest valid keys; a file of another config VERSION is refused, not converted;
 paths are local.

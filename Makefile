@@ -26,7 +26,7 @@ test-slow: $(VENV)/installed-test
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=projects/ScaleEq lint-imports
+	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=projects/ScaleEq:. lint-imports
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy

@@ -45,9 +45,9 @@ setup(
     description="Multi-scale feature fusion for semantic segmentation, and scale equalizers for it",
     license="Apache-2.0",
     python_requires=">=3.10",
-    package_dir={"": SOURCE},
-    packages=find_packages(SOURCE),
-    package_data={"scaleeq": ["**/*.yaml", "**/*.json"]},
+    package_dir={"": SOURCE, "scaleeq.configs": "configs"},
+    packages=[*find_packages(SOURCE), "scaleeq.configs"],
+    package_data={"scaleeq": ["**/*.json"], "scaleeq.configs": ["**/*.yaml"]},
     install_requires=REQUIREMENTS,
     extras_require={"test": TEST, "dev": DEV, "prepare": PREPARE, "models": MODELS, "wandb": ["wandb>=0.16"]},
 )

@@ -177,7 +177,7 @@ def test_options_stand_anywhere_behind_the_files():
         assert arguments.count and arguments.json and arguments.size is None
 
 
-@pytest.mark.parametrize("words", [["MODEL.DEVICE"], ["--fast", "yes"], ["--size", "0", "5"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["MODEL.DEVICE"], ["yes", "--fast"], ["--size", "0", "5"]], ids=" ".join)
 def test_what_is_no_option_is_refused(words, capsys):
     with pytest.raises(SystemExit):
         benchmark.parse(["--config-file", "a.yaml", *words])

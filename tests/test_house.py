@@ -22,12 +22,12 @@ PURE = ("ops", "layers", "fusion")
 
 
 def python_files() -> list[Path]:
-    folders = [PACKAGE, ROOT / "tools", ROOT / "tests"]
+    folders = [PACKAGE, ROOT / "tools", ROOT / "evidence", ROOT / "tests"]
     return sorted(path for folder in folders if folder.is_dir() for path in folder.rglob("*.py"))
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    environment = os.environ | {"PYTHONPATH": f"{PROJECT}{os.pathsep}{ROOT}"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
 
@@ -132,11 +132,12 @@ def flat(tree: dict, prefix: str = "") -> dict[str, object]:
 def resolved(path: Path) -> tuple[dict[str, object], dict[str, object]]:
     """The leaves that a config states, and those that its chain of bases states."""
     own = flat(yaml.safe_load(path.read_text()) or {})
-    base = own.pop("_BASE_", None)
-    if base is None:
-        return own, {}
-    stated, inherited = resolved(path.parent / str(base))
-    return own, inherited | stated
+    bases = own.pop("_BASE_", None) or []
+    inherited: dict[str, object] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        stated, before = resolved(path.parent / str(base))
+        inherited |= before | stated
+    return own, inherited
 
 
 def repeated_keys(path: Path) -> list[str]:

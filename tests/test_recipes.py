@@ -1,4 +1,4 @@
-"""The recipes of configs/{ade20k,voc2012,cityscapes}: their facts as literal numbers, and one training step of each.
+"""The recipes on ADE20K, VOC 2012 and Cityscapes: their facts as literal numbers, and one training step of each.
 
 Oracle of the facts: the configs of mmsegmentation 1.2.2 that the recipes name, read by hand. The step is the trainer's,
 on crops of 64 pixels of toy scenes and with narrow heads; backbones are at full width and depth, with random weights.
@@ -6,11 +6,8 @@ on crops of 64 pixels of toy scenes and with narrow heads; backbones are at full
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-import yaml
 
 import scaleeq.data  # noqa: F401  (registers the data sets)
 from scaleeq.engine import MetadataCatalog, load_config
@@ -20,7 +17,6 @@ from scaleeq.training.setup import check_schedule
 from scaleeq.training.step import micro_batch_size
 from tests.training.tiny import OneStep
 
-ROOT = Path(__file__).parents[1] / "configs"
 BACKBONES = ("swin_tiny", "twins_svt_small", "twins_pcpvt_small", "convnext_tiny", "r50")
 SETS = ("ade20k", "voc2012", "cityscapes")
 RECIPES = [f"{name}/uper_{backbone}" for name in SETS for backbone in BACKBONES]
@@ -52,15 +48,7 @@ GROUPS = {
 
 
 def config(recipe, *options):
-    return load_config(ROOT / f"{recipe}.yaml", list(options))
-
-
-def flat(tree, prefix=""):
-    """{"A.B": value} of nested dicts."""
-    items = {}
-    for key, value in tree.items():
-        items |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return items
+    return load_config(recipe, list(options))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -116,20 +104,6 @@ def test_it_can_be_started_on_one_accelerator_and_on_eight(recipe):
     assert micro_batch_size(config(recipe, "SOLVER.ACCUMULATE", "4"), world_size=1) * 4 == cfg.SOLVER.IMS_PER_BATCH
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_equalized_recipe_differs_in_one_key(recipe):
-    plain, equalized = flat(config(recipe)), flat(config(f"{recipe}_scale_equalizer"))
-    assert [key for key in plain if plain[key] != equalized[key]] == ["MODEL.SCALE_EQUALIZER.ENABLED"]
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_backbone_is_trained_alike_on_every_data_set(backbone):
-    own = [flat(yaml.safe_load((ROOT / name / f"uper_{backbone}.yaml").read_text())) for name in SETS]
-    for key in ("SOLVER.IMS_PER_BATCH", "TEST.SLIDE.WINDOW", "TEST.SLIDE.STRIDE"):  # the batch of 32 above; ConvNeXt's
-        own[0].pop(key, None)
-    assert own[0] == own[1] == own[2]
-
-
 REDUCED = {
     "MODEL.DEVICE": "cpu",
     "MODEL.TIMM.PRETRAINED": False,
@@ -150,7 +124,7 @@ REDUCED = {
 }
 
 
-@pytest.mark.parametrize("equalizer", ["", "_scale_equalizer"], ids=["plain", "equalized"])
+@pytest.mark.parametrize("equalizer", ["", "+scale_equalizer"], ids=["plain", "equalized"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_one_training_step(recipe, equalizer, tmp_path):
     options = REDUCED | {"OUTPUT_DIR": str(tmp_path)}

@@ -7,22 +7,33 @@
 
 Writes scales.json, scales.html (one file, to open in any browser) and a PNG for each fusion; prints a line for each.
 Nothing else is changed: the equalized model is a copy. Data sets are found under $DETECTRON2_DATASETS.
---theory needs no model: figure_3.png, upsampled_variance.png and theory.json, what upsampling does to random maps.
+--theory needs no model, and a checkout (it runs evidence.theory): figure_3.png, upsampled_variance.png and theory.json,
+what upsampling does to random maps.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from scaleeq.engine import load_config, setup_logger
 from scaleeq.statistics.page import write_report
-from scaleeq.statistics.theory import write_theory
 from scaleeq.training import choose_device
 from scaleeq.training.scales import analyze_scales
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def write_theory(output: Path) -> int:
+    """The exit code of evidence.theory, which is in a checkout alone."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "evidence.theory", "--output", str(output.absolute())]
+    return subprocess.run(command, cwd=CHECKOUT, env=environment).returncode
 
 
 def main() -> None:
@@ -37,8 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     if arguments.theory:
-        print(write_theory(arguments.output))
-        return
+        sys.exit(write_theory(arguments.output))
     cfg = load_config(arguments.config_file, arguments.opts)
     choose_device(cfg)
     setup_logger(name="scaleeq")

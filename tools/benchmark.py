@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -24,15 +25,17 @@ from scaleeq.engine import load_config
 from scaleeq.training import choose_device
 from scaleeq.training.timing import time_configs, time_table
 
+KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")  # of a config, which ends the list of configs
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; behind the config files, and at its end, are KEY VALUE pairs."""
+    """The command line; after the configs, and at its end, are KEY VALUE pairs."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s --config-file C [C ...] [--size H W] [--count] [--json] [KEY VALUE ...]",
     )
-    parser.add_argument("--config-file", nargs="+", required=True, metavar="C", help="*.yaml")
+    parser.add_argument("--config-file", nargs="+", required=True, metavar="C", help="a file or a name, with +overlays")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, pixels")
     parser.add_argument("--count", action="store_true", help="count, do not time")
     parser.add_argument("--json", action="store_true", help="one JSON object per config and line")
@@ -40,10 +43,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=10, help="measurements of each config, where it times")
     arguments, rest = parser.parse_known_args(argv)
     words = [*arguments.config_file, *rest]
-    arguments.config_file = [word for word in words if word.endswith((".yaml", ".yml"))]
-    arguments.opts = [word for word in words if word not in arguments.config_file]
-    if len(arguments.opts) % 2 or any(word.startswith("--") for word in arguments.opts) or not arguments.config_file:
-        parser.error(f"these are neither config files (*.yaml) nor KEY VALUE pairs: {' '.join(arguments.opts)}")
+    first_key = next((index for index, word in enumerate(words) if KEY.fullmatch(word)), len(words))
+    arguments.config_file, arguments.opts = words[:first_key], words[first_key:]
+    strays = [word for word in words if word.startswith("--")]
+    if len(arguments.opts) % 2 or strays or not arguments.config_file:
+        parser.error(f"these are neither configs nor KEY VALUE pairs: {' '.join([*strays, *arguments.opts])}")
     if arguments.size and min(arguments.size) < 1:
         parser.error(f"--size is {arguments.size}; both are at least one pixel")
     return arguments

@@ -13,7 +13,6 @@ import scaleeq
 from scaleeq import equalize, fold_equalizers
 from scaleeq.fusion import ConvFusion, scale_optimizer_steps
 from scaleeq.statistics import fusions_of
-from scaleeq.statistics.benchmark import equalized_conv_cost
 from tests.statistics.any_net import WIDTHS, AnyNet, make_batches, make_net, train
 
 STATES = ["module", "reparametrize", "init_scaled", "init"]
@@ -237,17 +236,6 @@ def test_deepcopy_and_ema():
     x = make_batches()[0]
     folded = fold_equalizers(average.module).eval()
     torch.testing.assert_close(folded(x), average.eval()(x), rtol=0, atol=1e-10)
-
-
-def test_the_cost_is_measured_beside_the_plain_convolution():
-    conv, x = nn.Conv2d(6, 2, 1), torch.randn(1, 6, 32, 32)
-    kept = conv.weight.detach().clone()
-    cost = equalized_conv_cost(conv, x, [4, 2], rounds=1)
-    ways = ("reparametrize", "module")
-    assert set(cost) == {"plain", *ways, *(f"{way} centred" for way in ways)}
-    assert all(value > 0 for values in cost.values() for value in values.values())
-    assert torch.equal(conv.weight, kept) and conv.weight.grad is None
-    assert set(equalized_conv_cost(nn.Conv2d(6, 2, 3, padding=1), x, [4, 2], rounds=1)) == {"plain", *ways}
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])

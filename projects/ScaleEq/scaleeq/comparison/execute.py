@@ -52,7 +52,7 @@ def execute(
             name=f"seed {seed} {variant.name}",
             folder=folder,
             command=[
-                *(sys.executable, *train, "--config-file", str(variant.config), "--resume"),
+                *(sys.executable, *train, "--config-file", variant.config, "--resume"),
                 *variant.options(seed, folder),
             ],
         )

@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from scaleeq.config.parts import absolute
 from scaleeq.engine import CfgNode, load_config
 from scaleeq.engine.config_io import read_yaml_files
 from scaleeq.training.output_dir import leaves
@@ -39,10 +40,10 @@ DEFAULTS: dict[str, Any] = {"TEST.EXPECTED_RESULTS": [], "SOLVER.KEEP_CHECKPOINT
 
 @dataclass(frozen=True)
 class Variant:
-    """name: of its folder; config: its file; overrides: key -> value, those of all variants among them."""
+    """name: of its folder; config: a path or a name, as load_config takes it; overrides: key -> value, all of them."""
 
     name: str
-    config: Path
+    config: str
     overrides: Mapping[str, Any]
 
     def options(self, seed: int, output_dir: Path) -> list[str]:
@@ -127,7 +128,7 @@ def _variants(path: Path, tree: Mapping[str, Any]) -> tuple[Variant, ...]:
         overrides = {**DEFAULTS, **shared, **options}
         if own := [key for key in overrides if key in OWN_KEYS]:
             raise ValueError(f"{path}: variant {name} sets {own[0]}, which the comparison does; use seeds and --output")
-        variants.append(Variant(name, path.parent / Path(config).expanduser(), overrides))
+        variants.append(Variant(name, absolute(config, path.parent), overrides))
     if len({variant.name for variant in variants}) < len(variants):
         raise ValueError(f"{path}: two variants have one name")
     return tuple(variants)

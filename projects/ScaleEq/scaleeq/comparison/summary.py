@@ -46,7 +46,7 @@ def summarize_comparison(plan: Plan, output: Path) -> dict[str, Any]:
         "missing": [f"{name}, seed {seed}" for name, of in runs.items() for seed, run in of.items() if run is None],
         "variants": {
             variant.name: {
-                "config": str(variant.config),
+                "config": variant.config,
                 "differs_in": differing[variant.name],
                 **_summary(found[variant.name]),
             }

@@ -1,9 +1,9 @@
 """load_config: YAML files and KEY VALUE pairs into one config, safely, with errors that say where and what instead.
 
-Source: the _BASE_ key of fvcore's config (a path, or a list of paths, relative to the file). Results are those of
-Detectron2's merge_from_file and merge_from_list. Deviations: python tags and keys given twice are refused; an error
-names file, key, value and the nearest valid keys; a file of another config VERSION is refused, not converted; paths are
-local.
+Source: the _BASE_ key of fvcore's config (a path, or a list of paths, relative to the file; here names too). Results
+are those of Detectron2's merge_from_file and merge_from_list. Deviations: python tags and keys given twice are refused;
+an error names file, key, value and the nearest valid keys; a file of another config VERSION is refused, not converted;
+paths are local.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from scaleeq.config import add_scaleeq_config
+from scaleeq.config import add_scaleeq_config, config_files
 from scaleeq.engine import CfgNode, get_cfg
 
 BASE_KEY = "_BASE_"
@@ -24,7 +24,8 @@ BASE_KEY = "_BASE_"
 def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgNode | None = None) -> CfgNode:
     """The config of a file over the defaults, then the overrides; not frozen.
 
-    path: a YAML file (None or "": none); opts: KEY VALUE KEY VALUE ..., each value as text or of the right type;
+    path: a YAML file, or a config's name, each with +overlays (None or "": none);
+    opts: KEY VALUE KEY VALUE ..., each value as text or of the right type;
     base: the defaults, left as they are (None: Detectron2's keys and ScaleEq's).
     Raises FileNotFoundError, KeyError for unknown keys, ValueError for all else that is wrong with a file or a pair.
     """
@@ -34,9 +35,10 @@ def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgN
     else:
         cfg = base.clone()
         cfg.defrost()
-    for file, tree in read_yaml_files(Path(path).expanduser()) if path else ():
-        for key, value in _leaves(tree, cfg, str(file)):
-            _set(cfg, key, value, str(file))
+    for part in config_files(path) if path else ():
+        for file, tree in read_yaml_files(part):
+            for key, value in _leaves(tree, cfg, str(file)):
+                _set(cfg, key, value, str(file))
     if len(opts) % 2:
         late = "; options such as --resume go before them" if any(str(word).startswith("--") for word in opts) else ""
         raise ValueError(
@@ -54,15 +56,17 @@ def read_yaml_files(path: Path, _children: tuple[Path, ...] = ()) -> Iterator[tu
         raise ValueError(
             f"{_children[-1]}: {BASE_KEY} goes round in a circle: {' -> '.join(map(str, (*_children, path)))}"
         )
-    if not path.is_file():
-        needed_by = f", the {BASE_KEY} of {_children[-1]}" if _children else ""
-        raise FileNotFoundError(f"there is no config file {path}{needed_by}")
     tree = _parse(path)
     bases = tree.pop(BASE_KEY, None) or []
     for name in bases if isinstance(bases, list) else [bases]:
         if not isinstance(name, str):
             raise ValueError(f"{path}: {BASE_KEY} is a path or a list of paths, not {bases!r}")
-        yield from read_yaml_files(path.parent / Path(name).expanduser(), (*_children, path))
+        try:
+            files = config_files(name, path.parent)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}, the {BASE_KEY} of {path}") from error
+        for file in files:
+            yield from read_yaml_files(file, (*_children, path))
     yield path, tree
 
 

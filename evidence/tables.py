@@ -1,0 +1,289 @@
+"""Which paper lives in which file, and each number: what is expected, by whom, and the file of what was measured.
+
+`python -m evidence.tables` prints the tables of README.md and of docs/{scale_equalizers,any_model,recipes,fusions,
+compare}.md from this module, from published.py and from docs/results/*.json.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from scaleeq.comparison.tables import comparison_table
+from scaleeq.counting import count_table
+
+from . import fresh_decoders
+from .published import COUNTS, NO_CONFIG, PUBLISHED, Number, of_configs
+
+TWINS = ("", "+scale_equalizer")
+NO_NUMBER = "no published number"
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper, and the modules of this package that hold it."""
+
+    title: str
+    arxiv: str
+    modules: str
+
+
+PAPERS = (
+    Paper("Scale equalization for multi-level feature fusion", "2402.01149", "fusion/equalizer.py, statistics/"),
+    Paper("UPerNet", "1807.10221", "heads/uper.py"),
+    Paper("FaPN", "2108.07058", "pyramids/fapn.py, fusion/aligned.py, fusion/laterals.py"),
+    Paper("ESeg", "2203.12683", "heads/eseg.py, backbones/efficientnet.py"),
+    Paper("GSTO", "2005.13363", "backbones/hrnet.py, layers/gate.py"),
+    Paper("BiFPN (EfficientDet)", "1911.09070", "pyramids/bifpn.py"),
+    Paper("Panoptic feature pyramid networks", "1901.02446", "heads/semantic_fpn.py"),
+    Paper("HRNetV2", "1904.04514", "backbones/hrnet.py, heads/fcn.py"),
+    Paper("Pyramid pooling (PSPNet)", "1612.01105", "fusion/pooling.py, heads/psp.py"),
+    Paper("Atrous pooling (DeepLabV3)", "1706.05587", "fusion/pooling.py, heads/aspp.py"),
+    Paper("DeepLabV3+", "1802.02611", "heads/sep_aspp.py"),
+    Paper("Feature pyramid networks", "1612.03144", "pyramids/fpn.py"),
+    Paper("Fully convolutional networks", "1411.4038", "heads/fcn.py"),
+)
+
+# Decoder -> context on the top level, pyramid, its laterals, its transfers, its combine, what the head combines.
+DECODERS = {
+    "FPN, Panoptic FPN's head": ("-", "fpn", "conv", "nearest", "sum", "sum of progressive branches"),
+    "FaPN": ("-", "fapn", "select", "aligned", "sum", "sum of progressive branches"),
+    "FaPN, real time": ("-", "fapn", "conv", "aligned_realtime", "sum", "sum of progressive branches"),
+    "UPerNet": ("pyramid pooling", "fpn", "conv", "bilinear", "sum", "concat of levels"),
+    "ESeg": ("pooled levels", "bifpn", "conv", "nearest, max", "fast_normalized", "softmax sum of levels"),
+    "HRNetV2": ("-", "fuse layers", "conv", "bilinear", "sum", "concat of levels"),
+    "GSTO-HRNet": ("-", "fuse layers", "gate, conv", "bilinear", "sum", "concat of levels"),
+    "PSPNet": ("-", "-", "-", "bilinear", "-", "concat of level and pools"),
+    "DeepLabV3": ("-", "-", "-", "-", "-", "concat of dilated convolutions and pool"),
+    "DeepLabV3+": ("atrous pooling", "-", "-", "bilinear", "-", "concat of context and low level"),
+    "FCN": ("-", "-", "-", "-", "-", "concat of level and convolutions"),
+}
+
+NUMBERS = (
+    Number("quickstart", "mIoU, toy val", "60 or more", "this project's own check", "quickstart.json"),
+    Number(
+        "camvid/uper_r18",
+        "mIoU, CamVid val",
+        "50 or more",
+        "this project's own goal",
+        "camvid_uper_r18.json",
+    ),
+    Number(
+        "camvid/uper_r18+scale_equalizer",
+        "mIoU, CamVid val",
+        "50 or more",
+        "this project's own goal",
+        "camvid_uper_r18_scale_equalizer.json",
+    ),
+)
+
+# Single-scale mIoU of mmsegmentation 1.2.2's model zoo (metafile.yaml), for the recipes that it has.
+MODEL_ZOO = {
+    "ade20k/uper_swin_tiny": "44.41",
+    "ade20k/uper_twins_svt_small": "46.08",
+    "ade20k/uper_twins_pcpvt_small": "46.04",
+    "ade20k/uper_convnext_tiny": "46.11",
+    "ade20k/uper_r50": "42.05",
+    "voc2012/uper_r50": "75.92",
+    "cityscapes/uper_r50": "78.19",
+}
+RECIPES = tuple(
+    number
+    for dataset in ("ade20k", "voc2012", "cityscapes")
+    for number in of_configs(
+        "mmsegmentation's model zoo",
+        f"mIoU, {dataset} val",
+        {
+            f"{dataset}/uper_{backbone}{end}": MODEL_ZOO.get(f"{dataset}/uper_{backbone}{end}", NO_NUMBER)
+            for backbone in ("swin_tiny", "twins_svt_small", "twins_pcpvt_small", "convnext_tiny", "r50")
+            for end in TWINS
+        },
+    )
+)
+
+
+# Single-scale mIoU of mmsegmentation's model zoo for the other decoders on ResNet-50, at output stride 8.
+DECODER_ZOO = {
+    "cityscapes": {"psp": "78.55", "aspp": "79.32", "sep_aspp": "80.09", "fcn": "73.61"},
+    "ade20k": {"psp": "42.48", "aspp": "42.66", "sep_aspp": "43.95", "fcn": "36.10"},
+    "voc2012": {"psp": "77.29", "aspp": "77.68", "sep_aspp": "76.81", "fcn": "66.97"},
+}
+DECODER_RECIPES = tuple(
+    number
+    for dataset, published in DECODER_ZOO.items()
+    for number in of_configs(
+        "mmsegmentation's model zoo",
+        f"mIoU, {dataset} val",
+        {
+            f"{dataset}/{head}_r50{end}": value if end == "" else NO_NUMBER
+            for head, value in published.items()
+            for end in TWINS
+        },
+    )
+)
+TOY = tuple(f"toy/{name}{end}" for name in ("fpn", "fapn", "bifpn", "gsto") for end in TWINS)
+
+
+def recorded(name: str) -> str:
+    """How evidence files of before call a config of this name."""
+    return f"configs/{name.replace('+', '_')}.yaml"
+
+
+def measured(number: Number) -> str:
+    """The number in its evidence file, mIoU unless it is a count, or "not run"."""
+    path = RESULTS / number.evidence
+    if not number.evidence or not path.is_file():
+        return "not run"
+    record = json.loads(path.read_text())
+    if number.evidence != COUNTS:
+        return f"{record['sem_seg']['mIoU']:.1f}"
+    count = next(count for count in record["configs"] if count["config"] == recorded(number.config))
+    return f"{count['params'] / 1e6:.2f}" if number.what.startswith("parameters") else f"{count['macs'] / 1e9:.1f}"
+
+
+def results_table() -> str:
+    """Markdown: config, number, expected, measured, evidence."""
+    rows = [
+        (f"`{n.config}`", n.what, f"{n.expected} ({n.source})", measured(n), f"`docs/results/{n.evidence}`")
+        for n in NUMBERS
+    ]
+    return tabulate(rows, headers=("config", "number", "expected", "measured", "evidence"), tablefmt="github")
+
+
+def recipes_table() -> str:
+    """Markdown: a row for each recipe and its scale-equalized twin: published, measured, measured with equalizers."""
+    rows = [
+        (f"`{plain.config}`", plain.expected, measured(plain), measured(equalized))
+        for plain, equalized in zip(RECIPES[::2], RECIPES[1::2], strict=True)
+    ]
+    headers = ("config", "published val mIoU", "measured", "with scale equalizers")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def decoders_table() -> str:
+    """Markdown: each decoder as a point of the fusion space."""
+    headers = ("decoder", "context", "pyramid", "laterals", "transfers", "combine", "the head's final Fusion")
+    return tabulate([(name, *parts) for name, parts in DECODERS.items()], headers=headers, tablefmt="github")
+
+
+def counts_table() -> str:
+    """Markdown: what tools/benchmark.py --count printed for the configs of Cityscapes and of the toy scenes."""
+    records = json.loads((RESULTS / COUNTS).read_text())["configs"]
+    shown = [record for record in records if record["config"].split("/")[1] in ("cityscapes", "toy")]
+    return count_table(shown)
+
+
+def published_table() -> str:
+    """Markdown: config, number, published, measured, paper."""
+    rows = [
+        (n.config if n.config == NO_CONFIG else f"`{n.config}`", n.what, n.expected, measured(n), n.source)
+        for n in PUBLISHED
+    ]
+    headers = ("config", "number", "published", "measured", "arXiv")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def decoder_recipes_table() -> str:
+    """Markdown: ResNet-50 decoders: published and measured mIoU, and measured with equalizers."""
+    rows = [
+        (f"`{plain.config}`", plain.expected, measured(plain), measured(equalized))
+        for plain, equalized in zip(DECODER_RECIPES[::2], DECODER_RECIPES[1::2], strict=True)
+    ]
+    headers = ("config", "published val mIoU", "measured", "with scale equalizers")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def toy_table() -> str:
+    """Markdown: the toy comparison: mIoU, parameters, multiply-adds, step time."""
+    path = RESULTS / "toy.json"
+    runs = json.loads(path.read_text())["configs"] if path.is_file() else {}
+    rows = [(f"`{config}`", *toy_row(runs.get(recorded(config)))) for config in TOY]
+    headers = ("config", "mIoU", "params M", "multiply-adds G", "training step ms")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def toy_row(run: dict[str, float] | None) -> tuple[str, ...]:
+    """mIoU in percent, parameters, multiply-adds of an image, milliseconds of a training step; or "not run"."""
+    if run is None:
+        return ("not run",) * 4
+    return (
+        f"{run['mIoU']:.1f}",
+        f"{run['params'] / 1e6:.2f}",
+        f"{run['macs'] / 1e9:.2f}",
+        f"{1000 * run['training_s']:.0f}",
+    )
+
+
+def papers_table() -> str:
+    """Markdown: paper, arXiv number, where it lives."""
+    rows = [(p.title, f"[{p.arxiv}](https://arxiv.org/abs/{p.arxiv})", f"`{p.modules}`") for p in PAPERS]
+    return tabulate(rows, headers=("paper", "arXiv", "in projects/ScaleEq/scaleeq/"), tablefmt="github")
+
+
+def scales_table() -> str:
+    """Markdown: the std of every branch of every run that left evidence, in its first and its last iteration."""
+    rows = []
+    for number in NUMBERS:
+        path = RESULTS / number.evidence
+        scales = json.loads(path.read_text())["scales"] if path.is_file() else {}
+        first, last = (scales.get(key, {}).get("fusions", {}) for key in ("at_start", "at_end"))
+        for fusion in first:
+            for branch, start in first[fusion]["branches"].items():
+                records = (start, last[fusion]["branches"][branch])
+                stds = [f"{r[key]:.3f}" if key in r else "-" for key in ("std", "std_equalized") for r in records]
+                rows.append((f"`{number.config}`", fusion, branch, *stds))
+    headers = ("run", "fusion", "branch", "std, first", "std, last", "equalized, first", "equalized, last")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def fresh_decoders_table() -> str:
+    """Markdown: the scales of decoders that were never trained, against an earlier measurement."""
+    return fresh_decoders.table(json.loads((RESULTS / "scales_5_4.json").read_text()))
+
+
+def calibration_cost_table() -> str:
+    """Markdown: what evidence.benchmark_calibration printed, as a ratio to a plain forward in the same run."""
+    runs = json.loads((RESULTS / "calibration_cost.json").read_text())
+    rows = [(f"`{run['command'].partition('.py ')[2]}`", run["passes"], f"{run['ratio']:.2f}") for run in runs]
+    headers = ("benchmark_calibration.py", "passes", "an image and pass / a plain forward")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def equalize_cost_table() -> str:
+    """Markdown: what evidence.benchmark_equalize printed, as ratios to the plain convolution in the same run."""
+    rows = []
+    for run in json.loads((RESULTS / "equalize_cost.json").read_text()):
+        command = f"`{run['command'].partition('.py ')[2]}`"
+        for name, ratios in run.items():
+            if isinstance(ratios, dict) and "forward" in ratios:
+                rows.append((command, name, f"{ratios['forward']:.2f}", f"{ratios['forward_and_backward']:.2f}"))
+    headers = ("benchmark_equalize.py", "implementation", "forward / plain", "forward and backward / plain")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def arms_table() -> str:
+    """Markdown: the arms of an experiment on toy scenes, as tools/compare.py compared them."""
+    return comparison_table(json.loads((RESULTS / "arms_toy_sgd.json").read_text()))
+
+
+if __name__ == "__main__":
+    tables = (
+        papers_table,
+        results_table,
+        scales_table,
+        fresh_decoders_table,
+        calibration_cost_table,
+        equalize_cost_table,
+        recipes_table,
+        decoders_table,
+        counts_table,
+        published_table,
+        decoder_recipes_table,
+        toy_table,
+        arms_table,
+    )
+    print(*(table() for table in tables), sep="\n\n")

@@ -1,0 +1,84 @@
+"""The tables of README.md are the printed ones, and every number names what exists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evidence import tables
+from scaleeq.config import config_files
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
+
+
+@pytest.mark.parametrize(
+    ("page", "table"),
+    [
+        ("README.md", tables.papers_table),
+        ("README.md", tables.results_table),
+        ("docs/scale_equalizers.md", tables.scales_table),
+        ("docs/scale_equalizers.md", tables.fresh_decoders_table),
+        ("docs/scale_equalizers.md", tables.calibration_cost_table),
+        ("docs/any_model.md", tables.equalize_cost_table),
+        ("docs/recipes.md", tables.recipes_table),
+        ("docs/recipes.md", tables.decoder_recipes_table),
+        ("docs/fusions.md", tables.decoders_table),
+        ("docs/fusions.md", tables.counts_table),
+        ("docs/fusions.md", tables.published_table),
+        ("docs/fusions.md", tables.toy_table),
+        ("docs/compare.md", tables.arms_table),
+    ],
+)
+def test_pages_hold_the_printed_tables(page, table):
+    assert table() in (ROOT / page).read_text(), "print it again: python -m evidence.tables"
+
+
+RECIPES = [*tables.RECIPES, *tables.DECODER_RECIPES]
+OF_CONFIGS = [number for number in tables.PUBLISHED if number.config != tables.NO_CONFIG]
+
+
+@pytest.mark.parametrize("number", [*tables.NUMBERS, *RECIPES, *OF_CONFIGS], ids=lambda n: f"{n.config} {n.what}")
+def test_numbers_name_configs_and_evidence_that_exist(number):
+    assert config_files(number.config)
+    path = tables.RESULTS / number.evidence
+    if tables.measured(number) != "not run" and number.evidence != tables.COUNTS:
+        evidence = json.loads(path.read_text())
+        assert {"sem_seg", "weights_sha256", "engine", "command", "scales"} <= set(evidence)
+
+
+def test_numbers_without_a_config_are_never_measured():
+    without = [number for number in tables.PUBLISHED if number.config == tables.NO_CONFIG]
+    assert len(without) > 10
+    assert {tables.measured(number) for number in without} == {"not run"}
+
+
+def test_counts_are_those_of_their_config():
+    """ESeg-S, whose numbers are known exactly (tests/test_fusion_configs.py), among all records."""
+    numbers = [n for n in tables.PUBLISHED if n.config.endswith("/eseg_s") and n.evidence == tables.COUNTS]
+    assert [tables.measured(number) for number in numbers] == ["6.86", "33.8"]
+
+
+def test_the_toy_table_prints_what_was_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.toy_table().count("not run") == 4 * 8
+    run = {"mIoU": 71.26, "params": 11_645_576, "macs": 722_097_152, "training_s": 0.7978}
+    (tmp_path / "toy.json").write_text(json.dumps({"configs": {"configs/toy/gsto.yaml": run}}))
+    (row,) = [line for line in tables.toy_table().splitlines() if "toy/gsto`" in line]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["71.3", "11.65", "0.72", "798"]
+    assert tables.toy_table().count("not run") == 4 * 7
+
+
+@pytest.mark.parametrize("paper", tables.PAPERS, ids=lambda paper: paper.arxiv)
+def test_papers_live_where_they_are_said_to(paper):
+    assert all((PACKAGE / module).exists() for module in paper.modules.split(", "))
+
+
+def test_the_reading_spine_is_short():
+    """The files that projects/ScaleEq/README.md tells a newcomer to read, in all."""
+    lines = (ROOT / "projects" / "ScaleEq" / "README.md").read_text().splitlines()
+    spine = [line.split("`")[1] for line in lines if line[:1].isdigit()]
+    assert len(spine) > 8
+    assert sum(len((PACKAGE / name).read_text().splitlines()) for name in spine) <= 1300

@@ -76,12 +76,14 @@ def equalize(
     fusions = [_fusion(model, name, parts, trace, spec, center) for name, parts in _chosen(named, trace).items()]
     for fusion in fusions:
         exchange_module(model, fusion.mix.consumer, fusion)
-    if loader is None:
+    if trace is None or loader is None:
         return CalibrationReport()
     try:
-        return calibrate(
+        report = calibrate(
             model, loader, num_images=num_images, inputs=lambda batch: (take(batch), None), gather=_gather()
         )
+        report.passed_over = trace.passed_over(report.fusions)
+        return report
     except BaseException:
         for fusion in fusions:
             exchange_module(model, fusion, fusion.mix.consumer)

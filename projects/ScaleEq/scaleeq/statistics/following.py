@@ -19,156 +19,38 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-JOINS = frozenset(["cat", "concat", "concatenate", "stack", "hstack"])
-SHAPES = frozenset(
-    ["view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "squeeze", "unsqueeze", "ravel"]
+
+def _names(text: str) -> frozenset[str]:
+    """Names of functions, without the underscores of those that act in place."""
+    return frozenset(text.split())
+
+
+JOINS = _names("cat concat concatenate stack hstack")
+SHAPES = _names("view reshape flatten unflatten view_as reshape_as squeeze unsqueeze ravel")
+MOVES = SHAPES | _names(
+    "getitem narrow select index_select gather take_along_dim chunk split split_with_sizes tensor_split unbind permute "
+    "transpose movedim moveaxis swapaxes swapdims roll flip rot90 expand expand_as broadcast_to repeat "
+    "repeat_interleave tile pad constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle T mT"
 )
-MOVES = SHAPES | frozenset(
-    [
-        "getitem",
-        "narrow",
-        "select",
-        "index_select",
-        "gather",
-        "take_along_dim",
-        "chunk",
-        "split",
-        "split_with_sizes",
-        "tensor_split",
-        "unbind",
-        "permute",
-        "transpose",
-        "movedim",
-        "moveaxis",
-        "swapaxes",
-        "swapdims",
-        "roll",
-        "flip",
-        "rot90",
-        "expand",
-        "expand_as",
-        "broadcast_to",
-        "repeat",
-        "repeat_interleave",
-        "tile",
-        "pad",
-        "constant_pad_nd",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "channel_shuffle",
-        "T",
-        "mT",
-    ]
+RESIZINGS = _names("interpolate upsample upsample_bilinear upsample_nearest upsample_bilinear2d")
+SPATIAL = RESIZINGS | _names("max_pool2d avg_pool2d grid_sample")
+SIGMOIDS = _names("sigmoid hardsigmoid tanh hardtanh")
+POINTWISE = SIGMOIDS | _names(
+    "to type type_as float double half bfloat16 contiguous clone detach data requires_grad alias "
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout masked_fill "
+    "relu relu6 leaky_relu rrelu elu celu selu gelu silu mish softplus softsign hardswish hardshrink softshrink "
+    "tanhshrink threshold logsigmoid prelu abs neg negative square sqrt rsqrt reciprocal exp log log1p sin cos erf "
+    "clamp clip clamp_min clamp_max nan_to_num positive"
 )
-RESIZINGS = frozenset(["interpolate", "upsample", "upsample_bilinear", "upsample_nearest", "upsample_bilinear2d"])
-SPATIAL = RESIZINGS | frozenset(["max_pool2d", "avg_pool2d", "grid_sample"])
-SIGMOIDS = frozenset(["sigmoid", "hardsigmoid", "tanh", "hardtanh"])
-POINTWISE = SIGMOIDS | frozenset(
-    [
-        "to",
-        "type",
-        "type_as",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "contiguous",
-        "clone",
-        "detach",
-        "data",
-        "requires_grad",
-        "alias",
-        "dropout",
-        "dropout1d",
-        "dropout2d",
-        "dropout3d",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "feature_dropout",
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "rrelu",
-        "elu",
-        "celu",
-        "selu",
-        "gelu",
-        "silu",
-        "mish",
-        "softplus",
-        "softsign",
-        "hardswish",
-        "hardshrink",
-        "softshrink",
-        "tanhshrink",
-        "threshold",
-        "logsigmoid",
-        "prelu",
-        "abs",
-        "neg",
-        "negative",
-        "square",
-        "sqrt",
-        "rsqrt",
-        "reciprocal",
-        "exp",
-        "log",
-        "log1p",
-        "sin",
-        "cos",
-        "erf",
-        "clamp",
-        "clip",
-        "clamp_min",
-        "clamp_max",
-        "nan_to_num",
-        "positive",
-    ]
+PRODUCTS = _names("mul multiply imul rmul div divide true_divide truediv itruediv rtruediv rdiv")
+SUMS = _names("add iadd radd sub subtract isub rsub addcmul addcdiv where lerp maximum minimum pow")
+MIXES = _names(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear matmul mm bmm baddbmm "
+    "addmm einsum tensordot scaled_dot_product_attention multi_head_attention_forward deform_conv2d"
 )
-PRODUCTS = frozenset(
-    ["mul", "multiply", "imul", "rmul", "div", "divide", "true_divide", "truediv", "itruediv", "rtruediv", "rdiv"]
+ONLY_SHAPES_READ = _names(
+    "zeros_like ones_like empty_like full_like rand_like randn_like new_tensor new_zeros new_ones new_empty new_full"
 )
-SUMS = frozenset(
-    [
-        "add",
-        "iadd",
-        "radd",
-        "sub",
-        "subtract",
-        "isub",
-        "rsub",
-        "addcmul",
-        "addcdiv",
-        "where",
-        "lerp",
-        "maximum",
-        "minimum",
-        "pow",
-    ]
-)
-MIXES = frozenset(
-    [
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "linear",
-        "bilinear",
-        "matmul",
-        "mm",
-        "bmm",
-        "baddbmm",
-        "addmm",
-        "einsum",
-        "tensordot",
-        "scaled_dot_product_attention",
-        "multi_head_attention_forward",
-        "deform_conv2d",
-    ]
-)
-ONLY_SHAPES_READ = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "size", "dim")
 
 
 @dataclass(frozen=True)
@@ -221,15 +103,15 @@ class Joined:
 class Follow(TorchFunctionMode):
     """Follows maps through the functions of a forward.
 
-    before: called with a function's name and its tensors first, where it mixes channels (MIXES) -> convolutions that
-        the result has been computed through besides those of its arguments.
+    called: told the name of each function and its tensors; returns convolutions that the result is computed through,
+        besides those that its arguments were.
     """
 
-    def __init__(self, mixes: Callable[[str, list[torch.Tensor]], frozenset[str]]):
+    def __init__(self, called: Callable[[str, list[torch.Tensor]], frozenset[str]]):
         super().__init__()
         self.joined = Joined()
         self.known = WeakTensorKeyDictionary()
-        self.mixes = mixes
+        self.called = called
         self._numbers = itertools.count(1)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -238,7 +120,11 @@ class Follow(TorchFunctionMode):
         name = getattr(getattr(func, "__self__", None), "__name__", "") if name == "__get__" else name
         name = name.strip("_")
         if name == "setitem":
-            self._assigned(args[0], args[1], args[2])
+            self._written(args[0], lambda labels: labels[args[1]], args[2])
+        elif name == "copy" and args[0]._base is not None:
+            view, base = args[0], args[0]._base
+            layout = (view.shape, view.stride(), view.storage_offset() - base.storage_offset())
+            self._written(base, lambda labels: labels.as_strided(*layout), args[1])
         elif results := list(tensors_of(out)):
             self._called(name, func, args, kwargs or {}, out, results)
         return out
@@ -261,11 +147,11 @@ class Follow(TorchFunctionMode):
 
     def _called(self, name: str, func: Any, args: Any, kwargs: Any, out: Any, results: list[torch.Tensor]) -> None:
         tensors = list(tensors_of((args, {key: value for key, value in kwargs.items() if key != "out"})))
-        mixed = self.mixes(name, tensors)
+        mixed = self.called(name, tensors)
         if name in MIXES:
             through = mixed.union(*(self.of(t).through for t in tensors))
             self.known.update({result: Known(through=through) for result in results})
-        elif name in ONLY_SHAPES_READ or name.startswith("new_") or not tensors:
+        elif name in ONLY_SHAPES_READ or not tensors:
             self.known.update({result: Known() for result in results})
         else:
             try:
@@ -385,16 +271,20 @@ class Follow(TorchFunctionMode):
             return {out: Known(gate=all(self.of(t).gate for t in tensors), through=through)}
         if not self._same(maps) and name in PRODUCTS:
             maps = [t for t in maps if not self.of(t).gate] or maps
-        if not self._same(maps):
-            if any(self.of(t).joined for t in maps):
-                self.end([out], tensors, "a product of maps" if name in PRODUCTS else "a sum of maps")
-                return {out: self.of(out)}
-            return {out: Known(through=frozenset().union(*(self.of(t).through for t in tensors)))}
-        known = self._labelled(maps[0])
-        factors = frozenset().union(*(self.of(t).through for t in tensors if all(t is not one for one in maps)))
+        same = self._same(maps)
+        if not same and (name not in PRODUCTS or not any(self.of(t).joined for t in maps)):
+            self.end([out], tensors, "a sum of maps")
+            return {out: self.of(out)}
+        main = maps[0] if same else next(t for t in maps if self.of(t).joined)
+        known = self._labelled(main)
+        others = [t for t in tensors if t is not main and not (same and any(t is one for one in maps))]
+        factors = frozenset().union(*(self.of(t).through for t in others))
         gates = {conv for conv in factors if known.joined and self.joined.read.get(conv) == known.maps}
         self.joined.gates |= gates
-        through = (factors - gates).union(*(self.of(t).through for t in maps))
+        if not same:
+            self.end([out], [main], "a product of maps")
+            known = self.of(out)
+        through = (factors - gates).union(*(self.of(t).through for t in tensors if all(t is not o for o in others)))
         return {out: replace(known, gate=all(self.of(t).gate for t in tensors), through=through)}
 
     def _same(self, maps: list[torch.Tensor]) -> bool:
@@ -405,21 +295,21 @@ class Follow(TorchFunctionMode):
             return True
         return all(one.labels is not None and labels is not None and torch.equal(one.labels, labels) for one in known)
 
-    def _assigned(self, buffer: torch.Tensor, index: Any, value: Any) -> None:
-        """buffer[index] = value: a concatenation, made in place."""
+    def _written(self, buffer: torch.Tensor, part: Callable[[torch.Tensor], torch.Tensor], value: Any) -> None:
+        """A part of a buffer was overwritten: a concatenation that is made in place."""
         known = self.of(buffer)
-        labels = torch.zeros(buffer.shape, device=buffer.device)
-        if known.labels is not None:
-            labels = known.labels.to(buffer.device).expand(buffer.shape).clone()
-        elif known.ended:
+        if known.ended:
             return
+        labels = torch.zeros_like(buffer, dtype=torch.float32)
+        if known.labels is not None:
+            labels.copy_(known.labels)
         through = known.through
         if isinstance(value, torch.Tensor) and value.dim() and value.is_floating_point():
             of_value = self._labelled(value)
-            labels[index] = self._renewed(of_value, value.dim()).to(buffer.device).expand(value.shape)
+            part(labels).copy_(self._renewed(of_value, value.dim()).expand(value.shape))
             through = through | of_value.through
         else:
-            labels[index] = 0
+            part(labels).fill_(0)
         self.known[buffer] = self._with(labels, replace(known, through=through))
 
 

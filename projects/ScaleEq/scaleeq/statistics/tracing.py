@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ..fusion import Fusion
 from ..layers import normalizes_channels
@@ -62,20 +63,18 @@ class Trace:
         for name, (widths, resized) in self.read.items():
             if name not in equalized:
                 reasons[name] = f"reads {in_words(widths)} channels" + self._reason(name, any(resized))
-        for name, function in self.outside.items():
-            if name not in equalized and name not in reasons:
-                reasons[name] = self._used(function)[2:]
         return reasons
 
     def _reason(self, name: str, resized: bool) -> str:
         if name in self.gates:
             return "; a gate: what it makes comes back to these maps as a factor"
         if name in self.outside:
-            return self._used(self.outside[name])
+            return f"; {self.used_outside(name)}"
         return ", not named" if resized else ", none of them resized directly before"
 
-    def _used(self, function: str) -> str:
-        return f"; its weight is used outside of its own forward, by {function}, where no equalizer would act"
+    def used_outside(self, name: str) -> str:
+        """Why a convolution of `outside` cannot be equalized."""
+        return f"its weight is used outside of its own forward, by {self.outside[name]}, where no equalizer would act"
 
     def scale_invariant(self, name: str, conv: nn.Conv2d) -> str:
         """Why a scale on an input channel of `conv` changes nothing; empty where it does."""
@@ -102,8 +101,13 @@ def trace_concatenations(model: nn.Module, x: Any) -> Trace:
     """Run model(x) in the state of a calibration, and see which of its convolutions read concatenations."""
     watch = _Watch(model)
     eager = getattr(torch.compiler, "set_stance", None)  # compiled parts can be watched only where they run as written
-    handles = watch.hooks(model)
+    # Of all modules: a scripted one takes no hooks of its own.
+    handles = (
+        register_module_forward_pre_hook(watch.enter),
+        register_module_forward_hook(watch.leave),
+    )
     try:
+        watch.given(x)
         with measuring(model), eager("force_eager") if eager else contextlib.nullcontext(), watch.follow:
             out = model(x)
     finally:
@@ -117,7 +121,7 @@ class _Watch:
 
     def __init__(self, model: nn.Module):
         self.trace = Trace()
-        self.follow = Follow(self.mixes)
+        self.follow = Follow(self.called)
         self.convs = convolutions_of(model)
         self.names = {module: name or type(model).__name__ for name, module in model.named_modules()}
         self.weights = {id(p): name for name, conv in self.convs.items() for p in conv.parameters(recurse=False)}
@@ -131,69 +135,80 @@ class _Watch:
         self.running: list[nn.Module] = []
         self.makers: dict[int, tuple[str, torch.Tensor]] = {}
 
-    def hooks(self, model: nn.Module) -> list[Any]:
-        """Put hooks on all modules; returns their handles."""
-        handles = []
-        for module in model.modules():
-            handles.append(module.register_forward_pre_hook(self.enter))
-            handles.append(module.register_forward_hook(self.leave, with_kwargs=True))
-        return handles
+    def given(self, x: Any) -> None:
+        """Take the model's input as seen."""
+        self.follow.known.update({tensor: Known() for tensor in tensors_of(x)})
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if module not in self.names:
+            return
         self.running.append(module)
         if (name := self.names[module]) in self.convs:
             self.trace.calls[name] += 1
         if args and id(args[0]) in self.makers and not list(module.children()):
             self.trace.followers.setdefault(self.makers[id(args[0])][0], module)
 
-    def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        if module not in self.names:
+            return
         while self.running and self.running.pop() is not module:
             pass  # a module that was left by an exception
         name = self.names[module]
         if name in self.convs and self.convs[name].groups > 1:
             self.makers[id(out)] = name, out  # alive, so that no other tensor gets its id
         if unseen := [result for result in tensors_of(out) if not self.follow.seen(result)]:
-            read = list(tensors_of((args, kwargs)))
+            read = list(tensors_of(args))
             self.follow.end(unseen, read, f"{type(module).__name__}, which cannot be watched")
             self._reads_otherwise(module, read, f"; {type(module).__name__}, whose inside cannot be watched")
 
-    def mixes(self, function: str, tensors: list[torch.Tensor]) -> frozenset[str]:
-        """Called before each function: what reads a concatenation, and whose weights are used by whom."""
+    def called(self, function: str, tensors: list[torch.Tensor]) -> frozenset[str]:
+        """A function is called: what reads a concatenation in it, and whose weights it uses."""
         reader = self.running[-1] if self.running else None
-        for tensor in tensors if function not in ONLY_SHAPES_READ else ():
-            owner = self.weights.get(id(tensor), "")
-            if (
-                owner
-                and reader is not self.convs[owner]
-                and not (function in ("to", "type_as") and tensor is not tensors[0])
-            ):
-                self.trace.outside.setdefault(owner, function)
+        self._uses_weights(function, reader, tensors)
         if function not in MIXES or reader is None or reader in self.equalized:
             return frozenset()
         name = self.names[reader]
         if function == "conv2d" and name in self.convs and tensors:
             return self._convolved(name, tensors[0])
-        what = type(reader).__name__ if not list(reader.children()) else f"{function} in {type(reader).__name__}"
-        if reader in self.fusion_of:
+        kind, owner = type(reader).__name__, next((self.weights[id(t)] for t in tensors if id(t) in self.weights), "")
+        if owner and reader is not self.convs[owner]:
+            reader, why = (
+                self.convs[owner],
+                f"; {function}, called by {kind} with its weight, where no equalizer would act",
+            )
+        elif reader in self.fusion_of:
             why = f"; a part of the Fusion {self.fusion_of[reader]}, which can be given an EqualizerSpec"
-        elif isinstance(reader, nn.Conv2d):
-            why = f"; {what} is not run as a convolution of maps"
+        elif not list(reader.children()) and not isinstance(reader, nn.Conv2d):
+            why = f"; {kind}: scale equalizers are made for nn.Conv2d"
         else:
-            why = f"; {what}, and scale equalizers are made for nn.Conv2d"
+            why = f"; {function}, called by {kind}: scale equalizers are made for nn.Conv2d"
         self._reads_otherwise(reader, [t for t in tensors if id(t) not in self.weights], why)
         return frozenset()
+
+    def _uses_weights(self, function: str, reader: nn.Module | None, tensors: list[torch.Tensor]) -> None:
+        if function in ONLY_SHAPES_READ:
+            return
+        for tensor in tensors[:1] if function in ("to", "type_as") else tensors:
+            owner = self.weights.get(id(tensor), "")
+            if owner and reader is not self.convs[owner]:
+                self.trace.outside.setdefault(owner, function)
 
     def _convolved(self, name: str, x: torch.Tensor) -> frozenset[str]:
         known = self.follow.of(x)
         if x.dim() == 3:
             self.trace.unbatched = self.trace.unbatched or name
+        if not self.follow.seen(x):
+            self.trace.not_followed.setdefault(name, "reads a map that was made by code that cannot be watched")
         if not known.joined:
             return frozenset()
         runs = known.runs(1)
         if known.ended:
             self.trace.not_followed.setdefault(name, _ended(known))
         elif runs is None or len({one for _, one in runs}) < len(runs):
-            self.trace.not_followed.setdefault(name, f"reads {_maps(known)}, their channels mixed or interleaved")
+            count = len(known.maps)
+            self.trace.not_followed.setdefault(
+                name, f"reads {count} maps, which do not lie side by side in its channels"
+            )
         else:
             widths, maps = zip(*runs, strict=True)
             self.trace.read.setdefault(name, (widths, tuple(one in self.follow.joined.resized for one in maps)))
@@ -201,12 +216,10 @@ class _Watch:
         return frozenset((name,))
 
     def _reads_otherwise(self, reader: nn.Module, tensors: list[torch.Tensor], why: str) -> None:
-        for tensor in tensors:
-            if (known := self.follow.of(tensor)).joined:
-                self.trace.not_followed.setdefault(
-                    self.names[reader], (_ended(known) if known.ended else f"reads {_maps(known)}") + why
-                )
-                return
+        known = next((known for tensor in tensors if (known := self.follow.of(tensor)).joined), None)
+        if known is not None:
+            what = _ended(known) if known.ended else f"reads {_maps(known)}"
+            self.trace.not_followed.setdefault(self.names[reader], what + why)
 
     def finish(self, out: Any) -> Trace:
         """The trace, once the forward has given `out`."""

@@ -8,6 +8,7 @@ modules are called plays no part. Whatever else reads a concatenation is listed 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,9 +107,11 @@ def trace_concatenations(model: nn.Module, x: Any) -> Trace:
         register_module_forward_pre_hook(watch.enter),
         register_module_forward_hook(watch.leave),
     )
+    stance = eager("force_eager") if eager else contextlib.nullcontext()
     try:
         watch.given(x)
-        with measuring(model), eager("force_eager") if eager else contextlib.nullcontext(), watch.follow:
+        with warnings.catch_warnings(), measuring(model), stance, watch.follow:
+            warnings.filterwarnings("ignore", message=".*global hooks on modules")  # of a compiled part; they go again
             out = model(x)
     finally:
         for handle in handles:

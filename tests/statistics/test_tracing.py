@@ -17,7 +17,7 @@ STDS = (1.0, 1.0, 50.0)  # about, of the three maps
 
 
 class ThreeMaps(nn.Module):
-    """Maps of 4, 6 and 5 channels, the second one upsampled, and a convolution that reads what `build` makes of them."""
+    """Maps of 4, 6 and 5 channels, the second upsampled, and a convolution that reads what `build` makes of them."""
 
     def __init__(self, build, in_channels=15, **modules):
         super().__init__()

@@ -121,9 +121,7 @@ def refuse_levels(input_shape: Any) -> None:
     for name, level in input_shape.items():
         numbers = [getattr(level, key, None) for key in ("channels", "stride")]
         if not all(isinstance(number, int) and number > 0 for number in numbers):
-            raise ValueError(
-                f"level {name!r} of input_shape is {level!r}; give Level(channels=256, stride=4), as it is"
-            )
+            raise ValueError(f"level {name!r} of input_shape is {level!r}; give Level(channels, stride)")
     strides = {name: level.stride for name, level in input_shape.items()}
     if list(strides.values()) != sorted(strides.values()):
         ordered = ", ".join(sorted(strides, key=strides.__getitem__))

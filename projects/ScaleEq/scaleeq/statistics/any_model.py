@@ -198,6 +198,8 @@ def _refuse_name(model: nn.Module, name: str) -> None:
 
 def _trace(model: nn.Module, loader: Iterable[Any], take: Callable[[Any], Any]) -> Trace:
     x = take(first_batch(loader))
+    if isinstance(x, torch.Tensor) and not x.numel():
+        raise ValueError(f"the first batch has no images: it is of shape {tuple(x.shape)}")
     try:
         trace = trace_concatenations(model, x)
     except torch.cuda.OutOfMemoryError:

@@ -67,6 +67,6 @@ def explained(error: Exception, model: nn.Module, x: Any) -> ValueError:
     if x.device != own.device or x.dtype != own.dtype:
         kind = str(own.dtype).removeprefix("torch.")
         return ValueError(f"{message}, but its weights are {kind} on {own.device}: let `inputs` bring them there")
-    if x.dim() != 4 or not len(x):
+    if x.dim() != 4:
         return ValueError(f"{message}: batches of images (N, C, H, W) are needed")
     return ValueError(f"{message}; give inputs, a function from a batch to what the model is called with")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import logging
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -65,11 +66,12 @@ def equalize(
         num_images: as in `calibrate`.
 
     Returns:
-        What was measured, in running order. On an error the model is as it was.
+        What was measured, in running order, and in `passed_over` what else reads a concatenation, and why it was left.
+            On an error the model is as it was.
 
     Raises:
-        ValueError: nothing to equalize; a convolution that is not there, that does not run exactly once, or that cannot
-            hold an equalizer; widths that do not add up; a loader that is empty or cannot be iterated again.
+        ValueError: nothing to equalize; a convolution that is not there, does not run exactly once or cannot hold an
+            equalizer; widths that are not those of its maps; a loader or batches that the model cannot read.
     """
     _refuse_model(model)
     if statistic == "grad":
@@ -80,16 +82,23 @@ def equalize(
     spec = EqualizerSpec(implementation=implementation, granularity=granularity, statistic=statistic)
     chosen = _chosen(model, named, trace)
     fusions = [_fusion(model, name, chosen, trace, spec, center) for name in chosen]
-    for fusion in fusions:
-        exchange_module(model, fusion.mix.consumer, fusion)
-    if trace is None or loader is None:
-        return CalibrationReport()
-    try:
+    with _placed(model, fusions):
+        if trace is None or loader is None:
+            return CalibrationReport()
         report = calibrate(
             model, loader, num_images=num_images, inputs=lambda batch: (take(batch), None), gather=_gather()
         )
         report.passed_over = trace.passed_over(report.fusions)
         return report
+
+
+@contextmanager
+def _placed(model: nn.Module, fusions: Sequence[ConvFusion]) -> Iterator[None]:
+    """Put Fusions into the places of their convolutions; these get them back if the context fails."""
+    for fusion in fusions:
+        exchange_module(model, fusion.mix.consumer, fusion)
+    try:
+        yield
     except BaseException:
         for fusion in fusions:
             exchange_module(model, fusion, fusion.mix.consumer)

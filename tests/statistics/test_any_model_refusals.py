@@ -130,3 +130,92 @@ def test_the_image_of_a_batch_is_found(form):
     for name, branches in report.fusions.items():
         for branch, statistics in branches.items():
             assert statistics.std == pytest.approx(expected.fusions[name][branch].std, rel=1e-6)
+
+
+def test_loaders_of_other_kinds():
+    refused("the loader is a Tensor; give a DataLoader, or a list of batches", loader=make_batches()[0])
+    refused("the loader is a dict; give a DataLoader", loader={"image": make_batches()[0]})
+    refused("the loader is a int; give a DataLoader", loader=3)
+    refused("not an iterator", loader=(x for x in make_batches()))
+    refused("a batch is a list, without an image", loader=[[]])
+
+
+def test_batches_that_the_model_cannot_read():
+    images = [(x * 255).to(torch.uint8) for x in make_batches()]
+    refused(r"failed on the first batch .* uint8 images \(4, 3, 12, 16\) on cpu: give .* floating point", loader=images)
+    refused(r"float32 images .*, but its weights are float64 on cpu", inputs=lambda x: x.float())
+    refused(r"meta, but its weights are float64 on cpu: let `inputs`", inputs=lambda x: x.to("meta"))
+    refused(r"it was called with a list, which is what `inputs` makes of a batch", inputs=lambda x: [x])
+    refused(r"the first batch has no images: it is of shape \(0, 3, 12, 16\)", loader=[x[:0] for x in make_batches()])
+    plain = Plain().double()
+    refused("conv reads a map without a batch dimension", Unbatched().double(), loader=[x[0] for x in make_batches()])
+    assert list(equalize(plain, make_batches(), conv="conv", num_images=-1).fusions) == ["conv"]
+
+
+class Unbatched(Plain):
+    """Takes one image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (3, H, W) -> (2, H, W)."""
+        return self.conv(torch.cat([x, x], 0))
+
+
+@pytest.mark.parametrize(("kind", "dims"), [("Conv1d", 1), ("Conv3d", 3), ("ConvTranspose2d", 2)])
+def test_other_convolutions_are_named(kind, dims):
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = getattr(nn, kind)(6, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """x: (N, 3, ...) -> (N, 2, ...)."""
+            x = x.flatten(2) if dims == 1 else x.unsqueeze(2) if dims == 3 else x
+            return self.conv(torch.cat([x, torch.nn.functional.interpolate(x, scale_factor=1.0)], 1))
+
+    refused(rf"conv reads 3 \+ 3 channels; {kind}: scale equalizers are made for nn.Conv2d", Other().double())
+    refused(rf"conv is {kind}, not an nn\.Conv2d of its own", Other().double(), conv="conv", widths=[3, 3])
+
+
+def test_a_second_time():
+    net = make_net()
+    equalize(net, make_batches(), num_images=1)
+    with pytest.raises(ValueError, match=r"scale equalizers already \(context\.0, fuse\.conv\), and nothing else"):
+        equalize(net, make_batches())
+    assert list(fusions_of(net)) == ["context.0", "fuse.conv"]
+
+
+def test_kinds_of_arguments():
+    refused("conv is a list; give the name of one convolution", conv=["fuse.conv", "context.0"])
+    refused("widths is '465'; give a list of channels", conv="fuse.conv", widths="465")
+    refused("widths is 15; give a list of channels", conv="fuse.conv", widths=15)
+    refused("the width of branch 'branch1' is 4.0", conv="fuse.conv", widths=[4.0, 11.0])
+    refused("cannot be named 4", conv="fuse.conv", widths={4: 15})
+    refused("num_images is 1.5", num_images=1.5)
+    refused("the model is scripted; equalize the nn.Module", torch.jit.script(nn.Sequential(nn.Conv2d(3, 2, 1))))
+    refused(r"DataParallel wraps the model: equalize the model itself \(\.module\)", nn.DataParallel(make_net()))
+    with pytest.raises(ValueError, match=r"the model is a str, not an nn\.Module"):
+        equalize("resnet18", make_batches())
+
+
+def test_widths_that_are_not_those_of_the_maps(caplog):
+    refused(r"the widths are 6 \+ 4 \+ 5, but it reads maps of 4 \+ 6 \+ 5", conv="fuse.conv", widths=[6, 4, 5])
+    refused(r"the widths are 5 \+ 10, but it reads maps of 4 \+ 6 \+ 5", conv="fuse.conv", widths=[5, 10])
+    equalize(make_net(), make_batches(), conv="fuse.conv", widths=[2, 2, 6, 5], num_images=1)
+    assert "joins some" not in caplog.text
+    equalize(make_net(), make_batches(), conv="fuse.conv", widths=[10, 5], num_images=1)
+    assert "fuse.conv reads maps of 4 + 6 + 5 channels, and widths joins some" in caplog.text
+
+
+def test_one_that_cannot_be_equalized_does_not_hide_the_others():
+    net = make_net()
+    net.fuse["conv"] = OwnForward(15, 7, 1).double()
+    refused(r"OwnForward has a forward of its own.*; for the others alone: conv=\{'context\.0': \[5, 3\]\}", net)
+    report = equalize(net, make_batches(), conv={"context.0": [5, 3]}, num_images=1)
+    assert report.passed_over == {"fuse.conv": "reads 4 + 6 + 5 channels, not named"}
+
+
+def test_a_convolution_that_is_kept_in_a_list_too():
+    net = make_net()
+    net.kept = [net.fuse["conv"]]
+    net.forward = lambda x: net.kept[0](net.maps(x)["fuse.conv"])
+    refused("does not run the fusions fuse.conv: .*kept outside of the model's modules, in a plain list", net)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from .precision import WideBuffers, is_reduced
+
 COMBINES = ("concat", "sum", "softmax", "fast_normalized")
 
 
@@ -28,6 +30,8 @@ def weighted_sum(
 ) -> torch.Tensor:
     """Sum of coefficient_i * branch_i, plus an offset, in the dtype of the branches.
 
+    With an offset, coefficients are those of equalizers, which half precision may not hold: it is summed in float32.
+
     Args:
         branches: n maps (N, C, H, W).
         coefficients: n times () or (C, 1, 1).
@@ -37,6 +41,11 @@ def weighted_sum(
         (N, C, H, W).
     """
     dtype = branches[0].dtype
+    if offset is not None and is_reduced(dtype):
+        wide = offset.float().reshape(-1, 1, 1)
+        for branch, coefficient in zip(branches, coefficients, strict=True):
+            wide = torch.addcmul(wide, branch, coefficient.float().reshape(-1, 1, 1))
+        return wide.to(dtype)
     total = branches[0] * coefficients[0].to(dtype)
     for branch, coefficient in zip(branches[1:], coefficients[1:], strict=True):
         total = total + branch * coefficient.to(dtype)
@@ -100,7 +109,7 @@ class FastNormalizedSum(Sum):
         return positive / (self.eps + positive.sum())
 
 
-class WeightedSum(nn.Module):
+class WeightedSum(WideBuffers):
     """Sum of coefficient_i * branch_i, plus one offset per channel: what a sum of scale equalizers folds into."""
 
     concatenates = False
@@ -108,7 +117,7 @@ class WeightedSum(nn.Module):
     offset: torch.Tensor
 
     def __init__(self, coefficients: torch.Tensor, offset: torch.Tensor):
-        """coefficients: (n, C, 1, 1), one row per branch; offset: (C, 1, 1)."""
+        """coefficients: (n, C, 1, 1), one row per branch; offset: (C, 1, 1); float32 at least."""
         super().__init__()
         self.register_buffer("coefficients", coefficients)
         self.register_buffer("offset", offset)

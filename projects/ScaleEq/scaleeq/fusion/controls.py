@@ -74,6 +74,8 @@ class LearnedScale(Unscaled):
         super().set_statistics(mean, std, num_images)
         if self.from_std:
             self.factor.copy_(self.std.reciprocal())
+            if not torch.isfinite(self.factor):
+                raise ValueError(f"1 / std is {float(1 / self.std):.3g}, which {self.factor.dtype} cannot hold")
 
     @torch.no_grad()
     def reset(self) -> None:

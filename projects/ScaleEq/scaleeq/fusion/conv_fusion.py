@@ -10,7 +10,7 @@ batch norm that loses nothing: it removes a constant per channel anyway.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ class KeptConv(nn.Module):
         """x: (N, C_in, H, W); input_scale: (C_in,) -> (N, C_out, H', W')."""
         if input_scale is None:
             return self.conv(x)
-        return conv_with_input_scale(self.conv, x, input_scale.to(self.conv.weight.dtype))
+        return conv_with_input_scale(self.conv, x, input_scale)
 
     @property
     def consumer(self) -> nn.Conv2d:
@@ -104,9 +104,28 @@ class ConvFusion(Fusion):
         self.equalizers.to(conv.weight.device, torch.promote_types(conv.weight.dtype, torch.float32))
         self.train(conv.training)
 
-    def forward(self, inputs: Mapping[str, torch.Tensor] | torch.Tensor) -> torch.Tensor:
-        """inputs: (N, C_in, H, W), the concatenation -> (N, C_out, H', W')."""
-        x = cast(torch.Tensor, inputs)
+    def __getattr__(self, name: str) -> Any:
+        """What a model's own code reads of its convolution (stride, weight, ...) is the convolution's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            mix = self.__dict__.get("_modules", {}).get("mix")
+            if mix is None or name.startswith("__"):
+                raise
+            return getattr(mix.conv, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What it writes there, too: a new weight, another stride."""
+        mix = self.__dict__.get("_modules", {}).get("mix")
+        own = mix is None or hasattr(type(self), name) or name in self.__dict__ or name in self._modules
+        if own or not hasattr(mix.conv, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(mix.conv, name, value)
+
+    def forward(self, input: Any) -> torch.Tensor:  # named as nn.Conv2d names it
+        """input: (N, C_in, H, W), the concatenation -> (N, C_out, H', W')."""
+        x = cast(torch.Tensor, input)
         spec = self.equalizer_spec
         if spec is not None and (spec.implementation == "module" or (spec.centers and spec.implementation != "init")):
             return super().forward(x)

@@ -9,17 +9,18 @@ training ("init"), which is the same function at the first step and a different 
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ..ops import equalize_branch
 from .combine import Affine
 from .equalizer_spec import GRANULARITIES
+from .precision import WideBuffers
 
 
-class ScaleEqualizer(nn.Module):
+class ScaleEqualizer(WideBuffers):
     """(x - mean) / std with constants; the identity until it is calibrated.
 
-    Buffers: mean and std, () or (C, 1, 1); num_images, how many images they were measured on, 0 before.
+    Buffers: mean and std, () or (C, 1, 1), in float32 at least; num_images, how many images they were measured on, 0
+        before.
     centers: False where the mean is always zero, so that `center` has nothing to do.
     """
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from .checks import refuse_branches, refuse_channels, refuse_inputs, refuse_misfit, refuse_width
 from .combine import Affine, WeightedSum, combined_affine
 from .controls import make_equalizer
 from .equalizer import ScaleEqualizer
@@ -46,8 +47,9 @@ class Branch(nn.Module):
     """What one input passes through before it is combined: lateral (channels first), then transfer (size)."""
 
     def __init__(self, channels: int, *, lateral: nn.Module | None = None, transfer: nn.Module | None = None):
-        """channels: width of the branch after its lateral. No lateral: as it is; no transfer: its own size."""
+        """channels: width of the branch once it is transferred. No lateral: as it is; no transfer: its own size."""
         super().__init__()
+        refuse_channels(channels)
         self.channels = channels
         self.lateral = nn.Identity() if lateral is None else lateral
         self.transfer = Keep() if transfer is None else transfer
@@ -65,7 +67,8 @@ class Fusion(nn.Module):
         equalizer: how to equalize the branches; None: not at all.
 
     Raises:
-        ValueError: an unknown reference; an equalizer whose statistics mean nothing, or that has no weights to go to.
+        ValueError: branches, combine or equalizer of another kind; widths that the combine or the mix cannot take; an
+            unknown reference; an equalizer whose statistics mean nothing, or that has no weights to go to.
     """
 
     def __init__(
@@ -78,9 +81,12 @@ class Fusion(nn.Module):
         equalizer: EqualizerSpec | None = None,
     ):
         super().__init__()
+        refuse_branches(branches, Branch, combine, mix)
         self.reference = reference or next(iter(branches))
         if self.reference not in branches:
             raise ValueError(f"reference branch {self.reference!r} is not one of {', '.join(branches)}")
+        if equalizer is not None and not isinstance(equalizer, EqualizerSpec):
+            raise ValueError(f"equalizer is {equalizer!r}; give an EqualizerSpec(...), or None for no equalizers")
         self.branches = nn.ModuleDict(branches)
         self.combine: Any = combine
         self.mix: Any = nn.Identity() if mix is None else mix
@@ -113,7 +119,12 @@ class Fusion(nn.Module):
                 )
 
     def forward(self, inputs: Mapping[str, torch.Tensor] | torch.Tensor) -> torch.Tensor:
-        """inputs: a map (N, C_i, H_i, W_i) per branch, or one that all share -> (N, C_mix, H, W) of reference size."""
+        """inputs: a map (N, C_i, H_i, W_i) per branch, or one that all share -> (N, C_mix, H, W) of reference size.
+
+        ValueError: inputs that are not those of the branches; a branch of another width than stated.
+        """
+        if not isinstance(inputs, torch.Tensor):
+            refuse_inputs(self, inputs)
         sources = {
             name: cast(Branch, branch).lateral(inputs if isinstance(inputs, torch.Tensor) else inputs[name])
             for name, branch in self.branches.items()
@@ -153,15 +164,17 @@ class Fusion(nn.Module):
         In the weights of a concatenation's mix is 1 / std; then the mean is subtracted, before the transfer where that
         is the same. A sum takes scale and mean as coefficients and an offset; "init" has both in its initial weights.
         """
-        transfer = cast(Branch, self.branches[name]).transfer
+        branch = cast(Branch, self.branches[name])
         equalizer = self.equalizer_of.get(name)
         scaled = self.combine.concatenates and self._implementation in ("reparametrize", "init_scaled")
-        if equalizer is not None and scaled and transfer.keeps_constants:
+        if equalizer is not None and scaled and branch.transfer.keeps_constants:
             centered = equalizer.center(source)
-            transferred = transfer(centered, reference)
+            transferred = branch.transfer(centered, reference)
+            refuse_width(name, branch.channels, transferred)
             self._observe(name, centered, transferred, 1.0, equalizer.mean)
             return transferred
-        transferred = transfer(source, reference)
+        transferred = branch.transfer(source, reference)
+        refuse_width(name, branch.channels, transferred)
         self._observe(name, source, transferred)
         if equalizer is not None and scaled:
             return equalizer.center(transferred)
@@ -180,9 +193,14 @@ class Fusion(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Move the equalizers into the weights that follow, in place and exactly: mix (concat) or combine (sum)."""
+        """Move the equalizers into the weights that follow, in place and exactly: mix (concat) or combine (sum).
+
+        ValueError: weights in half precision that cannot hold them.
+        """
         if not self.equalizers:
             return
+        if not self._is_initializer:
+            refuse_misfit(self)
         equalizers = [equalizer.double() for equalizer in self.equalizer_of.values()]
         scales, shifts = [e.scale() for e in equalizers], [e.shift() for e in equalizers]
         if self._implementation == "init_scaled":  # the weights have the scale already
@@ -192,7 +210,8 @@ class Fusion(nn.Module):
         elif self.combine.concatenates:
             self.mix.fold_input_affine(torch.cat(scales), torch.cat(shifts))
         else:
-            dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+            own = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+            dtype = torch.promote_types(own, torch.float32)
             weights = self.combine.weights()
             affines = [Affine(s[:, None, None], t[:, None, None]) for s, t in zip(scales, shifts, strict=True)]
             coefficients, offset = combined_affine(None if weights is None else weights.double(), affines)

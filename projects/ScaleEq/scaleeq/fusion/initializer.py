@@ -115,7 +115,9 @@ def scale_optimizer_steps(model: nn.Module, optimizer: torch.optim.Optimizer) ->
     _scale_learning_rates([fusion for fusion, spec in specs.items() if spec.control == "learning_rate"], optimizer)
     fusions = [fusion for fusion, spec in specs.items() if spec.implementation == "init_scaled"]
     for fusion in fusions:
-        fusion.mix.consumer.weight.register_hook(lambda gradient, fusion=fusion: gradient * _scale_of(fusion))
+        fusion.mix.consumer.weight.register_hook(
+            lambda gradient, fusion=fusion: (gradient * _scale_of(fusion)).to(gradient.dtype)
+        )
     if not fusions:
         return
 
@@ -154,5 +156,5 @@ def _scale_learning_rates(fusions: list[Fusion], optimizer: torch.optim.Optimize
 
 
 def _scale_of(fusion: Fusion) -> torch.Tensor:
-    conv = fusion.mix.consumer
-    return per_weight(conv, torch.cat([e.scale() for e in fusion.equalizer_of.values()])).to(conv.weight.dtype)
+    """1 / std, shaped to multiply the weights with; in float32 at least, as the products are."""
+    return per_weight(fusion.mix.consumer, torch.cat([e.scale() for e in fusion.equalizer_of.values()]))

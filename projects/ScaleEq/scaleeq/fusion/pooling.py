@@ -96,6 +96,8 @@ def atrous_pooling(
 
 
 def _check_different(key: str, numbers: Sequence[int]) -> None:
+    if isinstance(numbers, str) or not all(isinstance(number, int) for number in numbers):
+        raise ValueError(f"{key} is {numbers!r}; give a list of different positive whole numbers")
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 1:
         raise ValueError(f"{key} is {list(numbers)}; give different positive whole numbers, at least one")
 

@@ -16,7 +16,7 @@ from ..engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
 from ..fusion import EqualizerSpec, atrous_pooling
 from ..layers import NormFactory, batch_norm
 from ..losses import SegmentationLoss
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments
+from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, take_levels
 from .final_fusion import FusionOptions
 
 DILATIONS = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # output stride -> 96, 192 and 288 pixels of the image
@@ -51,7 +51,7 @@ class ASPPHead(SegmentationHead):
             input_shape=input_shape, channels=channels, num_classes=num_classes, dropout=dropout, loss=loss
         )
         fusion = fusion or FusionOptions()
-        ((width, stride),) = input_shape.values()
+        width, stride = take_levels(input_shape, 1, "ASPPHead")[0][:2]
         self.fusion = atrous_pooling(
             width,
             channels,

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..choices import one_of
 from ..config import add_scaleeq_config
 from ..engine import ShapeSpec, comm, get_cfg
 from ..fusion import EqualizerSpec
@@ -30,6 +31,8 @@ KEYS_OF_SOME = {
     "CONTEXT_GATE": "context to gate",
 }
 
+SCOPES = ("head", "pyramid")  # of scale equalizers: a head's own Fusions, and those of its pyramid
+
 Features = Mapping[str, torch.Tensor]
 
 
@@ -44,7 +47,8 @@ class SegmentationHead(nn.Module):
     """Base of the heads: subclasses define `fuse(features)`, the map that is classified.
 
     Args:
-        input_shape: the levels used, finest first: name -> channels and stride. Logits have the finest one's stride.
+        input_shape: the levels used, finest first: name -> channels and stride; ValueError for another order. Logits
+            have the finest one's stride.
         channels: width of the map that is classified.
         dropout: share of channels dropped before the classifier.
     """
@@ -59,6 +63,7 @@ class SegmentationHead(nn.Module):
         loss: SegmentationLoss | None = None,
     ):
         super().__init__()
+        refuse_levels(input_shape)
         if num_classes < 1:
             raise ValueError(f"NUM_CLASSES is {num_classes}; a head needs at least one class")
         self.in_features = list(input_shape)
@@ -106,6 +111,40 @@ class SegmentationHead(nn.Module):
                 losses[f"loss_gate_{name}"] = self.gate_loss(gate.logits, targets)
                 gate.logits = None  # it holds the graph of this forward
         return losses
+
+
+def refuse_levels(input_shape: Any) -> None:
+    """ValueError for what is not level -> channels and stride, finest first."""
+    if not isinstance(input_shape, Mapping) or not input_shape:
+        given = "empty" if isinstance(input_shape, Mapping) else f"a {type(input_shape).__name__}"
+        raise ValueError(f"input_shape is {given}; give name -> Level(channels, stride), finest first")
+    for name, level in input_shape.items():
+        numbers = [getattr(level, key, None) for key in ("channels", "stride")]
+        if not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise ValueError(f"level {name!r} of input_shape is {level!r}; give Level(channels, stride)")
+    strides = {name: level.stride for name, level in input_shape.items()}
+    if list(strides.values()) != sorted(strides.values()):
+        ordered = ", ".join(sorted(strides, key=strides.__getitem__))
+        raise ValueError(f"input_shape has strides {strides}; give the levels finest first: {ordered}")
+
+
+def take_levels(input_shape: Mapping[str, Level], number: int, head: str) -> list[Level]:
+    """The levels of a head that reads so many; ValueError for more or fewer."""
+    if len(input_shape) != number:
+        levels = "level" if number == 1 else "levels"
+        raise ValueError(f"{head} reads {number} {levels}; input_shape has {', '.join(input_shape)}")
+    return list(input_shape.values())
+
+
+def scoped_equalizers(equalizers: Any) -> dict[str, EqualizerSpec | None]:
+    """What the argument `equalizers` of a head says of each of its SCOPES; ValueError for another scope."""
+    if not isinstance(equalizers, Mapping | None):
+        raise ValueError(f"equalizers is {equalizers!r}; give a spec by scope: {{'head': EqualizerSpec(...)}}")
+    for scope, spec in (equalizers or {}).items():
+        one_of(scope, SCOPES, key="equalizers")
+        if not isinstance(spec, EqualizerSpec | None):
+            raise ValueError(f"equalizers[{scope!r}] is {spec!r}; give an EqualizerSpec(...) or None")
+    return {**dict.fromkeys(SCOPES), **(equalizers or {})}
 
 
 def resolve_norm(name: str) -> NormFactory | None:

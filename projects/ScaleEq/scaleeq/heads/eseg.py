@@ -31,7 +31,7 @@ from ..fusion import EqualizerSpec
 from ..layers import NormFactory, SeparableConv, batch_norm
 from ..losses import SegmentationLoss
 from ..pyramids import PyramidOptions, build_pyramid
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments
+from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, scoped_equalizers
 from .final_fusion import FusionOptions
 
 COARSEST_STRIDE = 512  # pixels; P9
@@ -68,7 +68,7 @@ class ESegHead(SegmentationHead):
         super().__init__(
             input_shape=input_shape, channels=channels, num_classes=num_classes, dropout=dropout, loss=loss
         )
-        equalizers = {"head": None, "pyramid": None, **(equalizers or {})}
+        equalizers = scoped_equalizers(equalizers)
         self.pooled_levels = pooled_levels(input_shape)
         top = input_shape[self.in_features[-1]].channels
         widths = {level: shape.channels for level, shape in input_shape.items()}

@@ -81,6 +81,8 @@ class FCNHead(SegmentationHead):
             branches = {"input": Branch(width), "convs": Branch(channels, lateral=convs)}
             mix = ConvNormAct(width + channels, channels, kernel_size=3, norm=norm)
             self.body = Fusion(branches, combine=Concat(), mix=mix, equalizer=equalizer)
+        elif equalizer is not None:
+            raise ValueError("FCNHead without concat_input fuses nothing on one level; leave out the equalizer")
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
@@ -96,7 +98,7 @@ class FCNHead(SegmentationHead):
     def fuse(self, features: Features) -> torch.Tensor:
         """features: level -> (N, C_level, H_level, W_level) -> (N, channels, H, W) of the finest level's size."""
         if len(self.in_features) > 1:
-            return self.fusion(features)
+            return self.fusion({level: features[level] for level in self.in_features})
         return self.body(features[self.in_features[0]])
 
 

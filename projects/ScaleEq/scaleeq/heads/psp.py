@@ -15,7 +15,7 @@ from ..engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
 from ..fusion import EqualizerSpec, pyramid_pooling
 from ..layers import NormFactory, batch_norm
 from ..losses import SegmentationLoss
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments
+from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, take_levels
 from .final_fusion import FusionOptions
 
 
@@ -58,7 +58,7 @@ class PSPHead(SegmentationHead):
                 "MODEL.SEM_SEG_HEAD.CONTEXT_GATE upsamples by 'bilinear', not MODEL.FUSION.TRANSFER 'nearest'"
             )
         self.fusion = pyramid_pooling(
-            input_shape[self.in_features[0]].channels,
+            take_levels(input_shape, 1, "PSPHead")[0].channels,
             channels,
             pool_scales=pool_scales,
             transfer=fusion.transfer,

@@ -26,7 +26,7 @@ from ..fusion import Branch, EqualizerSpec, Fusion, Progressive, make_combine
 from ..layers import NormFactory, norm_factory
 from ..losses import SegmentationLoss
 from ..pyramids import PyramidOptions, build_pyramid
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, resolve_norm
+from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, resolve_norm, scoped_equalizers
 
 PYRAMID_CHANNELS = 256  # of Panoptic FPN
 GROUP_NORM = norm_factory("GN")
@@ -67,7 +67,7 @@ class SemanticFPNHead(SegmentationHead):
         if combine == "concat":
             raise ValueError("MODEL.FUSION.COMBINE is 'concat', but SemanticFPNHead classifies the sum of its branches")
         pyramid = pyramid or PyramidOptions(name="fpn", channels=PYRAMID_CHANNELS)
-        equalizers = {"head": None, "pyramid": None, **(equalizers or {})}
+        equalizers = scoped_equalizers(equalizers)
         self.pyramid = build_pyramid(
             {level: shape.channels for level, shape in input_shape.items()},
             pyramid,

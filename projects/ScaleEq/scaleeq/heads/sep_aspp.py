@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
+from ..choices import one_of
 from ..engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
 from ..fusion import EqualizerSpec, atrous_pooling
 from ..layers import ConvNormAct, NormFactory, SeparableBlock, batch_norm
 from ..losses import SegmentationLoss
 from .aspp import dilations_at
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments
+from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, take_levels
 from .final_fusion import FusionOptions
 
 
@@ -53,8 +54,10 @@ class SepASPPHead(SegmentationHead):
             input_shape=input_shape, channels=channels, num_classes=num_classes, dropout=dropout, loss=loss
         )
         fusion = fusion or FusionOptions()
+        for name in widths or ():
+            one_of(name, ("context", "low_level"), key="widths")
         widths = {"context": channels, "low_level": 48, **(widths or {})}
-        low_level, top = input_shape.values()
+        low_level, top = take_levels(input_shape, 2, "SepASPPHead")
         self.context = atrous_pooling(
             top.channels,
             widths["context"],

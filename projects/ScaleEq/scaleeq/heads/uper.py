@@ -17,7 +17,7 @@ from ..fusion import EqualizerSpec, pyramid_pooling
 from ..layers import ConvNormAct, NormFactory, batch_norm
 from ..losses import SegmentationLoss
 from ..pyramids import PyramidOptions, build_pyramid
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments
+from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, scoped_equalizers
 from .final_fusion import FusionOptions
 
 
@@ -54,7 +54,7 @@ class UPerHead(SegmentationHead):
         )
         pyramid = pyramid or PyramidOptions(name="fpn", channels=channels)
         fusion = fusion or FusionOptions()
-        equalizers = {"head": None, "pyramid": None, **(equalizers or {})}
+        equalizers = scoped_equalizers(equalizers)
         self.top = self.in_features[-1]
         widths = {level: shape.channels for level, shape in input_shape.items()}
         self.context = pyramid_pooling(

@@ -14,7 +14,7 @@ from .offset_conv import fold_input_affine
 
 
 def conv_with_input_scale(conv: nn.Conv2d, x: torch.Tensor, input_scale: torch.Tensor | None) -> torch.Tensor:
-    """conv(x * input_scale), computed with scaled weights.
+    """conv(x * input_scale), computed with scaled weights; a product in float32 is rounded to the weights' precision.
 
     Args:
         conv: any convolution; its zero padding stays zero.
@@ -26,7 +26,8 @@ def conv_with_input_scale(conv: nn.Conv2d, x: torch.Tensor, input_scale: torch.T
     """
     if input_scale is None:
         return conv(x)
-    return conv._conv_forward(x, conv.weight * per_weight(conv, input_scale), conv.bias)
+    weight = (conv.weight * per_weight(conv, input_scale)).to(conv.weight.dtype)
+    return conv._conv_forward(x, weight, conv.bias)
 
 
 def per_weight(conv: nn.Conv2d, per_input: torch.Tensor) -> torch.Tensor:

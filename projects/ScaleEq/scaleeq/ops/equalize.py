@@ -14,8 +14,11 @@ def equalize_branch(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> t
         std: like `mean`, positive.
 
     Returns:
-        (N, C, H, W).
+        (N, C, H, W). Half precision is computed in float32, where 1 / std and a small std are in range.
     """
+    if x.dtype.itemsize < torch.float32.itemsize:
+        mean, std = (one.float() if one.dim() else one.float().view(1, 1, 1) for one in (mean, std))
+        return ((x - mean) / std).to(x.dtype)
     if mean.dim():
         mean, std = mean.to(x.dtype), std.to(x.dtype)
     return (x - mean) / std

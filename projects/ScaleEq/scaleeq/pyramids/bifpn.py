@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..fusion import Branch, EqualizerSpec, Fusion, Keep, Pool, make_combine
+from ..fusion.checks import refuse_widths
 from ..layers import ConvNormAct, NormFactory, SeparableConv, batch_norm
 from .chain import Chain
 from .plain import NEAREST
@@ -85,6 +86,7 @@ class BiFPN(nn.Module):
             equalizer: scale equalizers in every node.
         """
         super().__init__()
+        refuse_widths(in_channels)
         if repeats < 1 or len(in_channels) < 2:
             raise ValueError(f"a BiFPN has at least one cell and two levels, not {repeats} and {list(in_channels)}")
         self.out_channels = dict.fromkeys(in_channels, channels)

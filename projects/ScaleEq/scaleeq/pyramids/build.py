@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..fusion import COMBINES, DOWN_TRANSFERS, LATERALS, TRANSFERS, EqualizerSpec, make_transfer
+from ..fusion.checks import refuse_widths
 from ..layers import NormFactory
 from .bifpn import BiFPN
 from .fapn import fapn, fapn_realtime
@@ -75,6 +76,9 @@ class PyramidOptions:
             if (value := getattr(self, key)) not in choices:
                 known = ", ".join(filter(None, choices))
                 raise ValueError(f"MODEL.PYRAMID.{key.upper()} is {value!r}; choose one of {known}")
+        for key in ("output_convs", "out_features"):
+            if isinstance(value := getattr(self, key), str):
+                raise ValueError(f"MODEL.PYRAMID.{key.upper()} is the string {value!r}; give a list")
         if self.channels < 1 or self.repeats < 0 or any(number < 0 for number in self.output_convs):
             raise ValueError(f"MODEL.PYRAMID: CHANNELS, REPEATS and OUTPUT_CONVS count something; got {self}")
         self._refuse_combinations()
@@ -142,6 +146,7 @@ def build_pyramid(
     Raises:
         ValueError: OUTPUT_CONVS or OUT_FEATURES that do not match the levels; a top that is not as wide as announced.
     """
+    refuse_widths(in_channels)
     levels, channels = list(in_channels), options.channels
     if options.name == "none":
         return NoPyramid(in_channels)

@@ -8,6 +8,7 @@ from functools import partial
 from torch import nn
 
 from ..fusion import EqualizerSpec, Resize, make_lateral
+from ..fusion.checks import refuse_widths
 from ..fusion.laterals import caffe2_xavier_
 from ..layers import ConvNormAct, NormFactory, batch_norm
 from .fpn import FPN
@@ -39,6 +40,8 @@ def fpn(
 
     Without an activation, convolutions start with Caffe2's Xavier fill (FPN), else with Kaiming's (UPerNet).
     """
+
+    refuse_widths(in_channels)
 
     def conv(width: int, kernel_size: int = 1) -> nn.Module:
         block = ConvNormAct(width, channels, kernel_size=kernel_size, norm=norm, activation=activation)
@@ -83,6 +86,8 @@ def smoothed_fpn(
 
     3x3 convolutions with norm and ReLU on the top level and on every sum; laterals with norm and without ReLU.
     """
+
+    refuse_widths(in_channels)
 
     def smooth(width: int) -> nn.Module:
         return ConvNormAct(width, channels, kernel_size=3, norm=norm)

@@ -7,8 +7,12 @@ each convolution found or named gets a ConvFusion around it, which is all that c
 from __future__ import annotations
 
 import difflib
+import logging
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,14 +20,16 @@ import torch.distributed as dist
 from torch import nn
 
 from ..fusion import ConvFusion, EqualizerSpec, exchange_module
+from ..fusion.checks import refuse_name
 from ..fusion.conv_fusion import cannot_center
+from .batches import InputOf, explained, first_batch
 from .calibration import calibrate, fusions_of
 from .report import CalibrationReport
-from .tracing import Trace, convolutions_of, trace_concatenations
+from .tracing import Trace, convolutions_of, in_words, trace_concatenations
 
 Widths = Mapping[str, int] | Sequence[int]
-_EMPTY = object()
-IMAGE_KEYS = ("image", "pixel_values", "images", "input")
+
+logger = logging.getLogger(__name__)
 
 
 def equalize(
@@ -60,28 +66,39 @@ def equalize(
         num_images: as in `calibrate`.
 
     Returns:
-        What was measured, in running order. On an error the model is as it was.
+        What was measured, in running order, and in `passed_over` what else reads a concatenation, and why it was left.
+            On an error the model is as it was.
 
     Raises:
-        ValueError: nothing to equalize; a convolution that is not there, that does not run exactly once, or that cannot
-            hold an equalizer; widths that do not add up; a loader that is empty or cannot be iterated again.
+        ValueError: nothing to equalize; a convolution that is not there, does not run exactly once or cannot hold an
+            equalizer; widths that are not those of its maps; a loader or batches that the model cannot read.
     """
     _refuse_model(model)
     if statistic == "grad":
         raise ValueError("equalize measures maps; statistic 'grad' needs losses: give your own Fusions to calibrate")
     named = _named(model, conv, widths)
-    take = inputs or _InputOf(model)
+    take = inputs or InputOf(model)
     trace = None if loader is None else _trace(model, loader, take)
     spec = EqualizerSpec(implementation=implementation, granularity=granularity, statistic=statistic)
-    fusions = [_fusion(model, name, parts, trace, spec, center) for name, parts in _chosen(named, trace).items()]
-    for fusion in fusions:
-        exchange_module(model, fusion.mix.consumer, fusion)
-    if loader is None:
-        return CalibrationReport()
-    try:
-        return calibrate(
+    chosen = _chosen(model, named, trace)
+    fusions = [_fusion(model, name, chosen, trace, spec, center) for name in chosen]
+    with _placed(model, fusions):
+        if trace is None or loader is None:
+            return CalibrationReport()
+        report = calibrate(
             model, loader, num_images=num_images, inputs=lambda batch: (take(batch), None), gather=_gather()
         )
+        report.passed_over = trace.passed_over(report.fusions)
+        return report
+
+
+@contextmanager
+def _placed(model: nn.Module, fusions: Sequence[ConvFusion]) -> Iterator[None]:
+    """Put Fusions into the places of their convolutions; these get them back if the context fails."""
+    for fusion in fusions:
+        exchange_module(model, fusion.mix.consumer, fusion)
+    try:
+        yield
     except BaseException:
         for fusion in fusions:
             exchange_module(model, fusion, fusion.mix.consumer)
@@ -91,7 +108,7 @@ def equalize(
 def _fusion(
     model: nn.Module,
     name: str,
-    widths: Mapping[str, int],
+    chosen: Mapping[str, Mapping[str, int]],
     trace: Trace | None,
     spec: EqualizerSpec,
     center: bool | None,
@@ -102,15 +119,21 @@ def _fusion(
         _refuse_tied(model, conv)
         center = not cannot_center(conv) if center is None else center
         reason = "" if trace is None else trace.scale_invariant(name, conv)
-        return ConvFusion(conv, widths, equalizer=replace(spec, center=center), scale_invariant=reason)
+        return ConvFusion(conv, chosen[name], equalizer=replace(spec, center=center), scale_invariant=reason)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        others = {other: list(parts.values()) for other, parts in chosen.items() if other != name}
+        raise ValueError(f"{name}: {error}" + (f"; for the others alone: conv={others}" if others else "")) from error
 
 
 def _refuse_model(model: nn.Module) -> None:
     kind = type(model).__name__
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)) or hasattr(model, "_orig_mod"):
-        raise ValueError(f"{kind} wraps the model: equalize the model itself, then wrap or compile it")
+        inner = "_orig_mod" if hasattr(model, "_orig_mod") else "module"
+        raise ValueError(f"{kind} wraps the model: equalize the model itself (.{inner}), then wrap or compile it")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model is a {kind}, not an nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(f"{kind}: the model is scripted; equalize the nn.Module that it was made of")
     if isinstance(model, nn.Conv2d):
         raise ValueError("the model is a single convolution, whose place cannot be taken; put it into an nn.Sequential")
 
@@ -127,6 +150,11 @@ def _refuse_tied(model: nn.Module, conv: nn.Conv2d) -> None:
 
 def _named(model: nn.Module, conv: str | Mapping[str, Widths], widths: Widths | None) -> dict[str, dict[str, int]]:
     """Convolution -> branch -> channels, as the caller states them; no branches where they are to be found."""
+    if not isinstance(conv, (str, Mapping)):
+        raise ValueError(
+            f"conv is a {type(conv).__name__}; give the name of one convolution, or of several with their widths: "
+            "conv={'decode_head.fusion.conv': [256, 48]}"
+        )
     if isinstance(conv, Mapping):
         if widths is not None:
             raise ValueError("conv has the widths of each convolution already; leave out widths")
@@ -143,11 +171,16 @@ def _named(model: nn.Module, conv: str | Mapping[str, Widths], widths: Widths | 
 
 
 def _by_name(widths: Widths) -> dict[str, int]:
+    """Branch -> channels, named by their number where they have no names."""
+    if isinstance(widths, str) or not isinstance(widths, (Mapping, Sequence)):
+        raise ValueError(f"widths is {widths!r}; give a list of channels, or branch -> channels")
     named = dict(widths) if isinstance(widths, Mapping) else {f"branch{i}": w for i, w in enumerate(widths, 1)}
     for name in named:
-        if not name or "." in name or hasattr(nn.ModuleDict, name):
-            raise ValueError(f"a branch cannot be named {name!r}; use letters and digits, such as 'p2'")
-    return named
+        refuse_name(name)
+    for name, width in named.items():
+        if isinstance(width, bool) or not hasattr(type(width), "__index__"):
+            raise ValueError(f"the width of branch {name!r} is {width!r}; give a number of channels")
+    return {name: operator.index(width) for name, width in named.items()}
 
 
 def _refuse_name(model: nn.Module, name: str) -> None:
@@ -173,15 +206,21 @@ def _refuse_name(model: nn.Module, name: str) -> None:
 
 
 def _trace(model: nn.Module, loader: Iterable[Any], take: Callable[[Any], Any]) -> Trace:
-    if isinstance(loader, Iterator):
-        raise ValueError("the loader can be iterated once only; give a DataLoader or a list, not an iterator")
-    batch = next(iter(loader), _EMPTY)
-    if batch is _EMPTY:
-        raise ValueError("the calibration loader gave no batch")
-    return trace_concatenations(model, take(batch))
+    x = take(first_batch(loader))
+    if isinstance(x, torch.Tensor) and not x.numel():
+        raise ValueError(f"the first batch has no images: it is of shape {tuple(x.shape)}")
+    try:
+        trace = trace_concatenations(model, x)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise explained(error, model, x) from error
+    if trace.unbatched:
+        raise ValueError(f"{trace.unbatched} reads a map without a batch dimension: give batches (N, C, H, W)")
+    return trace
 
 
-def _chosen(named: dict[str, dict[str, int]], trace: Trace | None) -> dict[str, dict[str, int]]:
+def _chosen(model: nn.Module, named: dict[str, dict[str, int]], trace: Trace | None) -> dict[str, dict[str, int]]:
     """Convolution -> branch -> channels, in running order where that is known."""
     if trace is None:
         if not named or not all(named.values()):
@@ -189,45 +228,43 @@ def _chosen(named: dict[str, dict[str, int]], trace: Trace | None) -> dict[str, 
         return named
     found = {name: _by_name(widths) for name, widths in trace.found.items()}
     if not named and not found:
+        if equalized := fusions_of(model):
+            raise ValueError(
+                f"the model has scale equalizers already ({', '.join(equalized)}), and nothing else to equalize: "
+                "measure these again by scaleeq.calibrate, or begin with fold_equalizers(model)"
+            )
         raise ValueError(
             f"no convolution reads a concatenation of resized maps; name one: equalize(model, loader, conv='...', "
             f"widths=[...]). {trace.describe()}"
         )
-    chosen = {}
-    for name, parts in (named or found).items():
-        read = _by_name(trace.read[name][0]) if name in trace.read else {}
-        if trace.calls[name] != 1:
-            ran = f"runs {trace.calls[name]} times in a forward" if trace.calls[name] else "does not run in a forward"
-            raise ValueError(f"{name} {ran}; an equalizer has one place")
-        if not (parts or read):
-            raise ValueError(f"{name} reads no concatenation that could be followed; give its widths")
-        chosen[name] = parts or read
+    chosen = {name: _checked(trace, name, parts) for name, parts in (named or found).items()}
     order = list(trace.calls)
     return dict(sorted(chosen.items(), key=lambda item: order.index(item[0])))
 
 
-class _InputOf:
-    """batch -> the model's input: the batch, its first element, or the entry that is named as images are."""
-
-    def __init__(self, model: nn.Module):
-        floating = [p for p in model.parameters() if p.is_floating_point()]
-        if not floating:
-            raise ValueError("the model has no parameters")
-        self.like = floating[0]
-
-    def __call__(self, batch: Any) -> torch.Tensor:
-        found: Any = batch
-        if isinstance(batch, Mapping):
-            found = next((batch[key] for key in IMAGE_KEYS if key in batch), None)
-        elif isinstance(batch, (tuple, list)) and batch:
-            found = batch[0]
-        if not isinstance(found, torch.Tensor):
-            keys = f" with {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+def _checked(trace: Trace, name: str, stated: dict[str, int]) -> dict[str, int]:
+    """The branches of a convolution: as stated, which has to agree with the forward, or as that showed them."""
+    seen = trace.read[name][0] if name in trace.read else ()
+    if name in trace.outside:
+        raise ValueError(f"{name}: {trace.used_outside(name)}; read only its attributes there")
+    if trace.calls[name] != 1:
+        ran = f"runs {trace.calls[name]} times in a forward" if trace.calls[name] else "does not run in a forward"
+        raise ValueError(f"{name} {ran}; an equalizer has one place")
+    if not (stated or seen):
+        why = f" (it {trace.not_followed[name]})" if name in trace.not_followed else ""
+        raise ValueError(f"{name} reads no concatenation that could be followed{why}; give its widths")
+    if stated and seen and sum(stated.values()) == sum(seen):
+        ends, seen_ends = (set(accumulate(widths)) for widths in (stated.values(), seen))
+        if not (ends <= seen_ends or ends >= seen_ends):
             raise ValueError(
-                f"a batch is a {type(batch).__name__}{keys}, without an image tensor that could be recognized: give "
-                "inputs, a function from a batch to what the model is called with"
+                f"{name}: the widths are {in_words(tuple(stated.values()))}, but it reads maps of {in_words(seen)} "
+                "channels; give them in that order, or leave widths out"
             )
-        return found.to(self.like.device, self.like.dtype if found.is_floating_point() else None)
+        if ends < seen_ends:
+            logger.warning(
+                "%s reads maps of %s channels, and widths joins some: these keep their proportion", name, in_words(seen)
+            )
+    return stated or _by_name(seen)
 
 
 def _gather() -> Callable[[Any], list[Any]] | None:

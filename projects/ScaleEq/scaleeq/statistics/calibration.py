@@ -14,14 +14,16 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from ..fusion import EqualizerSpec, Fusion, Observation
+from ..fusion.checks import refuse_misfit
 from ..fusion.controls import control_statistics
 from ..fusion.initializer import INITIALIZERS
 from .gradients import balance_gradients, training_loss
@@ -37,6 +39,19 @@ MAX_PASSES = 8  # over the data; with more fusions, one joint pass
 DEAD = 1e-6  # a standard deviation below this share of the fusion's largest is not divided by
 
 Gather = Callable[[Any], list[Any]]
+
+
+@runtime_checkable
+class Measurable(Protocol):
+    """What a model of this project states, so that a calibration gives it batches as training does. A model without
+    both is called itself: what it has under one of these names may be anything.
+    """
+
+    def calibration_inputs(self, batch: Any) -> tuple[Any, torch.Tensor | None]:
+        """batch -> (the input of `logits`, valid (N, 2) or None), as `inputs` of calibrate."""
+
+    def logits(self, x: Any) -> Any:
+        """The part of the forward that runs the Fusions."""
 
 
 class _Measured(Exception):
@@ -83,7 +98,7 @@ def calibrate(
         num_images: 0: until each std is known to 1 % (at least 32, at most 512 images); n: at least n; -1: the whole
             loader.
         inputs: batch -> (the model's input, valid (N, 2) or None); `valid` is the share of height and width of each
-            image that is not padding. Default: the model's own `calibration_inputs`, else the batch itself.
+            image that is not padding. Default: those of a Measurable model, else the batch itself.
         gather: all ranks' objects in rank order, where several processes measure different batches of equal number.
         progress: told one line per fusion; default the log.
         loss: batch -> the training loss, for STATISTIC "grad"; default the sum of the losses that the model returns.
@@ -92,19 +107,17 @@ def calibrate(
         What was measured. On an error the equalizers (and the weights that an initializer scales) are as they were.
 
     Raises:
-        ValueError: no equalizers; an empty loader; an equalizer that the forward never reaches; a branch that is not
-            finite.
+        ValueError: no equalizers; an empty loader; a Fusion that the forward never reaches, or runs twice; a branch
+            that is not finite; a scale that weights in half precision cannot take.
     """
     fusions = fusions_of(model)
     if not fusions:
         raise ValueError(
             "the model has no scale equalizers to calibrate; enable MODEL.SCALE_EQUALIZER or give its Fusions one"
         )
-    if num_images < -1:
+    if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < -1:
         raise ValueError(f"num_images is {num_images}; give 0 (until known to 1 %), n > 0, or -1 (the whole loader)")
-    own = inputs is None or hasattr(model, "calibration_inputs")  # what a stranger calls logits may be anything
-    forward = getattr(model, "logits", model) if own else model
-    inputs = inputs or getattr(model, "calibration_inputs", None) or (lambda batch: (batch, None))
+    inputs = inputs or (model.calibration_inputs if isinstance(model, Measurable) else lambda batch: (batch, None))
     gather = gather or (lambda value: [value])
     tell = progress or logger.info
     report = CalibrationReport(joint=_measured_jointly(fusions, tell))
@@ -115,7 +128,7 @@ def calibrate(
         with measuring(model, written=buffers):
             while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
                 measurement = _Measurement(pending, gather, joint=report.joint)
-                measurement.run(forward, inputs, loader, num_images)
+                measurement.run(model, inputs, loader, num_images, count_runs=not report.fusions)
                 report.fusions |= (measured := measurement.apply())
                 for name in measured:
                     report.no_effect |= {name: why} if (why := fusions[name].no_effect) else {}
@@ -124,6 +137,41 @@ def calibrate(
         if balanced:
             balance_gradients(model, balanced, loader, loss=loss or training_loss(model), gather=gather)
     return report
+
+
+def _forward_of(model: nn.Module) -> Callable[..., Any]:
+    return model.logits if isinstance(model, Measurable) else model
+
+
+def _refuse_second_runs(model: nn.Module, fusions: dict[str, Fusion], x: Any) -> None:
+    """ValueError for a fusion that runs twice in model(x): its equalizers can have the statistics of one place only.
+
+    A twin runs, with the same weights, because a forward of the model ends at the fusion that is measured.
+    """
+    observers = {name: fusion.observer for name, fusion in fusions.items()}
+    for fusion in fusions.values():
+        fusion.observer = None
+    try:
+        twin = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+    except (RuntimeError, TypeError) as error:
+        logger.warning("the model cannot be copied (%s), so it was not seen whether it runs a fusion twice", error)
+        return
+    finally:
+        for name, fusion in fusions.items():
+            fusion.observer = observers[name]
+    runs: Counter[str] = Counter()
+    for name in fusions:
+        twin.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: runs.update([name]))
+    try:
+        with measuring(twin):
+            _forward_of(twin)(x)
+    except Exception as error:
+        logger.debug("what follows the fusions does not run in a calibration: %s", error)
+    if again := [name for name, count in runs.items() if count > 1]:
+        raise ValueError(
+            f"the forward runs {', '.join(again)} more than once, and its equalizers can have the statistics of one "
+            "place: give each place a Fusion of its own"
+        )
 
 
 @contextmanager
@@ -185,12 +233,15 @@ class _Measurement:
         elif not self.joint and seen.branch == list(moments)[-1]:
             raise _Measured
 
-    def run(self, forward: Callable[..., Any], inputs: Any, loader: Iterable[Any], num_images: int) -> None:
+    def run(self, model: nn.Module, inputs: Any, loader: Iterable[Any], num_images: int, *, count_runs: bool) -> None:
+        forward = _forward_of(model)
         for fusion in self.pending.values():
             fusion.observer = self.observe
         try:
             for batch in loader:
                 x, self.valid = inputs(batch)
+                if count_runs and not self.num_images:
+                    _refuse_second_runs(model, self.pending, x)
                 self._forward(forward, x)
                 self._check_finite()
                 self.num_images += sum(self.gather(self.batch_size))
@@ -209,7 +260,10 @@ class _Measurement:
         except _Measured:
             return
         if missing := [name for name in self.pending if not self.joint or name not in self.moments]:
-            raise ValueError(f"the forward does not run the fusions {', '.join(missing)}: remove them or run them")
+            raise ValueError(
+                f"the forward does not run the fusions {', '.join(missing)}: remove them or run them (a module that is "
+                "also kept outside of the model's modules, in a plain list, runs there without its Fusion)"
+            )
 
     def _check_finite(self) -> None:
         for name, branches in self.moments.items():
@@ -260,8 +314,18 @@ class _Measurement:
                         "it is" if dead.dim() == 0 else f"{int(dead.sum())} of {dead.numel()} channels are",
                     )
             control_statistics(fusion)
+            if _spec(fusion).implementation != "module":
+                self._refuse_misfit(name, fusion)
             fusion.initialize()
         return measured
+
+    def _refuse_misfit(self, name: str, fusion: Fusion) -> None:
+        try:
+            refuse_misfit(fusion)
+        except ValueError as error:
+            for equalizer in fusion.equalizer_of.values():
+                equalizer.reset()  # an initializer has not scaled its weights yet, so nothing is to be taken back
+            raise ValueError(f"fusion {name!r}: {error}") from error
 
     def _equalize(self, fusion: Fusion, branch: str, moments: dict[str, BranchMoments]) -> torch.Tensor:
         """Set a branch's equalizer to its moments; returns where, () or (C,), it is constant and so not scaled."""

@@ -26,11 +26,15 @@ def fold_equalizers(model: Model) -> Model:
 
     Raises:
         RuntimeError: an equalizer is not calibrated; the message names its fusion.
+        ValueError: weights in half precision cannot hold it.
     """
     require_calibrated(model)
     folded = copy.deepcopy(model)
-    for fusion in fusions_of(folded).values():
-        fusion.fold()
+    for name, fusion in fusions_of(folded).items():
+        try:
+            fusion.fold()
+        except ValueError as error:
+            raise ValueError(f"fusion {name!r} cannot be folded: {error}") from error
         if isinstance(fusion, ConvFusion):
             exchange_module(folded, fusion, fusion.mix.consumer)
     return folded

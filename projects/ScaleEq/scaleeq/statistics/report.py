@@ -24,11 +24,13 @@ class CalibrationReport:
 
     joint: all at once, in one pass over the data, instead of one after another.
     no_effect: fusion name -> why its equalizer changes nothing.
+    passed_over: what reads a concatenation and was not equalized, in a foreign model -> what it reads, and the reason.
     """
 
     joint: bool = False
     fusions: dict[str, dict[str, BranchStatistics]] = field(default_factory=dict)
     no_effect: dict[str, str] = field(default_factory=dict)
+    passed_over: dict[str, str] = field(default_factory=dict)
 
     def line(self, fusion: str) -> str:
         """One fusion in words, for a log."""
@@ -48,8 +50,9 @@ class CalibrationReport:
         )
 
     def __str__(self) -> str:
-        """A line per fusion."""
-        return "\n".join(map(self.line, self.fusions))
+        """A line per fusion, and one for whatever else reads a concatenation."""
+        passed = [f"passed over {name}: it {why}" for name, why in self.passed_over.items()]
+        return "\n".join([*map(self.line, self.fusions), *passed])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for a JSON file."""

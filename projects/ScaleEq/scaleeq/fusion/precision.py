@@ -1,0 +1,40 @@
+"""Scales and half precision: a scale may be too large, or a scaled weight too small, for the numbers that hold it.
+
+The scale of a branch of std 1.2e-5 is 8e4, beyond float16, while its product with a weight may well be in range. So
+statistics stay in float32 in a model of any precision, products are taken there, and what does not fit is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+LOST = 0.01  # of the norm of a branch's weights, relative; a bfloat16 loses 0.4 % at most
+
+
+def is_reduced(dtype: torch.dtype) -> bool:
+    """Whether a dtype is narrower than float32."""
+    return dtype.itemsize < torch.float32.itemsize
+
+
+def fits(values: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether values, float64, are about the same in `dtype`: neither infinite there nor lost below its smallest."""
+    change = values.to(dtype).double() - values
+    return bool(change.norm() <= LOST * values.norm())  # False where the change is not finite
+
+
+class WideBuffers(nn.Module):
+    """A module whose floating point buffers stay in float32 where a model is converted to half precision."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        before = {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            after = self._buffers[name]
+            assert after is not None
+            if is_reduced(after.dtype):
+                self._buffers[name] = buffer.to(after.device, torch.float32)
+        return self

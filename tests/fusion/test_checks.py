@@ -1,0 +1,84 @@
+"""What a Fusion refuses, where it is given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from scaleeq.fusion import Branch, Concat, EqualizerSpec, Fusion, Resize, Sum, pyramid_pooling
+from scaleeq.layers import ConvNormAct
+
+
+def fusion(**options) -> Fusion:
+    given = {"branches": {"a": Branch(2), "b": Branch(3)}, "combine": Concat(), "mix": ConvNormAct(5, 2)} | options
+    return Fusion(given.pop("branches"), **given)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"branches": {}}, "branches are empty; give name -> Branch"),
+        ({"branches": [Branch(2), Branch(3)]}, "branches are a list; give name -> Branch"),
+        ({"branches": {"a": (2, 4)}}, r"branch 'a' is a tuple; give Branch\(channels"),
+        ({"branches": {"a.b": Branch(5)}}, "a branch cannot be named 'a.b'"),
+        ({"branches": {"keys": Branch(5)}}, "a branch cannot be named 'keys'"),
+        (
+            {"branches": {"a": Branch(2), "b": Branch(4)}},
+            "widths are a 2, b 4, 6 in all, but the conv.* 5 input",
+        ),
+        ({"combine": "concat"}, r"combine is 'concat'; give a module such as Concat\(\)"),
+        ({"combine": Sum(), "mix": None}, "Sum adds branches of one width; theirs are a 2, b 3"),
+        ({"equalizer": "module"}, r"equalizer is 'module'; give an EqualizerSpec"),
+        ({"equalizer": True}, r"equalizer is True; give an EqualizerSpec"),
+        ({"reference": "c"}, "reference branch 'c' is not one of a, b"),
+    ],
+)
+def test_constructor(options, match):
+    with pytest.raises(ValueError, match=match):
+        fusion(**options)
+
+
+@pytest.mark.parametrize("channels", [0, -1, 2.0, "2", None, True, (2, 4)])
+def test_channels_of_a_branch(channels):
+    with pytest.raises(ValueError, match=r"a branch has .* channels; give a whole number"):
+        Branch(channels)
+
+
+def maps(**widths):
+    return {name: torch.rand(1, width, 4, 4) for name, width in widths.items()}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "match"),
+    [
+        (maps(a=2), "inputs are a, and its branches are a, b"),
+        (maps(a=2, b=3, c=1), "inputs are a, b, c, and its branches are a, b"),
+        ({}, "inputs are none, and its branches are a, b"),
+        (list(maps(a=2, b=3).values()), "inputs are a list; give one map, or a dict of maps for a, b"),
+        (maps(a=3, b=2), r"branch 'a' is a map of 3 channels, and Branch\(2\) was stated"),
+    ],
+)
+@pytest.mark.parametrize("spec", [{}, {"equalizer": EqualizerSpec()}, {"equalizer": EqualizerSpec("module")}])
+def test_inputs(inputs, match, spec):
+    with pytest.raises(ValueError, match=match):
+        fusion(**spec).eval()(inputs)
+
+
+def test_the_width_that_counts_is_that_of_the_transferred_branch():
+    class Narrow(nn.Conv2d):
+        keeps_constants = False
+
+        def forward(self, x, reference):
+            """x: (N, 5, H, W); reference: any -> (N, 3, H, W)."""
+            return super().forward(x)
+
+    branches = {"a": Branch(2), "b": Branch(3, transfer=Narrow(5, 3, 1)), "c": Branch(2, transfer=Resize())}
+    made = fusion(branches=branches, mix=ConvNormAct(7, 2)).eval()
+    assert made({**maps(a=2, b=5), "c": torch.rand(1, 2, 2, 2)}).shape == (1, 2, 4, 4)
+
+
+@pytest.mark.parametrize("scales", ["1236", (1, 2.0), ("1",)])
+def test_pool_scales(scales):
+    with pytest.raises(ValueError, match=r"POOL_SCALES is .*; give a list of different positive whole numbers"):
+        pyramid_pooling(4, 2, pool_scales=scales)

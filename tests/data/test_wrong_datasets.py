@@ -7,6 +7,7 @@ number) and the way out. No oracle but the reader: the key phrases stand beside 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from scaleeq.data import build_test_loader, find_dataset, voc2012
 from scaleeq.data.report import ALL, check_datasets
 from scaleeq.data.splits import names_of
 from scaleeq.engine import get_cfg
+from tests.data.coded_pictures import write_png
 
 CLASSES = ("sky", "road", "car", "tree")
 RNG = np.random.default_rng(0)
@@ -161,6 +163,53 @@ def interpolated(root: Path) -> str:
 # ---------------------------------------------------------------------------------------------------- the cases
 
 
+def image_b(root: Path) -> Path:
+    return root / "own" / "images" / "b.png"
+
+
+def as_tiff(path: Callable[[Path], Path], make: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], str]:
+    """A good folder, one file of which holds `make` of the labels as TIFF; a reader goes by the content."""
+    return changed(lambda root: Image.fromarray(make(DISTINCT)).save(path(root), format="TIFF"))
+
+
+def half_way(labels: np.ndarray) -> np.ndarray:
+    return np.where(labels == 3, np.float32(2.99), labels.astype(np.float32))
+
+
+def unknown(labels: np.ndarray) -> np.ndarray:
+    return np.where(labels == 255, np.float32(np.nan), labels.astype(np.float32))
+
+
+def animated(path: Callable[[Path], Path]) -> Callable[[Path], str]:
+    first, second = (Image.fromarray(DISTINCT + shift) for shift in (0, 1))
+    return changed(lambda root: first.save(path(root), format="PNG", save_all=True, append_images=[second]))
+
+
+def pipe(path: Callable[[Path], Path]) -> Callable[[Path], str]:
+    def replace(root: Path) -> None:
+        path(root).unlink()
+        os.mkfifo(path(root))
+
+    return changed(replace)
+
+
+def coded(bits: int) -> Callable[[Path], str]:
+    """A good folder with labels of a few bits, 255 left out."""
+    return changed(lambda root: write_png(label_b(root), np.minimum(DISTINCT, 3) % (1 << bits), bits))
+
+
+def listed(text: str, encoding: str = "utf-8") -> Callable[[Path], str]:
+    """A good folder with this list of classes."""
+    return changed(lambda root: (root / "own" / "classes.txt").write_bytes(text.encode(encoding)))
+
+
+def voc_list_in_latin_1(root: Path) -> str:
+    name = palette_as_rgb(root)
+    path = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt"
+    path.write_bytes("2007_1\nStraße\n".encode("latin-1"))
+    return name
+
+
 @dataclass(frozen=True)
 class Case:
     """write: writes it below a root, returns its name. told: what a run says; checked: what the check says; patterns.
@@ -202,6 +251,14 @@ CASES = {
         trainaug_without_sbd, r"SegmentationClassAug +missing.*prepare_dataset.py", num_classes=21
     ),
     # which files there are
+    "labels of another ending": Case(
+        changed(lambda root: label_b(root).rename(label_b(root).with_suffix(".tif"))),
+        r"1 of 3 images have no labels.*Labels end in .png; beside them are 1 .tif \(b.tif\)",
+    ),
+    "images of other endings alone": Case(
+        changed(lambda root: [path.rename(path.with_suffix(".heic")) for path in image_b(root).parent.glob("*")]),
+        r"no image .*images.*; there are 3 .heic \(a.heic, b.heic, c.heic\)",
+    ),
     "image without label": Case(
         changed(lambda root: label_b(root).unlink()), r"1 of 3 images have no labels.*images.b.png.*labels.b.png.*copy"
     ),
@@ -266,6 +323,50 @@ CASES = {
     "16 bits": Case(
         with_labels(lambda labels: labels.astype(np.uint16) * 100 + 24000), r"a.png .*24000.*0..255.*instance ids"
     ),
+    # how the values are stored
+    "float labels": Case(as_tiff(label_b, half_way), r"labels.*b.png \(mode F\) hold .* no whole numbers.*2.99"),
+    "unknown labels": Case(as_tiff(label_b, unknown), r"labels.*b.png \(mode F\) hold .* no whole numbers.*nan"),
+    "labels below zero": Case(
+        as_tiff(label_b, lambda labels: labels.astype(np.int32) - 1), r"b.png .*from -1 to 254.*0..255"
+    ),
+    "black and white labels of four classes": Case(
+        coded(1), r"b.png are black and white.*class 1 or 255.*4 classes.*8 bits"
+    ),
+    "JPEG as labels": Case(
+        changed(lambda root: Image.fromarray(DISTINCT).save(label_b(root), format="JPEG")),
+        r"labels.b.png are a JPEG.*write PNG",
+    ),
+    "float image": Case(
+        as_tiff(image_b, lambda labels: labels.astype(np.float32) / 255), r"image .*b.png has float.*mode F.*8 bits"
+    ),
+    "32-bit image": Case(
+        as_tiff(image_b, lambda labels: labels.astype(np.int32)), r"image .*b.png has integer.*mode I"
+    ),
+    "dark 16-bit image": Case(
+        changed(lambda root: save(image_b(root), DISTINCT.astype(np.uint16))),
+        SILENT,
+        r"little of their 16 bits: 1.*b.png.*0..0 of 0..255.*10 or 12 bits",
+    ),
+    "animated image": Case(animated(image_b), r"images.b.png holds 2 pictures"),
+    "animated labels": Case(animated(label_b), r"labels.b.png holds 2 pictures"),
+    "pipe as image": Case(pipe(image_b), r"images.b.png cannot be read: it is a named pipe"),
+    "pipe as labels": Case(pipe(label_b), r"labels.b.png cannot be read: it is a named pipe"),
+    # the classes
+    "one class": Case(
+        lambda root: folder(root, {"a": DISTINCT % 1}, classes="sky"),
+        SILENT,
+        r"data set of one class.*'sky'.*background are two classes",
+        num_classes=1,
+    ),
+    "comment in classes.txt": Case(
+        listed("# my classes\nsky\nroad\ncar"), r"classes.txt, line 1: '# my classes' looks like a comment; expected"
+    ),
+    "classes.txt in Latin-1": Case(
+        listed("Himmel\nStraße", "latin-1"), r"classes.txt, line 2: it is no text in UTF-8.*save it as UTF-8"
+    ),
+    "list of images in Latin-1": Case(
+        voc_list_in_latin_1, r"val.txt, line 2: it is no text in UTF-8.*save it as UTF-8", num_classes=21
+    ),
     "another size": Case(
         changed(lambda root: save(label_b(root), DISTINCT[:, :30])),
         r"images.b.png is \(16, 32\).*labels.b.png are \(16, 30\).*nearest",
@@ -324,6 +425,36 @@ def test_a_good_folder_passes(root):
     name = good(root)
     run(name, len(CLASSES), 255)
     assert check(name) == ""
+
+
+@pytest.mark.parametrize(
+    ("write", "note"),
+    [
+        (changed(lambda root: save(image_b(root), DISTINCT.astype(np.uint16) * 257)), r"8 bits a channel.*I;16"),
+        (coded(2), r"less than 8 bits a pixel: 1.*b.png is grey of 2 bits.*0..3.*255.*class 3"),
+        (
+            changed(lambda root: (root / "own" / "images" / "d.heic").touch()),
+            r"taken for no images: 1.*1 .heic \(d.heic\)",
+        ),
+        (listed("\n".join(CLASSES), "utf-16"), ""),
+        (
+            changed(
+                lambda root: (
+                    Image.open(image_b(root)).save(image_b(root).with_name("c.webp"))
+                    or image_b(root).with_name("c.png").unlink()
+                )
+            ),
+            "",
+        ),
+    ],
+    ids=["16-bit image", "2-bit labels", "another ending", "classes.txt in UTF-16", "WebP"],
+)
+def test_what_is_read_and_noted(root, write, note):
+    name = write(root)
+    run(name, len(CLASSES), 255)
+    (report,) = check_datasets(names_of(name), sample=ALL, workers=0)
+    assert report.totals.read == 3 and not report.faults
+    assert [said(note, " ".join(finding.text().split())) for finding in report.findings] == [True] * bool(note)
 
 
 def test_the_root_may_start_with_a_tilde(root, monkeypatch):

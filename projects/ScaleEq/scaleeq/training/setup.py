@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from scaleeq import engine
-from scaleeq.data.catalog import Record, datasets_root
+from scaleeq.data.catalog import ONE_CLASS, Record, datasets_root
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.reading import has_labels, read_pair
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, comm
@@ -146,6 +146,8 @@ def check_labels(cfg: CfgNode) -> None:
     the loss, or a silent mistake. FileNotFoundError: a folder named as a data set lacks something.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
+    if head.NUM_CLASSES < 2:
+        raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}: {ONE_CLASS}")
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         metadata = find_dataset(name)
         classes = metadata.get("stuff_classes")

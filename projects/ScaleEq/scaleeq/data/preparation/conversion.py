@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from scaleeq.data.listing import ROOT_FOLDERS
+from scaleeq.data.picture_file import read_size, read_values
+from scaleeq.data.text_file import read_lines
 from scaleeq.files import replacing, write_text
 
 logger = logging.getLogger(__name__)
@@ -46,8 +48,7 @@ class Conversion:
         ValueError: the labels have another size than the image.
         """
         labels = self.read()
-        with Image.open(self.image) as image:  # reads the header only
-            size = (image.height, image.width)
+        size = read_size(self.image)
         if labels.shape != size:
             raise ValueError(
                 f"{self.source} has labels of {labels.shape} (height, width), but the image {self.image} is {size}; "
@@ -110,9 +111,8 @@ def write_list(path: str, names: Iterable[str]) -> None:
     """A list of images, one name a line, sorted. One that has these names already is kept, in whatever order."""
     wanted = sorted(names)
     if os.path.isfile(path):
-        with open(path, encoding="utf-8") as file:
-            if sorted(file.read().split()) == wanted:
-                return
+        if sorted(filter(None, map(str.strip, read_lines(path)))) == wanted:
+            return
         logger.warning("%s named other images, and is replaced", path)
     write_text(path, "".join(f"{name}\n" for name in wanted))
 
@@ -178,7 +178,7 @@ def import_reader(module: str) -> Any:
 def _holds(path: str, labels: np.ndarray) -> bool:
     """Whether the picture is one of class indexes, grey or palette, that can be read and holds the labels."""
     try:
-        with Image.open(path) as picture:
-            return picture.mode in ("L", "P") and np.array_equal(np.asarray(picture), labels)
-    except (OSError, SyntaxError):  # Pillow's word for a broken PNG
+        values, header = read_values(path, what="labels")
+    except (OSError, ValueError):
         return False
+    return header.mode in ("L", "P") and np.array_equal(values, labels)

@@ -74,6 +74,7 @@ def test_nothing_is_wrong_with_the_tiny_config(tmp_path):
             r"EXPECTED_RESULTS.*one data set",
         ),
         ({"DATASETS__TRAIN": ()}, r"DATASETS.TRAIN is empty"),
+        ({"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 1}, r"NUM_CLASSES is 1:.*background are two classes"),
     ],
 )
 def test_keys_that_do_not_go_together(tmp_path, changes, message):

@@ -197,7 +197,7 @@ def files_by_name(directory: str, suffixes: tuple[str, ...], *, nested: bool = F
     lower = tuple(suffix.lower() for suffix in suffixes)
     files: dict[str, str] = {}
     for folder in _folders(directory) if nested else [""]:
-        for file in os.listdir(os.path.join(directory, folder)):
+        for file in _files(os.path.join(directory, folder)):
             suffix = next((suffix for suffix in lower if file.lower().endswith(suffix)), None)
             if suffix is None or file.startswith("."):
                 continue
@@ -217,12 +217,11 @@ def files_passed_over(directory: str, suffixes: Iterable[str], *, nested: bool =
     lower = tuple(suffix.lower() for suffix in suffixes)
     files = []
     for folder in _folders(directory) if nested else [""]:
-        with os.scandir(os.path.join(directory, folder)) as entries:
-            for entry in entries:
-                hidden, fits = entry.name.startswith("."), entry.name.lower().endswith(lower)
-                left_out = fits and not entry.name.startswith("._") if hidden else not fits
-                if left_out and entry.name not in LITTER and not entry.is_dir():
-                    files.append(os.path.join(folder, entry.name))
+        for file in _files(os.path.join(directory, folder)):
+            hidden, fits = file.startswith("."), file.lower().endswith(lower)
+            left_out = fits and not file.startswith("._") if hidden else not fits
+            if left_out and file not in LITTER:
+                files.append(os.path.join(folder, file))
     return sorted(files)
 
 
@@ -254,6 +253,12 @@ def read_names(path: str, what: str) -> list[str]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{what} needs the list {os.path.abspath(path)}, one image name a line")
     return [line.strip() for line in read_lines(path) if line.strip()]
+
+
+def _files(directory: str) -> list[str]:
+    """The names of all that is no folder, told from the listing alone: nothing is opened or asked for its state."""
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
 
 
 def _folders(directory: str) -> list[str]:

@@ -23,7 +23,7 @@ from scaleeq.data.report import ALL, check_dataset, check_datasets, draw_sheets
 from scaleeq.data.splits import find_orphans, is_training, names_of, other_side
 from scaleeq.pictures import NO_CLASS_COLOR, VOID_COLOR, colorize
 from tests.data.test_camvid import REAL_ROOT, write_camvid
-from tests.data.test_wrong_datasets import CLASSES, DISTINCT, folder, good, label_b, photo, save
+from tests.data.wrong_folders import CLASSES, DISTINCT, folder, good, label_b, photo, save
 
 RECORD_FOLDERS = {"file_name": "images", "sem_seg_file_name": "labels"}
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_dataset.py"

@@ -10,7 +10,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from scaleeq.data.preparation import CONVERSIONS, coco_masks, coco_stuff, pascal_context, prepare_dataset, voc2012
-from scaleeq.data.preparation.conversion import import_reader
+from scaleeq.data.preparation.conversion import Conversion, convert, import_reader
+from scaleeq.workers import WorkerKilledError
 from tests.data.official_files import (
     rectangle,
     run_lengths,
@@ -175,3 +176,14 @@ def test_a_named_pipe_as_a_source_is_told_at_once(tmp_path, read):
     with pytest.raises(OSError, match=r"a cannot be read: it is a named pipe"):
         read(str(tmp_path / "a"))
     signal.alarm(0)
+
+
+def kill_this_process() -> np.ndarray:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_killed_process_is_told(tmp_path):
+    one = Conversion(target=str(tmp_path / "a.png"), image="a.jpg", source="a.mat", read=kill_this_process)
+    with pytest.raises(WorkerKilledError, match=r"worker process ended.*memory.*fewer.*goes on"):
+        convert([one] * 4, "X", 2)

@@ -25,6 +25,7 @@ from scaleeq.data.listing import ROOT_FOLDERS
 from scaleeq.data.picture_file import read_size, read_values
 from scaleeq.data.text_file import read_lines
 from scaleeq.files import replacing, write_text
+from scaleeq.workers import WorkerKilledError
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def convert(conversions: Sequence[Conversion], what: str, workers: int) -> None:
     """Run all, in processes, with a progress bar; the first error ends it, and what is written stays.
 
     what: the data set, for the bar. workers: processes; 0: this one.
-    OSError, ValueError: as a conversion raises it.
+    OSError, ValueError: as a conversion raises it. WorkerKilledError: somebody, usually the system, has killed one.
     """
     if workers < 0:
         raise ValueError(f"the number of worker processes is {workers}; expected 0 or more")
@@ -79,12 +80,18 @@ def convert(conversions: Sequence[Conversion], what: str, workers: int) -> None:
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
     counts: Counter[str] = Counter()
-    for conversion, outcome in zip(conversions, tqdm(outcomes, desc=what, unit="image"), strict=True):
-        if isinstance(outcome, Exception):
-            raise outcome
-        if outcome == "replaced" and not counts["replaced"]:
-            logger.warning("%s held other labels than %s, and is replaced", conversion.target, conversion.source)
-        counts[outcome] += 1
+    try:
+        for conversion, outcome in zip(conversions, tqdm(outcomes, desc=what, unit="image"), strict=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome == "replaced" and not counts["replaced"]:
+                logger.warning("%s held other labels than %s, and is replaced", conversion.target, conversion.source)
+            counts[outcome] += 1
+    except RuntimeError as error:  # torch's, whose loader raises no other here
+        raise WorkerKilledError(
+            f"a worker process ended in the middle of its work ({error}), as where memory runs out; use fewer of them, "
+            "and the same command goes on from here"
+        ) from error
     logger.info(
         "%s: %d label pictures, of which %d are new, %d replaced and %d were there",
         *(what, len(conversions), counts["written"], counts["replaced"], counts["kept"]),

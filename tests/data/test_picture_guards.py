@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import threading
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from scaleeq.data import picture_file
 from scaleeq.data.picture_file import open_picture, read_rgb
 from scaleeq.data.reading import read_image, read_labels
-from tests.data.coded_pictures import GREY, chunk, write_png
+from tests.data.coded_pictures import GREY, chunk, write_png, write_tiff
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
@@ -95,6 +97,34 @@ def test_a_picture_that_nobody_can_hold_is_told_its_size(tmp_path):
     path.write_bytes(path.read_bytes()[:8] + header + path.read_bytes()[8 + len(header) :])
     with pytest.raises(ValueError, match=r"a.png is 65536 x 65536 pixels.*tiles"):
         image(path)
+
+
+@pytest.mark.parametrize("form", ["TIFF", "PNG"])
+def test_a_header_that_lies_about_a_large_size_takes_no_memory(tmp_path, form):
+    side = 40_000  # 1.5 GiB
+    path = tmp_path / "a.png"
+    if form == "TIFF":
+        write_tiff(path, bytes(4000), (side, side), (8,))
+    else:
+        write_png(path, np.zeros((2, 2)), 8)
+        header = chunk(b"IHDR", side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0]))
+        path.write_bytes(path.read_bytes()[:8] + header + path.read_bytes()[8 + len(header) :])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        OSError, match=r"a.png cannot be read.*40000 x 40000 pixels, more than its bytes"
+    ):
+        image(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG", "GIF", "WEBP", "BMP"])
+def test_a_large_picture_of_one_colour_is_in_its_file(tmp_path, form, monkeypatch):
+    """The most that can be compressed; large here are a thousand pixels."""
+    monkeypatch.setattr(picture_file, "LARGE_PIXELS", 1000)
+    Image.new("RGB", (2000, 1500), (3, 3, 3)).save(tmp_path / "a.png", form)
+    assert image(tmp_path / "a.png").shape == (1500, 2000, 3)
+    Image.new("1", (2000, 1500)).save(tmp_path / "b.png")
+    assert labels(tmp_path / "b.png").shape == (1500, 2000)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "device", "link to nothing"])

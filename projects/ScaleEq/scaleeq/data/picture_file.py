@@ -12,7 +12,7 @@ is refused, with the file's name.
 | 12, 16 bits: grey | the upper 8 bits, as Pillow reads 16-bit RGB | the stored value |
 | 32 bits, float or integer; 16 bits with a sign | refused: nothing says what is black and white | whole numbers alone |
 | grey stored from white to black (TIFF, PBM) | as it is seen | refused |
-| JPEG | RGB | refused: compression changes labels |
+| JPEG, AVIF | RGB | refused: compression changes labels |
 | several pictures of their own (GIF, APNG, TIFF) | refused | refused |
 """
 
@@ -31,7 +31,12 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, Unidentifi
 
 MAX_PIXELS = 1 << 31  # what OpenCV can address; 6 GiB as RGB
 MAX_TEXT_BYTES = 1 << 30  # of a PNG's comments and colour profile
-LOSSY_FORMATS = ("JPEG", "MPO")
+# Above it a picture's size is compared with its file's before memory is taken: a damaged header may say anything.
+LARGE_PIXELS = 1 << 27
+# Bytes that a byte of a file can become: none more where nothing is compressed, 1032 by deflate.
+EXPANSION = {"raw": 1.0, "zip": 1032.0}
+EXPANSION_OF_OTHERS = 50_000.0  # zstd makes one of 30,000 equal ones
+LOSSY_FORMATS = ("JPEG", "MPO", "AVIF")
 INVERTED_OR_TWO_CHANNELS = ("I", "IR", "X")  # how Pillow's name of the coding of one channel of 1 to 8 bits ends then
 STEPS_BETWEEN_MODES = {"La": "LA", "RGBa": "RGBA"}  # on the way to RGB, where Pillow knows no direct one
 PHOTOMETRIC, SAMPLE_FORMAT, PAGE_KIND = 262, 339, 254  # TIFF's tags
@@ -110,8 +115,8 @@ def read_values(path: str, *, what: str) -> tuple[np.ndarray, Header]:
         header = _header(file)  # looks for EXIF, for which a PNG is decoded
         if header.lossy:
             raise UnusablePictureError(
-                f"the {what} {path} are a JPEG, whose compression changes values at every border: write PNG, from the "
-                "original ones"
+                f"the {what} {path} are a {file.format}, whose compression changes values at every border: write PNG, "
+                "from the original ones"
             )
         if file.mode in ("1", "L", "P") and raw.endswith(INVERTED_OR_TWO_CHANNELS):
             raise UnusablePictureError(
@@ -166,6 +171,8 @@ def open_picture(path: str) -> Iterator[Image.Image]:
                     f"{path} is {file.height} x {file.width} pixels, more than the {MAX_PIXELS} that can be read at "
                     "once: cut it into tiles"
                 )
+            if not _can_be_in_its_file(file, path):
+                raise OSError(f"it says that it is {file.height} x {file.width} pixels, more than its bytes can hold")
             yield file
     except UnusablePictureError:
         raise
@@ -176,6 +183,14 @@ def open_picture(path: str) -> Iterator[Image.Image]:
             f"{path} cannot be read: {_what_is_wrong(path, error)}. Copy or unpack it again; "
             "tools/check_dataset.py --all finds all such files"
         ) from error
+
+
+def _can_be_in_its_file(file: Image.Image, path: str) -> bool:
+    pixels = file.width * file.height
+    if pixels <= LARGE_PIXELS:
+        return True
+    decoded_bytes = pixels * len(file.getbands()) * _bits(file) / 8
+    return decoded_bytes <= EXPANSION.get(_tile(file)[0], EXPANSION_OF_OTHERS) * os.path.getsize(path)
 
 
 def _what_is_wrong(path: str, error: BaseException) -> str:
@@ -260,7 +275,7 @@ def _check_coding(file: Image.Image, path: str) -> None:
 
 def _num_pictures(file: Image.Image) -> int:
     """Pictures of their own: a photograph's preview, or a TIFF's smaller copies and masks, are none."""
-    frames = 1 if file.format in LOSSY_FORMATS else getattr(file, "n_frames", 1)
+    frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
     if frames == 1 or file.format != "TIFF":
         return frames
     own = 1

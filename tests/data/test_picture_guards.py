@@ -110,9 +110,7 @@ def test_a_header_that_lies_about_a_large_size_takes_no_memory(tmp_path, form):
         header = chunk(b"IHDR", side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0]))
         path.write_bytes(path.read_bytes()[:8] + header + path.read_bytes()[8 + len(header) :])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(
-        OSError, match=r"a.png cannot be read.*40000 x 40000 pixels, more than its bytes"
-    ):
+    with pytest.raises(OSError, match=r"a.png cannot be read.*40000 x 40000 pixels, more than its bytes"):
         image(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 

@@ -146,8 +146,6 @@ def check_labels(cfg: CfgNode) -> None:
     the loss, or a silent mistake. FileNotFoundError: a folder named as a data set lacks something.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
-    if head.NUM_CLASSES < 2:
-        raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}: {ONE_CLASS}")
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         metadata = find_dataset(name)
         classes = metadata.get("stuff_classes")
@@ -162,6 +160,8 @@ def check_labels(cfg: CfgNode) -> None:
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but {name} marks void pixels with "
                 f"{ignore_label}"
             )
+    if head.NUM_CLASSES < 2:
+        raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}: {ONE_CLASS}")
 
 
 def check_first_records(cfg: CfgNode) -> None:

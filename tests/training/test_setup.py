@@ -153,7 +153,7 @@ def test_a_loader_that_asserts_as_detectron2s_do(tmp_path, add_set):
 
 def test_one_class_is_refused(tmp_path, add_set):
     name = add_set("one_sem_seg", [], num_classes=1)
-    sets = {key: (name,) for key in KEYS}
+    sets = dict.fromkeys(KEYS, (name,))
     with pytest.raises(ValueError, match=r"NUM_CLASSES is 1: .*background are two classes"):
         check_before_training(tiny_config(tmp_path, MODEL__SEM_SEG_HEAD__NUM_CLASSES=1, **sets))
 

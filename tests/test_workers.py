@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scaleeq.workers import map_in_processes
+from scaleeq.workers import WorkerKilledError, map_in_processes
 
 OWNER = """
 import os
@@ -45,6 +45,29 @@ def test_order_and_the_first_error(workers):
 def test_fewer_than_none():
     with pytest.raises(ValueError, match="worker processes is -1; expected 0 or more"):
         list(map_in_processes(half, [1], -1))
+
+
+def end(how: int) -> int:
+    """0: work. A signal: is killed by it, as by a system that has no memory left. -N: exits with N by itself."""
+    if how > 0:
+        os.kill(os.getpid(), how)
+    if how < 0:
+        os._exit(-how)
+    return how
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (signal.SIGKILL, "was killed by SIGKILL"),
+        (signal.SIGTERM, "was killed by SIGTERM"),
+        (signal.SIGSEGV, "was killed by SIGSEGV"),
+        (-3, "ended by itself with exit code 3"),
+    ],
+)
+def test_a_killed_process_is_told(how, words):
+    with pytest.raises(WorkerKilledError, match=f"one of 2 worker processes {words}.*memory.*fewer"):
+        list(map_in_processes(end, [0, 0, how, 0, 0], 2))
 
 
 def blurred(side: int) -> float:

@@ -4,8 +4,8 @@
     python tools/check_dataset.py camvid_sem_seg_train camvid_sem_seg_val --all
     python tools/check_dataset.py path/to/folder --sheet sheet.png
 
-A folder holds images/, labels/ and classes.txt, and all of its splits are checked; a name is one of DATASETS.TRAIN and
-DATASETS.TEST, found under $DETECTRON2_DATASETS (default ./datasets).
+A folder holds images/, labels/ and classes.txt, and all of its splits are checked; it is looked for as given, then
+under $DETECTRON2_DATASETS (default ./datasets). A name is one of DATASETS.TRAIN and DATASETS.TEST, found there too.
 Exit code: 0 all is fine, 1 there are faults, 2 wrong usage.
 """
 
@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from scaleeq.data.report import ALL, DEFAULT_SAMPLE, check_datasets, draw_sheets
 from scaleeq.data.splits import names_of
 from scaleeq.files import write_json
+from scaleeq.workers import WorkerKilledError
 
 
 def main() -> int:
@@ -39,7 +40,10 @@ def main() -> int:
         names = list(dict.fromkeys(name for argument in arguments.names for name in names_of(argument)))
     except ValueError as error:
         parser.error(str(error))
-    reports = check_datasets(names, sample=arguments.sample, workers=arguments.workers)
+    try:
+        reports = check_datasets(names, sample=arguments.sample, workers=arguments.workers)
+    except WorkerKilledError as error:
+        raise SystemExit(f"error: {error}") from None
     print("\n".join(report.text() for report in reports))
     if arguments.sheet:
         for path in draw_sheets(reports, arguments.sheet):

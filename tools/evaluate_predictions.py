@@ -22,6 +22,7 @@ from scaleeq.data.reading import read_instances
 from scaleeq.engine import setup_logger
 from scaleeq.evaluation import ABSENT_POLICIES, Reader, score_predictions
 from scaleeq.files import write_json
+from scaleeq.workers import WorkerKilledError
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
             label_ids=arguments.label_ids,
             workers=arguments.workers,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, WorkerKilledError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("stopped; nothing is written") from None

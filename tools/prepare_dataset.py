@@ -19,6 +19,7 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from scaleeq.data.preparation import CONVERSIONS, prepare_dataset
+from scaleeq.workers import WorkerKilledError
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
             workers=arguments.workers,
             allow_incomplete=arguments.allow_incomplete,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, WorkerKilledError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from here")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from scaleeq.config import add_scaleeq_config
 from scaleeq.data import augmentation as aug
 from scaleeq.data.augmentation import Crop, TrainAugmentation
+from scaleeq.engine import get_cfg
 
 
 def pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -224,3 +226,52 @@ def test_colours_do_not_touch_the_argument_and_need_no_contiguous_image():
 def test_refusals(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_padding_is_not_jittered(flip, image_format):
+    """Padding is one colour, zero to the model up to rounding.
+
+    Oracle for the rest: labels are padded first, so that the draws are those of a window in a padded image; the image
+    below the labels that are none of the padding is jittered.
+    """
+    cfg = get_cfg()
+    add_scaleeq_config(cfg)
+    cfg.INPUT.COLOR_AUG_SSD, cfg.INPUT.RANDOM_FLIP, cfg.INPUT.FORMAT = True, flip, image_format
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = (20, 40), "range"
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute", (32, 48)
+    augmentation = aug.TrainAugmentation.from_config(cfg)
+    mean = np.array(cfg.MODEL.PIXEL_MEAN)[:: 1 if image_format == "RGB" else -1]
+    image, labels = pair(30, 40)
+    padded = 0
+    for seed in range(40):
+        rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
+        ours, our_labels = augmentation(image, labels, rng)
+        theirs, their_labels = window_in_padded(augmentation, image, labels, again)
+        np.testing.assert_array_equal(our_labels, their_labels)
+        assert rng.bit_generator.state == again.bit_generator.state
+        void = our_labels == augmentation.ignore_label
+        np.testing.assert_array_equal(ours[~void], theirs[~void])
+        padded += void.sum()
+        assert (np.abs(ours[void] - mean) <= 0.5).all()
+    assert padded > 1000
+
+
+def window_in_padded(augmentation, image, labels, rng):
+    shape = aug.resized_shape(labels.shape, aug.draw_short_side(augmentation.short_sides, "range", rng), 1 << 30)
+    image, labels = aug.resize_image(image, shape), aug.resize_labels(labels, shape)
+    shape = aug.draw_crop_shape(labels.shape, augmentation.crop, rng)
+    image, labels = aug.pad(image.copy(), labels, shape, color=(9, 99, 200), ignore_label=augmentation.ignore_label)
+    top, left = aug.draw_crop(labels, shape, augmentation.crop.single_category_max_area, augmentation.ignore_label, rng)
+    window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
+    image, labels = image[window], labels[window]
+    rows, columns = (
+        (labels != augmentation.ignore_label).any(1).sum(),
+        (labels != augmentation.ignore_label).any(0).sum(),
+    )
+    image[:rows, :columns] = aug.jitter_colors(image[:rows, :columns].copy(), rng)
+    if augmentation.flip != "none" and rng.random() < 0.5:
+        axis = 1 if augmentation.flip == "horizontal" else 0
+        image, labels = np.flip(image, axis), np.flip(labels, axis)
+    return image, labels

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scaleeq.data import camvid, toy
+from scaleeq.data import camvid, find_dataset, toy
 from scaleeq.data.checking import is_interpolated, look_at, read_all, sample_evenly
 from scaleeq.data.findings import KINDS, NOTES, Finding, by_importance
 from scaleeq.data.report import ALL, check_dataset, check_datasets, draw_sheets
 from scaleeq.data.splits import find_orphans, is_training, names_of, other_side
 from scaleeq.pictures import NO_CLASS_COLOR, VOID_COLOR, colorize
 from tests.data.test_camvid import REAL_ROOT, write_camvid
-from tests.data.test_wrong_datasets import CLASSES, DISTINCT, folder, good, label_b, photo, save
+from tests.data.wrong_folders import CLASSES, DISTINCT, folder, good, label_b, photo, save
 
 RECORD_FOLDERS = {"file_name": "images", "sem_seg_file_name": "labels"}
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_dataset.py"
@@ -112,7 +112,7 @@ def test_many_faults_at_once_most_important_first(root):
 def test_notes_stand_behind_faults():
     findings = [Finding(kind, 1, "") for kind in reversed(KINDS)]
     ordered = [finding.kind for finding in by_importance(findings)]
-    assert ordered == list(KINDS) and tuple(ordered[-3:]) == NOTES
+    assert ordered == list(KINDS) and tuple(ordered[-len(NOTES) :]) == NOTES
 
 
 def test_only_the_first_names_are_shown(root):
@@ -138,9 +138,11 @@ def test_the_last_class_alone_is_missing(root):
 
 def test_deep_images_and_jpeg_labels(root):
     name = good(root)
-    save(root / "own" / "images" / "a.png", np.full(DISTINCT.shape, 4000, np.uint16))
-    report = check_dataset(name, sample=ALL, workers=0)
-    assert kinds(report) == ["deep image"] and "I;16" in report.text()
+    for brightest, kind in ((40000, "deep image"), (4000, "dark image")):
+        save(root / "own" / "images" / "a.png", np.full(DISTINCT.shape, brightest, np.uint16))
+        report = check_dataset(name, sample=ALL, workers=0)
+        assert kinds(report) == [kind] and "I;16" in report.text()
+        assert bool(report.faults) == (kind == "dark image")
     Image.fromarray(np.zeros((16, 32), np.uint8)).save(root / "labels.jpg")
     record = {"file_name": str(root / "own" / "images" / "b.png"), "sem_seg_file_name": str(root / "labels.jpg")}
     assert [complaint.kind for complaint in look_at(record, num_classes=4).complaints] == ["lossy"]
@@ -199,6 +201,23 @@ def test_names_of_folders(root):
     assert names_of("camvid_sem_seg_val") == ["camvid_sem_seg_val"]
     with pytest.raises(ValueError, match="nearest are camvid_sem_seg_val"):
         names_of("camvid_sem_seg_vla")
+
+
+def test_a_relative_folder_is_looked_for_as_given_and_then_below_the_root(root, monkeypatch):
+    here = root / "here"
+    (here / "own").mkdir(parents=True)  # of this name, but no data set
+    good(root, "train")
+    monkeypatch.chdir(here)
+    assert names_of("own") == names_of("own/") == names_of("own/train") == [f"folder:{root}/own/train"]
+    with pytest.raises(ValueError, match=rf"no folder {here}/no/where nor {root}/no/where; .*classes.txt"):
+        names_of("no/where")
+    good(here, "val")
+    assert names_of("own") == [f"folder:{here}/own/val"]
+    assert names_of("folder:own") == [f"folder:{root}/own/train"]
+    monkeypatch.delenv("DETECTRON2_DATASETS")
+    good(here / "datasets", "test")
+    assert names_of("folder:own") == [f"folder:{here}/datasets/own/test"]
+    assert find_dataset(names_of("folder:own")[0]).stuff_classes == list(CLASSES)
 
 
 def test_who_must_not_share():

@@ -203,3 +203,33 @@ def test_files_by_name(tmp_path):
     (tmp_path / "a.jpeg").touch()
     with pytest.raises(ValueError, match=rf"two files in {tmp_path} are named a: a\.[Jj].*keep one"):
         files_by_name(str(tmp_path), (".jpg", ".jpeg"))
+
+
+def test_what_a_folder_passes_over_is_told_once(root, caplog):
+    base = root / "a"
+    for name in (
+        "1.JPG",
+        "2.webp",
+        "3.gif",
+        "4.GIF",
+        "5",
+        ".6.jpg",
+        "._1.JPG",
+        ".DS_Store",
+        "Thumbs.db",
+        "7.jpg/8.txt",
+    ):
+        (base / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / "images" / name).touch()
+    for name in ("1.png", "9.png"):
+        (base / "labels" / name).parent.mkdir(exist_ok=True)
+        (base / "labels" / name).touch()
+    layout = Layout(used_by="somebody", images="a/images", labels="a/labels")
+    for _ in range(2):
+        assert len(load_layout("X (train)", (layout,))) == 1
+    passed, orphans = dict.fromkeys(record.getMessage() for record in caplog.records)
+    assert len(caplog.records) == 2
+    assert (
+        f"{base}/images: 2 .gif (3.gif, 4.GIF), 1 .webp (2.webp), 1 hidden (.6.jpg), 1 without an ending (5)" in passed
+    )
+    assert f"1 label files have no image, the first is {base}/labels/9.png" in orphans

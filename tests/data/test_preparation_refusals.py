@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
-from scaleeq.data.preparation import CONVERSIONS, coco_stuff, pascal_context, prepare_dataset, voc2012
-from scaleeq.data.preparation.conversion import import_reader
+from scaleeq.data.preparation import CONVERSIONS, coco_masks, coco_stuff, pascal_context, prepare_dataset, voc2012
+from scaleeq.data.preparation.conversion import Conversion, convert, import_reader
+from scaleeq.workers import WorkerKilledError
 from tests.data.official_files import (
     rectangle,
     run_lengths,
@@ -111,3 +116,74 @@ def test_wrong_jsons(root):
         pascal_context.paint(
             image, [{"category_id": 2, "segmentation": run_lengths(rectangle(0, 0, 1, 1).T)}], "x.json"
         )
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({"size": [6, 9], "counts": "1"}, "do not add up to its 6 x 9 pixels"),
+        ({"size": [6, 9], "counts": b"f1f1"}, "do not add up"),
+        ({"size": [6, 9], "counts": [0, 1 << 33]}, "do not add up"),
+        ({"size": [6, 9], "counts": [-6, 60]}, "do not add up"),
+        ({"size": [6, 9], "counts": [3.5, 50.5]}, "no whole numbers"),
+        ({"size": [6, 9], "counts": "oooooooooooo"}, "cut off or damaged"),
+        ({"size": [6, 9], "counts": "f"}, "cut off or damaged"),
+        ({"size": [6, 9], "counts": "é"}, "cut off or damaged"),
+        ({"size": [6, 9], "counts": ""}, "cut off or damaged"),
+        ({"size": [6, 9], "counts": None}, "neither text nor a list"),
+        ({"size": [100_000, 1_000_000], "counts": "1"}, r"mask of \(100000, 1000000\)"),
+        ({"size": 6, "counts": "1"}, "mask of 6"),
+        ({"counts": "1"}, "neither run lengths"),
+        ("11", "neither run lengths"),
+        ([], "without a polygon"),
+        ([[0, 0, 1, 0, 1]], "three corners"),
+        ([[0, 0, 1, 0, 1, "1"]], "no numbers"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "far outside"),
+        ([[0, 0, float("nan"), 0, 1, 1]], "far outside"),
+    ],
+)
+def test_forged_masks_are_refused(segmentation, message):
+    """pycocotools ends the process, keeps it busy, or reads foreign memory for most of them."""
+    image = {"file_name": "a.jpg", "height": 6, "width": 9}
+    with pytest.raises(ValueError, match=rf"x.json has a .*{message}.*; it is of a.jpg"):
+        pascal_context.paint(image, [{"category_id": 2, "segmentation": segmentation}], "x.json")
+
+
+@pytest.mark.parametrize("size", [(-6, 9), ("6", 9), (6, 1 << 40), (6.0, 9), (None, 9)])
+def test_forged_sizes_are_refused(size):
+    with pytest.raises(ValueError, match=r"x.json gives a.jpg the size"):
+        pascal_context.paint({"file_name": "a.jpg", "height": size[0], "width": size[1]}, [], "x.json")
+
+
+def test_masks_are_pycocotools():
+    rng = np.random.default_rng(0)
+    for index in range(60):
+        height, width = (int(side) for side in rng.integers(1, 300, 2))
+        mask = (rng.random((height, width)) < (index % 5) / 4).astype(np.uint8)
+        if index % 2:
+            mask = (np.add.outer(np.arange(height), np.arange(width)) % (index + 3) < 4).astype(np.uint8)
+        coded = coco_mask.encode(np.asfortranarray(mask))
+        np.testing.assert_array_equal(coco_masks.decode(coded, height, width), mask)
+        polygons = (rng.random((2, 8)) * min(height, width)).tolist()
+        expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
+        np.testing.assert_array_equal(coco_masks.decode(polygons, height, width), expected)
+
+
+@pytest.mark.parametrize("read", [voc2012.read_sbd, coco_stuff.version_of, pascal_context.read_json])
+def test_a_named_pipe_as_a_source_is_told_at_once(tmp_path, read):
+    os.mkfifo(tmp_path / "a")
+    signal.alarm(10)
+    with pytest.raises(OSError, match=r"a cannot be read: it is a named pipe"):
+        read(str(tmp_path / "a"))
+    signal.alarm(0)
+
+
+def kill_this_process() -> np.ndarray:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_killed_process_is_told(tmp_path):
+    one = Conversion(target=str(tmp_path / "a.png"), image="a.jpg", source="a.mat", read=kill_this_process)
+    with pytest.raises(WorkerKilledError, match=r"worker process ended.*memory.*fewer.*goes on"):
+        convert([one] * 4, "X", 2)

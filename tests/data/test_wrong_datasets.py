@@ -12,150 +12,48 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from scaleeq.config import add_scaleeq_config
-from scaleeq.data import build_test_loader, find_dataset, voc2012
+from scaleeq.data import build_test_loader, find_dataset
 from scaleeq.data.report import ALL, check_datasets
 from scaleeq.data.splits import names_of
 from scaleeq.engine import get_cfg
+from tests.data.wrong_folders import (
+    CLASSES,
+    DISTINCT,
+    ade_minus_one_twice,
+    animated,
+    as_tiff,
+    changed,
+    coded,
+    cut_off,
+    folder,
+    good,
+    half_way,
+    image_b,
+    in_color,
+    interpolated,
+    label_b,
+    listed,
+    missing_split,
+    palette_as_rgb,
+    pipe,
+    polygons_alone,
+    same_image_in_two_splits,
+    save,
+    stuff_as_mat,
+    trainaug_without_sbd,
+    turned_by_exif,
+    unknown,
+    voc_list_in_latin_1,
+    with_labels,
+)
 
-CLASSES = ("sky", "road", "car", "tree")
-RNG = np.random.default_rng(0)
 SILENT = None  # it cannot know
 SAME = "the same"
-DISTINCT = (
-    np.array([[0, 1, 2, 3], [3, 2, 1, 255]], np.uint8).repeat(8, 0).repeat(8, 1)
-)  # (16, 32), all classes and void
-
-
-# ---------------------------------------------------------------------------------------------------- writing
-
-
-def save(path: Path, array: np.ndarray, **options) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **options)
-
-
-def photo(path: Path, shape: tuple[int, ...] = DISTINCT.shape, **options) -> None:
-    save(path, RNG.integers(0, 256, (*shape[:2], 3), np.uint8), **options)
-
-
-def folder(root: Path, labels: dict[str, np.ndarray], split: str = "", classes: str | None = "\n".join(CLASSES)) -> str:
-    """A folder data set "own" with these label files, and an image for each; returns its name."""
-    for name, array in labels.items():
-        photo(root / "own" / "images" / split / f"{name}.png", array.shape)
-        save(root / "own" / "labels" / split / f"{name}.png", array)
-    if classes is not None:
-        (root / "own").mkdir(exist_ok=True)
-        (root / "own" / "classes.txt").write_text(classes)
-    return f"folder:{root / 'own' / split}"  # with the root: a name is registered once in a process
-
-
-def good(root: Path, split: str = "") -> str:
-    return folder(root, {"a": DISTINCT, "b": DISTINCT[::-1], "c": DISTINCT[:, ::-1]}, split)
-
-
-def label_b(root: Path) -> Path:
-    return root / "own" / "labels" / "b.png"
-
-
-def changed(change: Callable[[Path], object]) -> Callable[[Path], str]:
-    """A good folder after `change` of its root."""
-
-    def write(root: Path) -> str:
-        name = good(root)
-        change(root)
-        return name
-
-    return write
-
-
-def with_labels(make: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], str]:
-    """A folder whose labels are the good ones after `make`."""
-    return lambda root: folder(root, {name: make(DISTINCT) for name in ("a", "b", "c")})
-
-
-def in_color(labels: np.ndarray) -> np.ndarray:
-    return np.array([voc2012.voc_color(label) for label in range(256)], np.uint8)[labels]
-
-
-def palette_as_rgb(root: Path) -> str:
-    """VOC's own labels, opened and saved again as RGB."""
-    base = root / "VOCdevkit" / "VOC2012"
-    photo(base / "JPEGImages" / "2007_1.jpg")
-    save(base / "SegmentationClass" / "2007_1.png", in_color(DISTINCT))
-    (base / "ImageSets" / "Segmentation").mkdir(parents=True)
-    (base / "ImageSets" / "Segmentation" / "val.txt").write_text("2007_1\n")
-    return "voc2012_sem_seg_val"
-
-
-def trainaug_without_sbd(root: Path) -> str:
-    palette_as_rgb(root)
-    lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
-    for name in ("train", "trainaug"):
-        (lists / f"{name}.txt").write_text("2007_2\n")
-    return "voc2012_sem_seg_trainaug"
-
-
-def ade_minus_one_twice(root: Path) -> str:
-    base = root / "ADEChallengeData2016"
-    photo(base / "images" / "validation" / "ADE_val_1.jpg")
-    save(base / "annotations" / "validation" / "ADE_val_1.png", DISTINCT)  # void is 255 already
-    return "ade20k_150_val"
-
-
-def polygons_alone(root: Path) -> str:
-    base = root / "cityscapes"
-    photo(base / "leftImg8bit" / "val" / "ulm" / "ulm_1_leftImg8bit.png")
-    (base / "gtFine" / "val" / "ulm").mkdir(parents=True)
-    (base / "gtFine" / "val" / "ulm" / "ulm_1_gtFine_polygons.json").write_text("{}")
-    return "cityscapes_sem_seg_val"
-
-
-def stuff_as_mat(root: Path) -> str:
-    base = root / "coco" / "coco_stuff_10k"
-    photo(base / "images" / "COCO_1.jpg")
-    (base / "annotations").mkdir()
-    (base / "annotations" / "COCO_1.mat").write_bytes(b"MATLAB 5.0 MAT-file")
-    (base / "imageLists").mkdir()
-    (base / "imageLists" / "test.txt").write_text("COCO_1\n")
-    return "coco_stuff_10k_v11_sem_seg_test"
-
-
-def same_image_in_two_splits(root: Path) -> str:
-    good(root, "train")
-    name = good(root, "val")
-    images = root / "own" / "images"
-    (images / "val" / "c.png").write_bytes((images / "train" / "a.png").read_bytes())
-    return name
-
-
-def missing_split(root: Path) -> str:
-    good(root, "train")
-    return f"folder:{root}/own/val"
-
-
-def cut_off(root: Path) -> None:
-    noise = RNG.integers(0, 4, DISTINCT.shape, np.uint8)
-    save(label_b(root), noise)
-    label_b(root).write_bytes(label_b(root).read_bytes()[:60])
-
-
-def turned_by_exif(root: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    photo(root / "own" / "images" / "b.png", exif=exif)
-
-
-def interpolated(root: Path) -> str:
-    """Large enough for borders to be told from noise: blobs of 10 px, enlarged as images are."""
-    blobs = RNG.integers(0, 2, (12, 12), np.uint8) * 3
-    labels = cv2.resize(np.kron(blobs, np.ones((10, 10), np.uint8)), (300, 300), interpolation=cv2.INTER_LINEAR)
-    return folder(root, {"a": labels})
 
 
 # ---------------------------------------------------------------------------------------------------- the cases
@@ -202,6 +100,14 @@ CASES = {
         trainaug_without_sbd, r"SegmentationClassAug +missing.*prepare_dataset.py", num_classes=21
     ),
     # which files there are
+    "labels of another ending": Case(
+        changed(lambda root: label_b(root).rename(label_b(root).with_suffix(".tif"))),
+        r"1 of 3 images have no labels.*Labels end in .png; beside them are 1 .tif \(b.tif\)",
+    ),
+    "images of other endings alone": Case(
+        changed(lambda root: [path.rename(path.with_suffix(".heic")) for path in image_b(root).parent.glob("*")]),
+        r"no image .*images.*; there are 3 .heic \(a.heic, b.heic, c.heic\)",
+    ),
     "image without label": Case(
         changed(lambda root: label_b(root).unlink()), r"1 of 3 images have no labels.*images.b.png.*labels.b.png.*copy"
     ),
@@ -266,6 +172,50 @@ CASES = {
     "16 bits": Case(
         with_labels(lambda labels: labels.astype(np.uint16) * 100 + 24000), r"a.png .*24000.*0..255.*instance ids"
     ),
+    # how the values are stored
+    "float labels": Case(as_tiff(label_b, half_way), r"labels.*b.png \(mode F\) hold .* no whole numbers.*2.99"),
+    "unknown labels": Case(as_tiff(label_b, unknown), r"labels.*b.png \(mode F\) hold .* no whole numbers.*nan"),
+    "labels below zero": Case(
+        as_tiff(label_b, lambda labels: labels.astype(np.int32) - 1), r"b.png .*from -1 to 254.*0..255"
+    ),
+    "black and white labels of four classes": Case(
+        coded(1), r"b.png are black and white.*class 1 or 255.*4 classes.*8 bits"
+    ),
+    "JPEG as labels": Case(
+        changed(lambda root: Image.fromarray(DISTINCT).save(label_b(root), format="JPEG")),
+        r"labels.b.png are a JPEG.*write PNG",
+    ),
+    "float image": Case(
+        as_tiff(image_b, lambda labels: labels.astype(np.float32) / 255), r"image .*b.png has float.*mode F.*8 bits"
+    ),
+    "32-bit image": Case(
+        as_tiff(image_b, lambda labels: labels.astype(np.int32)), r"image .*b.png has integer.*mode I"
+    ),
+    "dark 16-bit image": Case(
+        changed(lambda root: save(image_b(root), DISTINCT.astype(np.uint16))),
+        SILENT,
+        r"little of their 16 bits: 1.*b.png.*0..0 of 0..255.*10 or 12 bits",
+    ),
+    "animated image": Case(animated(image_b), r"images.b.png holds 2 pictures"),
+    "animated labels": Case(animated(label_b), r"labels.b.png holds 2 pictures"),
+    "pipe as image": Case(pipe(image_b), r"images.b.png cannot be read: it is a named pipe"),
+    "pipe as labels": Case(pipe(label_b), r"labels.b.png cannot be read: it is a named pipe"),
+    # the classes
+    "one class": Case(
+        lambda root: folder(root, {"a": DISTINCT % 1}, classes="sky"),
+        SILENT,
+        r"data set of one class.*'sky'.*background are two classes",
+        num_classes=1,
+    ),
+    "comment in classes.txt": Case(
+        listed("# my classes\nsky\nroad\ncar"), r"classes.txt, line 1: '# my classes' looks like a comment; expected"
+    ),
+    "classes.txt in Latin-1": Case(
+        listed("Himmel\nStraße", "latin-1"), r"classes.txt, line 2: it is no text in UTF-8.*save it as UTF-8"
+    ),
+    "list of images in Latin-1": Case(
+        voc_list_in_latin_1, r"val.txt, line 2: it is no text in UTF-8.*save it as UTF-8", num_classes=21
+    ),
     "another size": Case(
         changed(lambda root: save(label_b(root), DISTINCT[:, :30])),
         r"images.b.png is \(16, 32\).*labels.b.png are \(16, 30\).*nearest",
@@ -324,6 +274,36 @@ def test_a_good_folder_passes(root):
     name = good(root)
     run(name, len(CLASSES), 255)
     assert check(name) == ""
+
+
+@pytest.mark.parametrize(
+    ("write", "note"),
+    [
+        (changed(lambda root: save(image_b(root), DISTINCT.astype(np.uint16) * 257)), r"8 bits a channel.*I;16"),
+        (coded(2), r"less than 8 bits a pixel: 1.*b.png is grey of 2 bits.*0..3.*255.*class 3"),
+        (
+            changed(lambda root: (root / "own" / "images" / "d.heic").touch()),
+            r"taken for no images: 1.*1 .heic \(d.heic\)",
+        ),
+        (listed("\n".join(CLASSES), "utf-16"), ""),
+        (
+            changed(
+                lambda root: (
+                    Image.open(image_b(root)).save(image_b(root).with_name("c.webp"))
+                    or image_b(root).with_name("c.png").unlink()
+                )
+            ),
+            "",
+        ),
+    ],
+    ids=["16-bit image", "2-bit labels", "another ending", "classes.txt in UTF-16", "WebP"],
+)
+def test_what_is_read_and_noted(root, write, note):
+    name = write(root)
+    run(name, len(CLASSES), 255)
+    (report,) = check_datasets(names_of(name), sample=ALL, workers=0)
+    assert report.totals.read == 3 and not report.faults
+    assert [said(note, " ".join(finding.text().split())) for finding in report.findings] == [True] * bool(note)
 
 
 def test_the_root_may_start_with_a_tilde(root, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from scaleeq.data import find_dataset, read_labels
 from scaleeq.data.reading import read_instances
 from scaleeq.evaluation import Reader, SemSegEvaluator, dataset_parts, score_predictions
 from scaleeq.evaluation.predictions import match_pictures, prediction_record
+from tests.data.coded_pictures import write_png
 
 TOOL = Path(__file__).parents[2] / "tools" / "evaluate_predictions.py"
 READER = Reader(labels=read_labels, instances=read_instances)
@@ -153,6 +155,55 @@ def test_a_wrong_picture_is_named(folder, name, tmp_path, wrong, message, worker
     save(wrong, tmp_path / "05.png")
     with pytest.raises(ValueError, match=message):
         score_predictions(str(tmp_path), name, READER, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.full(SIZE, 0.99, np.float32), r"05.png \(mode F\) hold .* no whole numbers, the first is 0.99"),
+        (np.full(SIZE, np.nan, np.float32), r"05.png \(mode F\) hold .* no whole numbers, the first is nan"),
+        (np.full(SIZE, -1, np.int32), r"05.png \(mode I\) reach from -1 to -1"),
+        (None, r"05.png cannot be read: it is a named pipe"),
+    ],
+    ids=["float", "NaN", "negative", "pipe"],
+)
+def test_values_that_are_no_labels_are_named(folder, name, tmp_path, wrong, message, workers):
+    copy_of(folder, tmp_path, without=("05",))
+    if wrong is None:
+        os.mkfifo(tmp_path / "05.png")
+    else:
+        Image.fromarray(wrong).save(tmp_path / "05.png", format="TIFF")
+    signal.alarm(30)  # a pipe that nobody writes to is waited for
+    with pytest.raises((ValueError, OSError), match=message):
+        score_predictions(str(tmp_path), name, READER, workers=workers)
+    signal.alarm(0)
+
+
+def test_stored_values_of_few_bits_and_upper_case_endings(folder, name, tmp_path):
+    expected = score_predictions(str(folder / "predictions"), name, READER)["sem_seg"]
+    for path in copy_of(folder, tmp_path).glob("*.png"):
+        write_png(path.with_suffix(".PNG"), np.array(Image.open(path)), 2)
+        path.unlink()
+    assert score_predictions(str(tmp_path), name, READER)["sem_seg"] == expected
+
+
+def test_pictures_of_another_ending_are_listed(folder, name, tmp_path):
+    copy_of(folder, tmp_path)
+    (tmp_path / "03.png").rename(tmp_path / "03.npy")
+    with pytest.raises(
+        ValueError, match=r"missing \(1\): 03.png\nnamed as these, but not .png, and not read \(1\): 03.npy"
+    ):
+        score_predictions(str(tmp_path), name, READER)
+
+
+def test_one_class_measures_nothing(folder, tmp_path):
+    for kind in ("images", "labels"):
+        save(np.zeros(SIZE, np.uint8), tmp_path / kind / "a.png")
+    (tmp_path / "classes.txt").write_text("sky")
+    find_dataset(f"folder:{tmp_path}")
+    with pytest.raises(ValueError, match=r"has one class, so that every prediction is right.*background"):
+        score_predictions(str(tmp_path / "labels"), f"folder:{tmp_path}", READER)
 
 
 def records_of(*names: str) -> list[dict]:

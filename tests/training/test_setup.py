@@ -74,6 +74,7 @@ def test_nothing_is_wrong_with_the_tiny_config(tmp_path):
             r"EXPECTED_RESULTS.*one data set",
         ),
         ({"DATASETS__TRAIN": ()}, r"DATASETS.TRAIN is empty"),
+        ({"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 1}, r"NUM_CLASSES is 1, but .* 8 classes; set it to 8"),
     ],
 )
 def test_keys_that_do_not_go_together(tmp_path, changes, message):
@@ -96,12 +97,12 @@ KEYS = ("DATASETS__TRAIN", "DATASETS__TEST")
 
 @pytest.fixture
 def add_set():
-    """name, records (or a function that returns them) -> name, registered with the toy scenes' eight classes."""
+    """name, records (or a function that returns them) -> name, registered, with the toy scenes' eight classes."""
     added = []
 
-    def add(name, records):
+    def add(name, records, num_classes=8):
         load = records if callable(records) else partial(list, records)
-        register_dataset(name, load, classes=list("abcdefgh"), colors=[(0, 0, 0)] * 8)
+        register_dataset(name, load, classes=list("abcdefgh")[:num_classes], colors=[(0, 0, 0)] * num_classes)
         added.append(name)
         return name
 
@@ -148,6 +149,13 @@ def test_a_loader_that_asserts_as_detectron2s_do(tmp_path, add_set):
     cfg = tiny_config(tmp_path, DATASETS__TEST=(add_set("asserting_sem_seg", load),))
     with pytest.raises(FileNotFoundError, match=r"DATASETS\.TEST names asserting_sem_seg.*No annotations found"):
         check_before_training(cfg)
+
+
+def test_one_class_is_refused(tmp_path, add_set):
+    name = add_set("one_sem_seg", [], num_classes=1)
+    sets = dict.fromkeys(KEYS, (name,))
+    with pytest.raises(ValueError, match=r"NUM_CLASSES is 1: .*background are two classes"):
+        check_before_training(tiny_config(tmp_path, MODEL__SEM_SEG_HEAD__NUM_CLASSES=1, **sets))
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -2,6 +2,7 @@
 
 from scaleeq.data import ade20k, camvid, cityscapes, coco_stuff, lip, pascal_context, toy, voc2012
 from scaleeq.data.catalog import IGNORE_LABEL, datasets_root, register_dataset
+from scaleeq.data.classes_file import read_classes
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.loading import build_test_loader, build_train_loader
 from scaleeq.data.mapper import SegmentationMapper
@@ -20,6 +21,7 @@ __all__ = [
     "find_dataset",
     "lip",
     "pascal_context",
+    "read_classes",
     "read_image",
     "read_labels",
     "register_dataset",

@@ -4,7 +4,7 @@ Sources: the crop's category limit is DeepLab's (mmsegmentation's cat_max_ratio)
 The colours are those of SSD (Liu et al., ECCV 2016, its Caffe code). Sizes and types of crops mean what Detectron2's
 INPUT keys say. Deviations: images are resized by OpenCV's bilinear filter (Detectron2: Pillow's, which smooths when
 shrinking); hue and saturation change in one trip through HSV; an image smaller than an absolute crop is padded
-at the right and at the bottom.
+at the right and at the bottom, after its colours have changed: padding stays what it is to the model, zero.
 
 Everywhere image: (H, W, 3) uint8 in RGB, and labels: (H, W) uint8.
 """
@@ -59,7 +59,7 @@ class Crop:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAugmentation:
-    """Scale, crop, colours and flip, in this order.
+    """Scale, crop, colours, padding and flip, in this order.
 
     short_sides: sizes in pixels of the shorter side: "choice" takes one of them, "range" any from the first to the
         second; 0 keeps the image's size.
@@ -124,12 +124,13 @@ class TrainAugmentation:
         image, labels = resize_image(image, shape), resize_labels(labels, shape)
         if self.crop is not None:
             shape = draw_crop_shape(labels.shape, self.crop, rng)
-            image, labels = pad(image, labels, shape, color=self.pad_color, ignore_label=self.ignore_label)
             top, left = draw_crop(labels, shape, self.crop.single_category_max_area, self.ignore_label, rng)
             window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
             image, labels = image[window], labels[window]
         if self.color:
             image = jitter_colors(image, rng)
+        if self.crop is not None:
+            image, labels = pad(image, labels, shape, color=self.pad_color, ignore_label=self.ignore_label)
         if self.flip != "none" and rng.random() < 0.5:
             axis = 1 if self.flip == "horizontal" else 0
             image, labels = np.flip(image, axis), np.flip(labels, axis)
@@ -206,10 +207,11 @@ def draw_crop(
 ) -> tuple[int, int]:
     """Top and left of a window of the shape in labels: (H, W), in which no class has max_area or more of the area.
 
+    Where the window is larger than the labels it begins with them; the rest is padded later.
     max_area: a share of the pixels that are not ignore_label; 1.0: any window. After ten tries, the last one is taken.
     """
     for _ in range(CROP_TRIES):
-        top, left = (int(rng.integers(have - want + 1)) for have, want in zip(labels.shape, shape, strict=True))
+        top, left = (int(rng.integers(max(0, have - want) + 1)) for have, want in zip(labels.shape, shape, strict=True))
         if max_area >= 1:
             break
         window = np.ascontiguousarray(labels[top : top + shape[0], left : left + shape[1]])

@@ -13,6 +13,10 @@ from typing import Any
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 IGNORE_LABEL = 255
+ONE_CLASS = (
+    "of one class every prediction is right and every loss 0, so nothing is learned or measured. One class against the "
+    "background are two classes: write the background as a class (label 0, for example) instead of void"
+)
 Record = dict[
     str, Any
 ]  # one image of a data set, with Detectron2's keys (file_name, sem_seg_file_name, height, width, image_id)

@@ -8,6 +8,7 @@ from textwrap import wrap
 
 import numpy as np
 
+from scaleeq.data.catalog import ONE_CLASS
 from scaleeq.data.checking import Totals
 from scaleeq.data.reading import likely_cause
 
@@ -15,7 +16,9 @@ from scaleeq.data.reading import likely_cause
 KINDS = {
     "not loaded": "data set that cannot be loaded",
     "incomplete": "files that are missing",
+    "single class": "data set of one class",
     "unreadable image": "images that cannot be read",
+    "no image": "files that do not hold one picture for people",
     "unreadable labels": "label files that cannot be read",
     "no labels": "label files that do not hold one class index a pixel",
     "undeclared": "label files with labels that are no class",
@@ -27,12 +30,16 @@ KINDS = {
     "interpolated": "label files that seem to be resized by interpolation",
     "lossy": "label files that are JPEGs",
     "orphan labels": "label files without an image",
-    "deep image": "images with more than 8 bits a channel",
+    "dark image": "images whose values use little of their 16 bits",
+    "deep image": "images with more than 8 bits a channel, of which the upper 8 are read",
+    "few bits": "label files of less than 8 bits a pixel",
     "turned image": "images that their EXIF orientation turns, and not their labels",
     "all void": "label files that are void in every pixel",
+    "passed over": "files beside the images that are taken for no images",
     "never": "classes that never occur",
 }
-NOTES = ("turned image", "all void", "never")  # may be as they should: not a fault
+# These may be as they should: not a fault.
+NOTES = ("deep image", "few bits", "turned image", "all void", "passed over", "never")
 FILES_SHOWN = 3
 
 
@@ -81,7 +88,9 @@ def findings_of(totals: Totals, *, classes: Sequence[str], ignore_label: int, co
     for finding in findings:
         if finding.kind == "undeclared":
             finding.advice = _undeclared(totals, len(classes), ignore_label)
-    if totals.with_labels and "undeclared" not in grouped:
+    if len(classes) == 1:
+        findings.append(Finding("single class", 1, f"{classes[0]!r} is the only class: {ONE_CLASS}"))
+    elif totals.with_labels and "undeclared" not in grouped:
         findings += _about_classes(totals, classes, ignore_label, complete)
     return findings
 
@@ -107,7 +116,7 @@ def _about_classes(totals: Totals, classes: Sequence[str], ignore_label: int, co
     findings = []
     if not absent:
         return []
-    if len(classes) > 1 and present <= 1 and (complete or totals.with_labels >= 10):
+    if present <= 1 and (complete or totals.with_labels >= 10):
         advice = "Are these the labels of this data set, and are its classes those of classes.txt or its table?"
         if totals.pixels[ignore_label]:
             advice = (

@@ -3,7 +3,7 @@
 "folder:PATH" and "folder:PATH/SPLIT", PATH relative to $DETECTRON2_DATASETS or absolute, ~ expanded, are
 
     PATH/classes.txt                  a class a line, from label 0 on: its name, or its name and colour: "name r g b"
-    PATH/images[/SPLIT]/NAME.jpg      .jpg, .jpeg, .png, .bmp, .tif or .tiff
+    PATH/images[/SPLIT]/NAME.jpg      .jpg, .jpeg, .png, .bmp, .tif, .tiff, .webp, .jp2, .ppm or .pgm
     PATH/labels[/SPLIT]/NAME.png      one channel, grey or palette: 0..K-1, 255 = void; a SPLIT test* may lack it
 
 A class without a colour gets one of VOC's, from label 1's on: black stays void's. Own design.
@@ -16,15 +16,15 @@ import functools
 import os
 from typing import Any
 
-from scaleeq.data.catalog import IGNORE_LABEL, Record, datasets_root, register_dataset
+from scaleeq.data.catalog import Record, datasets_root, register_dataset
+from scaleeq.data.classes_file import read_classes
 from scaleeq.data.listing import Layout, layout_records
-from scaleeq.data.voc2012 import voc_color
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 PREFIX = "folder:"
 CLASSES_FILE = "classes.txt"
 KINDS = ("images", "labels")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm")
 WHAT_IT_HOLDS = (
     f"A folder data set is PATH/{CLASSES_FILE} (a class a line: its name, or its name and r g b), PATH/images[/SPLIT] "
     "and PATH/labels[/SPLIT], named folder:PATH or folder:PATH/SPLIT"
@@ -68,30 +68,6 @@ def locate(name: str) -> tuple[str, str]:
     raise FileNotFoundError(
         f"{name}: there is neither {files}. {WHAT_IT_HOLDS}, PATH absolute or below $DETECTRON2_DATASETS"
     )
-
-
-def read_classes(path: str) -> tuple[list[str], list[tuple[int, int, int]]]:
-    """Names and colours, one (r, g, b) a class, of a classes.txt; empty lines are left out.
-
-    ValueError: no class, more than there are labels beside 255, a name twice, or a colour outside 0..255.
-    """
-    classes: list[str] = []
-    colors: list[tuple[int, int, int]] = []
-    with open(path, encoding="utf-8-sig") as file:
-        for number, words in enumerate(map(str.split, file), 1):
-            if not words:
-                continue
-            *start, r, g, b = words if len(words) > 3 and all(map(str.isdecimal, words[-3:])) else [*words, "", "", ""]
-            color = (int(r), int(g), int(b)) if r else voc_color(len(classes) + 1)
-            if max(color) > 255:
-                raise ValueError(f"{path}, line {number}: the colour {color} is not three numbers in 0..255")
-            classes.append(" ".join(start))
-            colors.append(color)
-    if not 0 < len(classes) <= IGNORE_LABEL:
-        raise ValueError(f"{path} names {len(classes)} classes; expected 1 to {IGNORE_LABEL}, a class a line")
-    if twice := sorted({name for name in classes if classes.count(name) > 1}):
-        raise ValueError(f"{path} names these classes more than once: {', '.join(twice)}")
-    return classes, colors
 
 
 def load_folder(base: str, split: str = "", *, name: str = "") -> list[Record]:

@@ -7,13 +7,21 @@ have no height and width, the mapper gives a sample those of the image that it r
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from scaleeq.data.catalog import Record, datasets_root
+from scaleeq.data.text_file import read_lines
 
+logger = logging.getLogger(__name__)
+
+# What programs leave in folders; nobody means them as images.
+LITTER = ("Thumbs.db", "desktop.ini")
+NAMES_SHOWN = 3
 # mmsegmentation and HRNet keep all data sets in data/ of their checkouts: either folder may be the root.
 ROOT_FOLDERS = ("", "data")
 
@@ -107,12 +115,26 @@ def layout_records(what: str, layout: Layout, names: Sequence[str] | None = None
     FileNotFoundError: no names; MissingFilesError: a name without image or labels, it says how many there are of these.
     """
     images = files_by_name(layout.images, layout.image_suffixes, nested=layout.nested)
+    all_of_them = names is None and not layout.names
     if names is None:
         names = read_names(layout.names, what) if layout.names else sorted(images)
+    passed_over = in_words(files_passed_over(layout.images, layout.image_suffixes, nested=layout.nested))
     if not names:
         pattern = os.path.join(os.path.abspath(layout.images), "*" if layout.nested else "", "*")
-        raise FileNotFoundError(f"{what}: no image {' or '.join(pattern + suffix for suffix in layout.image_suffixes)}")
+        raise FileNotFoundError(
+            f"{what}: no image {' or '.join(pattern + suffix for suffix in layout.image_suffixes)}"
+            + (f"; there are {passed_over}" if passed_over else "")
+        )
     labels = files_by_name(layout.labels, (layout.label_suffix,), nested=layout.nested) if layout.labels else {}
+    if passed_over:
+        folder, ends = os.path.abspath(layout.images), ", ".join(layout.image_suffixes)
+        _warn_once(f"{what}: passed over in {folder}: {passed_over}. Images end in {ends}")
+    if orphans := sorted(set(labels).difference(images)) if all_of_them else []:
+        first = os.path.join(os.path.abspath(layout.labels), labels[orphans[0]])
+        _warn_once(
+            f"{what}: {len(orphans)} label files have no image, the first is {first}: complete the copy, or take them "
+            "away"
+        )
     suffix = layout.instance_suffix
     instances = files_by_name(layout.labels, (suffix,), nested=layout.nested) if suffix and layout.labels else {}
     records = [
@@ -120,6 +142,19 @@ def layout_records(what: str, layout: Layout, names: Sequence[str] | None = None
         for name in names
         if name in images and (name in labels or not layout.labels)
     ]
+    _check_complete(what, layout, names, images, labels, records)
+    return records
+
+
+def _check_complete(
+    what: str,
+    layout: Layout,
+    names: Sequence[str],
+    images: Mapping[str, str],
+    labels: Mapping[str, str],
+    records: Sequence[Record],
+) -> None:
+    """MissingFilesError: a name has no image or no labels."""
     if missing := [name for name in names if name not in images]:
         paths = [os.path.join(os.path.abspath(layout.images), name + layout.image_suffixes[0]) for name in missing]
         message = f"{len(missing)} of {len(names)} images are missing, the first is {paths[0]}; complete the copy"
@@ -127,12 +162,19 @@ def layout_records(what: str, layout: Layout, names: Sequence[str] | None = None
     if layout.labels and (missing := [name for name in names if name not in labels]):
         image = os.path.join(os.path.abspath(layout.images), images[missing[0]])
         paths = [os.path.join(os.path.abspath(layout.labels), name + layout.label_suffix) for name in missing]
+        others = in_words(_named_alike(layout, missing))
         message = (
             f"{len(missing)} of {len(names)} images have no labels, the first is {image}, whose labels would be "
             f"{paths[0]}; complete the copy, or take such images away"
+            + (f". Labels end in {layout.label_suffix}; beside them are {others}" if others else "")
         )
         raise MissingFilesError(f"{what}: {message}", paths, records)
-    return records
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """A warning that a run shows once, however often it lists the folder."""
+    logger.warning("%s", text)
 
 
 def _record(layout: Layout, name: str, image: str, labels: str | None, instances: str | None) -> Record:
@@ -155,7 +197,7 @@ def files_by_name(directory: str, suffixes: tuple[str, ...], *, nested: bool = F
     lower = tuple(suffix.lower() for suffix in suffixes)
     files: dict[str, str] = {}
     for folder in _folders(directory) if nested else [""]:
-        for file in os.listdir(os.path.join(directory, folder)):
+        for file in _files(os.path.join(directory, folder)):
             suffix = next((suffix for suffix in lower if file.lower().endswith(suffix)), None)
             if suffix is None or file.startswith("."):
                 continue
@@ -167,12 +209,56 @@ def files_by_name(directory: str, suffixes: tuple[str, ...], *, nested: bool = F
     return files
 
 
+def files_passed_over(directory: str, suffixes: Iterable[str], *, nested: bool = False) -> list[str]:
+    """The files of a directory that files_by_name leaves out, sorted; but not what programs leave behind.
+
+    Of hidden files, those that end like an image; not macOS's "._NAME".
+    """
+    lower = tuple(suffix.lower() for suffix in suffixes)
+    files = []
+    for folder in _folders(directory) if nested else [""]:
+        for file in _files(os.path.join(directory, folder)):
+            hidden, fits = file.startswith("."), file.lower().endswith(lower)
+            left_out = fits and not file.startswith("._") if hidden else not fits
+            if left_out and file not in LITTER:
+                files.append(os.path.join(folder, file))
+    return sorted(files)
+
+
+def in_words(files: Sequence[str]) -> str:
+    """How many files of which ending, and the first names: "2 .gif (a.gif, b.gif)"; "" for none."""
+    by_end: dict[str, list[str]] = {}
+    for file in files:
+        name = os.path.basename(file)
+        end = "hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() or "without an ending"
+        by_end.setdefault(end, []).append(file)
+    return ", ".join(
+        f"{len(names)} {end} ({', '.join(names[:NAMES_SHOWN])}{', ...' if len(names) > NAMES_SHOWN else ''})"
+        for end, names in sorted(by_end.items())
+    )
+
+
+def _named_alike(layout: Layout, names: Iterable[str]) -> list[str]:
+    """Files of the directory of labels that have these names and another ending."""
+    wanted = set(names)
+    files = files_passed_over(layout.labels, (layout.label_suffix,), nested=layout.nested)
+    return [file for file in files if os.path.splitext(file)[0] in wanted]
+
+
 def read_names(path: str, what: str) -> list[str]:
-    """The lines of a list of images, stripped; empty ones are left out. FileNotFoundError: there is no such list."""
+    """The lines of a list of images, stripped; empty ones are left out.
+
+    FileNotFoundError: there is no such list. ValueError: it is no text in UTF-8 or UTF-16.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{what} needs the list {os.path.abspath(path)}, one image name a line")
-    with open(path, encoding="utf-8") as file:
-        return [line.strip() for line in file if line.strip()]
+    return [line.strip() for line in read_lines(path) if line.strip()]
+
+
+def _files(directory: str) -> list[str]:
+    """The names of all that is no folder, told from the listing alone: nothing is opened or asked for its state."""
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
 
 
 def _folders(directory: str) -> list[str]:

@@ -2,27 +2,19 @@
 
 As in Detectron2, an image is turned by its EXIF orientation, and so are labels. Unlike there, a palette picture of
 labels is read as its indexes (there, converting it to grey makes labels of luminances), and labels that no class
-declares are refused where they are read. A file that cannot be read is named, with what seems to be in it.
+declares are refused where they are read. Files are opened and decoded in `picture_file`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import struct
-import zlib
-from collections.abc import Iterator
-
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from scaleeq.data import toy
 from scaleeq.data.catalog import IGNORE_LABEL, Record
+from scaleeq.data.picture_file import read_rgb, read_values
 
 IMAGE_FORMATS = ("RGB", "BGR")
-UNREADABLE = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)  # as PIL raises
-PICTURES_START = (b"\x89PNG", b"\xff\xd8\xff")  # of PNG and JPEG
 
 
 def read_image(record: Record, image_format: str = "RGB") -> np.ndarray:
@@ -32,7 +24,7 @@ def read_image(record: Record, image_format: str = "RGB") -> np.ndarray:
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"unknown image format {image_format!r}, valid are {IMAGE_FORMATS}")
-    image = toy.render_scene(**record["scene"])[0] if "scene" in record else _read_image_file(record["file_name"])
+    image = toy.render_scene(**record["scene"])[0] if "scene" in record else read_rgb(record["file_name"])
     return image if image_format == "RGB" else np.ascontiguousarray(image[:, :, ::-1])
 
 
@@ -50,7 +42,9 @@ def read_labels(record: Record, *, num_classes: int | None = None, ignore_label:
     if "scene" in record:
         labels = toy.render_scene(**record["scene"])[1]
     else:
-        labels = _read_label_file(record["sem_seg_file_name"])
+        labels, mode = _read_label_file(record["sem_seg_file_name"])
+        if num_classes is not None and mode == "1":
+            check_one_bit(labels, num_classes, source=str(record["sem_seg_file_name"]))
     if record.get("label_map"):
         table = np.arange(256, dtype=np.uint8)
         for raw, label in record["label_map"].items():
@@ -85,13 +79,11 @@ def read_instances(record: Record) -> np.ndarray | None:
     path = record.get("instance_file_name")
     if path is None:
         return None
-    with open_picture(path) as file:
-        mode = file.mode
-        instances = np.array(_upright(file))
-    if instances.ndim != 2 or instances.dtype.itemsize < 2:
+    instances, header = read_values(path, what="instances")
+    if instances.ndim != 2 or header.bits < 16 or instances.min() < 0:
         raise ValueError(
-            f"the instances {path} are a picture of mode {mode}; expected one channel of 16 bits, labelId * 1000 + "
-            "number: is this one of the other pictures of the archive (labelIds, color)?"
+            f"the instances {path} are a picture of mode {header.mode}; expected one channel of 16 bits, "
+            "labelId * 1000 + number: is this one of the other pictures of the archive (labelIds, color)?"
         )
     return instances.astype(np.int32)
 
@@ -126,6 +118,21 @@ def check_labels(labels: np.ndarray, num_classes: int, ignore_label: int, *, sou
             f"labels {undeclared.tolist()} in {source} are neither one of the {num_classes} classes "
             f"(0..{num_classes - 1}) nor the ignore label {ignore_label}. "
             + likely_cause(present.tolist(), undeclared.tolist(), num_classes, ignore_label)
+        )
+
+
+def check_one_bit(labels: np.ndarray, num_classes: int, *, source: str) -> None:
+    """Raise ValueError if the white of grey labels of one bit may mean 255 as well as class 1.
+
+    Of two classes it is the second, as in masks that are saved as booleans. Of more classes such a file usually holds
+    0 and 255, which programs that make files smaller store as 0 and 1.
+
+    labels: as they are stored, 0 and 1. source: where they come from, for the message.
+    """
+    if num_classes > 2 and labels.any():
+        raise ValueError(
+            f"the labels {source} are black and white, 1 bit a pixel, so that white may mean class 1 or 255 (void) "
+            f"among {num_classes} classes: write them with 8 bits a pixel, or as a palette picture"
         )
 
 
@@ -168,70 +175,25 @@ def likely_cause(present: list[int], undeclared: list[int], num_classes: int, ig
     )
 
 
-def _read_image_file(path: str) -> np.ndarray:
-    with open_picture(path) as file:
-        return np.array(_upright(file).convert("RGB"))
-
-
-def _read_label_file(path: str) -> np.ndarray:
-    with open_picture(path) as file:
-        mode = file.mode
-        labels = np.array(_upright(file))
+def _read_label_file(path: str) -> tuple[np.ndarray, str]:
+    """The labels as they are stored: (H, W) uint8, and the picture's mode."""
+    labels, header = read_values(path, what="labels")
     if labels.ndim != 2:
         if (labels == labels[:, :, :1]).all():
             raise ValueError(
-                f"the labels {path} are a picture with {labels.shape[2]} channels (mode {mode}), which are all equal; "
-                "expected one channel of class indexes: write one of them"
+                f"the labels {path} are a picture with {labels.shape[2]} channels (mode {header.mode}), which are all "
+                "equal; expected one channel of class indexes: write one of them"
             )
         raise ValueError(
-            f"the labels {path} are a picture with {labels.shape[2]} channels (mode {mode}); "
+            f"the labels {path} are a picture with {labels.shape[2]} channels (mode {header.mode}); "
             "expected one channel of class indexes, grey or palette: is this the picture for people? Data sets often "
             "come with both; where there is no other, docs/datasets.md has lines that make indexes of its colours"
         )
     if labels.dtype != np.uint8:
         if labels.min() < 0 or labels.max() > 255:
             raise ValueError(
-                f"the labels {path} (mode {mode}) reach from {labels.min()} to {labels.max()}; expected class indexes "
-                "in 0..255: are these instance ids, or depth? Data sets often come with both"
+                f"the labels {path} (mode {header.mode}) reach from {labels.min()} to {labels.max()}; expected class "
+                "indexes in 0..255: are these instance ids, or depth? Data sets often come with both"
             )
         labels = labels.astype(np.uint8)
-    return labels
-
-
-@contextlib.contextmanager
-def open_picture(path: str) -> Iterator[Image.Image]:
-    """The picture, opened; whatever the block reads of it.
-
-    OSError: not a picture, or not all of one; FileNotFoundError: none. Both name the file and say what to do.
-    """
-    try:
-        with Image.open(path) as file:
-            yield file
-    except UNREADABLE as error:
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"there is no file {path}; is the copy of the data set complete?") from error
-        raise OSError(
-            f"{path} cannot be read: {_what_is_wrong(path, error)}. Copy or unpack it again; "
-            "tools/check_dataset.py --all finds all such files"
-        ) from error
-
-
-def _what_is_wrong(path: str, error: BaseException) -> str:
-    if not os.path.isfile(path):
-        return "it is not a file"
-    if not os.access(path, os.R_OK):
-        return "this user may not read it"
-    with open(path, "rb") as file:
-        start = file.read(16)
-    if not start:
-        return "it is empty (0 bytes)"
-    if start.startswith(b"MATLAB"):
-        return "it is a MATLAB file, which tools/prepare_dataset.py converts"
-    if isinstance(error, UnidentifiedImageError) and not start.startswith(PICTURES_START):
-        return f"it is not a picture, it starts with {start!r}"
-    return f"it seems to be cut off or damaged ({error})"
-
-
-def _upright(file: Image.Image) -> Image.Image:
-    """The picture turned by its EXIF orientation; the file itself, not a copy, where it has none."""
-    return file if file.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(file)
+    return labels, header.mode

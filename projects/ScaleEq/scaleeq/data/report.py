@@ -17,7 +17,7 @@ from scaleeq.data.contact_sheet import draw_contact_sheet
 from scaleeq.data.findings import Finding, by_importance, findings_of
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.listing import MissingFilesError
-from scaleeq.data.splits import find_leak, find_orphans, other_side
+from scaleeq.data.splits import find_leak, find_orphans, find_passed_over, other_side
 from scaleeq.data.voc2012 import voc_color
 from scaleeq.engine import DatasetCatalog
 
@@ -161,7 +161,7 @@ def check_dataset(name: str, *, sample: int = DEFAULT_SAMPLE, workers: int | Non
         workers=workers,
         title=name,
     )
-    report.findings += find_orphans(records)
+    report.findings += [*find_orphans(records), *find_passed_over(records)]
     report.findings += findings_of(
         report.totals,
         classes=report.classes,

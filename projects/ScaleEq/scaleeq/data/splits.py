@@ -6,6 +6,7 @@ byte by byte (by their hash) where their sizes agree, so a sample of one split i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -14,9 +15,10 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from scaleeq.data.catalog import Record
+from scaleeq.data.catalog import Record, datasets_root
 from scaleeq.data.findings import Finding
-from scaleeq.data.folder import KINDS, PREFIX, find_dataset, locate
+from scaleeq.data.folder import IMAGE_SUFFIXES, KINDS, PREFIX, WHAT_IT_HOLDS, find_dataset, locate
+from scaleeq.data.listing import files_passed_over, in_words
 from scaleeq.engine import DatasetCatalog
 
 SPLIT = re.compile(r"(?P<family>.*?)[_/](?P<split>(train|val|test)\w*)$")
@@ -25,24 +27,40 @@ SPLIT = re.compile(r"(?P<family>.*?)[_/](?P<split>(train|val|test)\w*)$")
 def names_of(argument: str) -> list[str]:
     """The data sets that an argument means: a name, or a folder, with each of its splits.
 
-    ValueError: neither; the nearest names are told.
+    A relative path is looked for as it is given, and then below the directory of all data sets, as "folder:PATH" is;
+    the names that are returned hold absolute paths, which say what was taken.
+
+    ValueError: neither; the nearest names, or the paths, are told.
     """
-    folder = os.path.expanduser(argument)
     if argument in DatasetCatalog.list():
         return [argument]
     if not argument.startswith(PREFIX):
-        if not os.path.isdir(folder) and os.sep not in folder:
-            find_dataset(argument)  # raises
-        argument = PREFIX + os.path.abspath(folder)
+        argument = PREFIX + _folder_of(argument)
     try:
         base, split = locate(argument)
     except FileNotFoundError:  # told where it is loaded
         return [argument]
+    base = os.path.abspath(base)
     images = os.path.join(base, KINDS[0])
     splits = sorted(entry.name for entry in os.scandir(images) if entry.is_dir()) if os.path.isdir(images) else []
     if splits and not split:
         return [PREFIX + os.path.join(base, each) for each in splits]
     return [PREFIX + (os.path.join(base, split) if split else base)]
+
+
+def _folder_of(argument: str) -> str:
+    """The absolute path of a folder that is given without "folder:"; of two, the one that is a data set."""
+    given = os.path.expanduser(argument)
+    paths = list(dict.fromkeys(os.path.abspath(path) for path in (given, os.path.join(datasets_root(), given))))
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            locate(PREFIX + path)
+            return path
+    if there := [path for path in paths if os.path.isdir(path)]:
+        return there[0]  # what it lacks is told where it is loaded
+    if os.sep not in argument:
+        find_dataset(argument)  # raises
+    raise ValueError(f"there is no folder {' nor '.join(paths)}; {WHAT_IT_HOLDS}")
 
 
 def is_training(name: str) -> bool:
@@ -120,6 +138,19 @@ def find_orphans(records: Sequence[Record]) -> list[Finding]:
         orphans += [os.path.join(label_dir, name + label_end) for name in sorted(_stems(label_dir, label_end) - named)]
     advice = "Their images are missing, or lie elsewhere: complete the copy, or take these files away"
     return [Finding("orphan labels", len(orphans), advice, orphans)] if orphans else []
+
+
+def find_passed_over(records: Sequence[Record]) -> list[Finding]:
+    """Files beside the images of the records that no data set takes for images, by how their names end."""
+    folders = sorted({os.path.dirname(record["file_name"]) for record in records if "scene" not in record})
+    files = [
+        os.path.join(folder, file)
+        for folder in folders
+        if os.path.isdir(folder)
+        for file in files_passed_over(folder, IMAGE_SUFFIXES)
+    ]
+    advice = f"{in_words([os.path.basename(file) for file in files])}. Images end in {', '.join(IMAGE_SUFFIXES)}"
+    return [Finding("passed over", len(files), advice, files)] if files else []
 
 
 def _shared_stem(first: str, second: str) -> str:

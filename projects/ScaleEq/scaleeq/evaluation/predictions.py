@@ -64,6 +64,11 @@ def score_predictions(
     ValueError: also where the data set's truth is not public.
     """
     records: list[Record] = DatasetCatalog.get(dataset_name)
+    if len(MetadataCatalog.get(dataset_name).get("stuff_classes", ())) == 1:
+        raise ValueError(
+            f"{dataset_name} has one class, so that every prediction is right; one class against the background are "
+            "two classes: write the background as a class instead of void"
+        )
     if not any("sem_seg_file_name" in record or "scene" in record for record in records):
         raise ValueError(f"{dataset_name} has no truth to score with: it is for a test server")
     parts = dataset_parts(dataset_name, absent=absent, boundary=boundary)
@@ -137,6 +142,7 @@ def match_pictures(folder: str, records: Sequence[Record], *, family: str = "", 
     names = [os.path.splitext(os.path.basename(record["file_name"]))[0] for record in records]
     keys = [_frame(name) if family == "cityscapes" and name not in by_name else name for name in names]
     missing = [name + SUFFIX for name, key in zip(names, keys, strict=True) if key not in by_name]
+    others = _other_files(folder, missing) if missing else []
     several = [path for key in dict.fromkeys(keys) if len(by_name.get(key, ())) > 1 for path in by_name[key]]
     extra = sorted(set(found) - {path for key in keys for path in by_name.get(key, ())})
     shown = [os.path.relpath(path, folder) for path in extra]
@@ -144,6 +150,7 @@ def match_pictures(folder: str, records: Sequence[Record], *, family: str = "", 
         raise ValueError(
             f"{folder} does not hold one picture for each of the {len(records)} images"
             + _listing("missing", missing)
+            + _listing(f"named as these, but not {SUFFIX}, and not read", others)
             + _listing("several for one image", [os.path.relpath(path, folder) for path in several])
             + (_listing("of no image", shown) if all_records else "")
         )
@@ -182,7 +189,15 @@ def _pictures_below(folder: str) -> Iterator[str]:
         raise FileNotFoundError(f"there is no folder {os.path.abspath(folder)}")
     for parent, folders, files in os.walk(folder):
         folders.sort()
-        yield from (os.path.join(parent, name) for name in sorted(files) if name.endswith(SUFFIX))
+        yield from (os.path.join(parent, name) for name in sorted(files) if name.lower().endswith(SUFFIX))
+
+
+def _other_files(folder: str, missing: Sequence[str]) -> list[str]:
+    """Files in the folder, and below, that are named as missing pictures are, with another ending."""
+    wanted = {name[: -len(SUFFIX)] for name in missing}
+    paths = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    alike = [path for path in paths if os.path.splitext(os.path.basename(path))[0] in wanted]
+    return sorted(os.path.relpath(path, folder) for path in alike)
 
 
 def _frame(name: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from scaleeq import engine
-from scaleeq.data.catalog import Record, datasets_root
+from scaleeq.data.catalog import ONE_CLASS, Record, datasets_root
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.reading import has_labels, read_pair
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, comm
@@ -160,6 +160,8 @@ def check_labels(cfg: CfgNode) -> None:
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but {name} marks void pixels with "
                 f"{ignore_label}"
             )
+    if head.NUM_CLASSES < 2:
+        raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}: {ONE_CLASS}")
 
 
 def check_first_records(cfg: CfgNode) -> None:

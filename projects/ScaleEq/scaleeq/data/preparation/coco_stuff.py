@@ -18,6 +18,7 @@ import numpy as np
 from scaleeq.data.catalog import IGNORE_LABEL
 from scaleeq.data.coco_stuff import BASES, CLASSES, LABELS, SPLITS
 from scaleeq.data.listing import files_by_name, read_names
+from scaleeq.data.picture_file import require_file
 from scaleeq.data.preparation.conversion import (
     Conversion,
     convert,
@@ -88,7 +89,8 @@ def _convert_copy(base: str, workers: int, allow_incomplete: bool) -> str:
 
 
 def version_of(path: str) -> str:
-    """ "v10" or "v11", from the first bytes of a .mat file. ValueError: it is neither."""
+    """ "v10" or "v11", from the first bytes of a .mat file. ValueError: it is neither; OSError: no file."""
+    require_file(path)
     with open(path, "rb") as file:
         start = file.read(19)
     if start not in HEADERS:

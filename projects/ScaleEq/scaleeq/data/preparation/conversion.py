@@ -22,7 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from scaleeq.data.listing import ROOT_FOLDERS
+from scaleeq.data.picture_file import read_size, read_values
+from scaleeq.data.text_file import read_lines
 from scaleeq.files import replacing, write_text
+from scaleeq.workers import WorkerKilledError
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +49,7 @@ class Conversion:
         ValueError: the labels have another size than the image.
         """
         labels = self.read()
-        with Image.open(self.image) as image:  # reads the header only
-            size = (image.height, image.width)
+        size = read_size(self.image)
         if labels.shape != size:
             raise ValueError(
                 f"{self.source} has labels of {labels.shape} (height, width), but the image {self.image} is {size}; "
@@ -65,7 +67,7 @@ def convert(conversions: Sequence[Conversion], what: str, workers: int) -> None:
     """Run all, in processes, with a progress bar; the first error ends it, and what is written stays.
 
     what: the data set, for the bar. workers: processes; 0: this one.
-    OSError, ValueError: as a conversion raises it.
+    OSError, ValueError: as a conversion raises it. WorkerKilledError: somebody, usually the system, has killed one.
     """
     if workers < 0:
         raise ValueError(f"the number of worker processes is {workers}; expected 0 or more")
@@ -78,12 +80,18 @@ def convert(conversions: Sequence[Conversion], what: str, workers: int) -> None:
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
     counts: Counter[str] = Counter()
-    for conversion, outcome in zip(conversions, tqdm(outcomes, desc=what, unit="image"), strict=True):
-        if isinstance(outcome, Exception):
-            raise outcome
-        if outcome == "replaced" and not counts["replaced"]:
-            logger.warning("%s held other labels than %s, and is replaced", conversion.target, conversion.source)
-        counts[outcome] += 1
+    try:
+        for conversion, outcome in zip(conversions, tqdm(outcomes, desc=what, unit="image"), strict=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome == "replaced" and not counts["replaced"]:
+                logger.warning("%s held other labels than %s, and is replaced", conversion.target, conversion.source)
+            counts[outcome] += 1
+    except RuntimeError as error:  # torch's, whose loader raises no other here
+        raise WorkerKilledError(
+            f"a worker process ended in the middle of its work ({error}), as where memory runs out; use fewer of them, "
+            "and the same command goes on from here"
+        ) from error
     logger.info(
         "%s: %d label pictures, of which %d are new, %d replaced and %d were there",
         *(what, len(conversions), counts["written"], counts["replaced"], counts["kept"]),
@@ -110,9 +118,8 @@ def write_list(path: str, names: Iterable[str]) -> None:
     """A list of images, one name a line, sorted. One that has these names already is kept, in whatever order."""
     wanted = sorted(names)
     if os.path.isfile(path):
-        with open(path, encoding="utf-8") as file:
-            if sorted(file.read().split()) == wanted:
-                return
+        if sorted(filter(None, map(str.strip, read_lines(path)))) == wanted:
+            return
         logger.warning("%s named other images, and is replaced", path)
     write_text(path, "".join(f"{name}\n" for name in wanted))
 
@@ -178,7 +185,7 @@ def import_reader(module: str) -> Any:
 def _holds(path: str, labels: np.ndarray) -> bool:
     """Whether the picture is one of class indexes, grey or palette, that can be read and holds the labels."""
     try:
-        with Image.open(path) as picture:
-            return picture.mode in ("L", "P") and np.array_equal(np.asarray(picture), labels)
-    except (OSError, SyntaxError):  # Pillow's word for a broken PNG
+        values, header = read_values(path, what="labels")
+    except (OSError, ValueError):
         return False
+    return header.mode in ("L", "P") and np.array_equal(values, labels)

@@ -20,16 +20,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from scaleeq.data.listing import files_by_name
 from scaleeq.data.pascal_context import BASES, CATEGORY_IDS, LABELS, LISTS
+from scaleeq.data.picture_file import require_file
+from scaleeq.data.preparation.coco_masks import decode
 from scaleeq.data.preparation.conversion import Conversion, convert, find_source, select_present, write_list
 
 logger = logging.getLogger(__name__)
 
 NUM_IMAGES = {"train": 4_998, "val": 5_105}
 WHAT = "Pascal-Context"
+MAX_SIDE = 1 << 15  # of an image, in pixels
 JSON = "trainval_merged.json"
 GET_IMAGES = "VOCtrainval_03-May-2010.tar: http://host.robots.ox.ac.uk/pascal/VOC/voc2010/"
 GET_JSON = f"{JSON}: https://codalabuser.blob.core.windows.net/public/{JSON}"
@@ -73,6 +75,7 @@ def prepare(root: str, *, workers: int = 0, allow_incomplete: bool = False) -> l
 
 def read_json(path: str) -> tuple[list[dict[str, Any]], Mapping[int, list[dict[str, Any]]]]:
     """The images, and the masks of each by its id, in the order of the file. ValueError: it is not the json."""
+    require_file(path)
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
@@ -96,9 +99,11 @@ def paint(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], so
     """Labels: (H, W) uint8, 0..59: the masks in their order, later ones over earlier ones.
 
     image, annotations: items of the json. source: its path, for messages.
-    ValueError: a category that is none of the 60, or a mask of another size than the image.
+    ValueError: a category that is none of the 60, or a mask of another size than the image, or a damaged one.
     """
     height, width = image["height"], image["width"]
+    if not all(type(side) is int and 0 < side <= MAX_SIDE for side in (height, width)):
+        raise ValueError(f"{source} gives {image['file_name']} the size {height!r} x {width!r}. {GET_JSON}")
     labels = np.zeros((height, width), np.uint8)
     for annotation in annotations:
         category = annotation["category_id"]
@@ -107,19 +112,9 @@ def paint(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], so
                 f"{source} has category {category} in {image['file_name']}, which is none of the 59 classes; is it the "
                 f"json with all 459 categories? {GET_JSON}"
             )
-        mask = decode(annotation["segmentation"], height, width)
-        if mask.shape != labels.shape:
-            raise ValueError(
-                f"{source} has a mask of {mask.shape} (height, width) for {image['file_name']}, which is {labels.shape}"
-            )
+        try:
+            mask = decode(annotation["segmentation"], height, width)
+        except ValueError as error:
+            raise ValueError(f"{source} has {error}; it is of {image['file_name']}. {GET_JSON}") from error
         labels[mask > 0] = LABEL_OF_CATEGORY[category]
     return labels
-
-
-def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Mask: (H, W) uint8 in {0, 1} of COCO's run lengths, compressed or not, or of a list of polygons."""
-    if isinstance(segmentation, list):
-        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = coco_mask.frPyObjects(segmentation, height, width)
-    return coco_mask.decode(segmentation)

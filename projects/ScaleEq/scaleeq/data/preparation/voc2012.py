@@ -15,9 +15,9 @@ import os
 import shutil
 
 import numpy as np
-from PIL import Image
 
 from scaleeq.data.listing import files_by_name, read_names
+from scaleeq.data.picture_file import read_values, require_file
 from scaleeq.data.preparation.conversion import (
     Conversion,
     convert,
@@ -81,6 +81,7 @@ def prepare(root: str, *, workers: int = 0, allow_incomplete: bool = False) -> l
 
 def read_sbd(path: str) -> np.ndarray:
     """Labels: (H, W) uint8 of one of SBD's .mat files, 0..20. ValueError: it is none, or cannot be read."""
+    require_file(path)
     try:
         content = import_reader("scipy.io").loadmat(path, variable_names=["GTcls"])
         labels = content["GTcls"]["Segmentation"].item()
@@ -96,12 +97,10 @@ def read_sbd(path: str) -> np.ndarray:
 
 def read_voc(path: str) -> np.ndarray:
     """Labels: (H, W) uint8, the indexes of one of VOC's palette pictures. ValueError: it is a picture of colours."""
-    with Image.open(path) as picture:
-        if picture.mode not in ("L", "P"):
-            raise ValueError(
-                f"{path} is a picture of mode {picture.mode}; VOC's labels are palette pictures. {GET_VOC}"
-            )
-        return np.array(picture)
+    labels, header = read_values(path, what="labels")
+    if header.mode not in ("L", "P"):
+        raise ValueError(f"{path} is a picture of mode {header.mode}; VOC's labels are palette pictures. {GET_VOC}")
+    return labels
 
 
 def _complete_images(devkit: str, sbd: str, names: set[str]) -> set[str]:

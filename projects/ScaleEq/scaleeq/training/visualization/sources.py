@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import nn
 from scaleeq.data import SegmentationMapper, find_dataset, read_image, read_labels
 from scaleeq.data.catalog import Record
 from scaleeq.data.folder import IMAGE_SUFFIXES
+from scaleeq.data.listing import files_passed_over, in_words
 from scaleeq.data.loading import load_records
 from scaleeq.data.reading import has_labels, read_pair
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, SafeCheckpointer
@@ -32,6 +34,8 @@ from scaleeq.statistics import capture_fusions, capture_maps, require_calibrated
 
 from ..trainer import Trainer
 from .sheets import Classes, Seen
+
+logger = logging.getLogger(__name__)
 
 Named = dict[str, Record]
 """NAME -> record; sheets are named NAME.png."""
@@ -202,13 +206,19 @@ def visible_share(model: nn.Module, image: torch.Tensor) -> Iterator[list[float]
 
 
 def _images_of(path: str, own: str) -> Iterator[str]:
-    """The path of a file, or of all images below a folder, sorted, but for the folder `own`."""
-    if os.path.isfile(path):
+    """The path of a file, or of all images below a folder, sorted, but for the folder `own` and hidden files."""
+    if not os.path.isdir(path):
         yield path
         return
     for parent, folders, files in os.walk(path):
         folders[:] = sorted(folder for folder in folders if os.path.join(parent, folder) != own)
-        yield from (os.path.join(parent, file) for file in sorted(files) if file.lower().endswith(IMAGE_SUFFIXES))
+        if passed_over := in_words(files_passed_over(parent, IMAGE_SUFFIXES)):
+            logger.warning("passed over in %s: %s. Images end in %s", parent, passed_over, ", ".join(IMAGE_SUFFIXES))
+        yield from (
+            os.path.join(parent, file)
+            for file in sorted(files)
+            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith(".")
+        )
 
 
 def _only(images: Named, wanted: Collection[str], dataset_name: str) -> Named:

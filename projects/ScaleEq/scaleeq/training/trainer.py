@@ -9,6 +9,7 @@ stopped; an enabled scale equalizer is calibrated before the first iteration.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import weakref
@@ -146,7 +147,7 @@ class Trainer(TrainerBase):
         if comm.is_main_process():
             for name, value in metrics.items():
                 self.storage.put_scalar(name, value)
-        self.step.update()
+        self.step.update(finite=math.isfinite(metrics["grad_norm"]))
         if self.average:
             self.average.update(self.step.plain_model)
 

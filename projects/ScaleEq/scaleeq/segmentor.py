@@ -22,7 +22,7 @@ from .engine import (
 from .heads.base import SegmentationHead
 from .heads.fcn import auxiliary_heads
 from .losses import LossOptions, SegmentationLoss
-from .ops import resize
+from .ops import resize, send
 
 
 @META_ARCH_REGISTRY.register()
@@ -102,7 +102,7 @@ class ScaleEqSegmentor(nn.Module):
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """The images of a batch, normalised, and padded with zeros at the right and the bottom to one size."""
-        images = [record["image"].to(self.device, non_blocking=True) for record in batched_inputs]
+        images = [send(record["image"], self.device) for record in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
@@ -124,7 +124,7 @@ class ScaleEqSegmentor(nn.Module):
         return losses
 
     def pixel_count(self, batched_inputs: list[dict[str, Any]]) -> float:
-        """What the mean over pixels of this batch's loss divides by; from the labels where they are, nothing is padded."""
+        """What the mean over pixels of this batch's loss divides by; counted where the labels are, without padding."""
         loss = self.sem_seg_head.loss
         if loss.options.average_over != "all":  # then void pixels have no part in it, and the padding is void
             return sum(float(loss.pixel_count(labels)) for labels in map(_labels, batched_inputs))
@@ -147,7 +147,7 @@ class ScaleEqSegmentor(nn.Module):
         padded = torch.full(shape, self.sem_seg_head.ignore_value, dtype=torch.int64, device=self.device)
         for target, labels in zip(padded, map(_labels, batched_inputs), strict=True):
             # Bytes travel as bytes, and become int64 on the device.
-            target[: labels.shape[-2], : labels.shape[-1]] = labels.to(self.device, non_blocking=True)
+            target[: labels.shape[-2], : labels.shape[-1]] = send(labels, self.device)
         return padded
 
 

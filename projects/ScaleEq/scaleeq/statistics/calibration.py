@@ -25,7 +25,7 @@ from ..fusion import EqualizerSpec, Fusion, Observation
 from ..fusion.controls import control_statistics
 from ..fusion.initializer import INITIALIZERS
 from .gradients import balance_gradients, training_loss
-from .mode import measuring
+from .mode import measuring, with_batch_statistics
 from .moments import BranchMoments
 from .report import BranchStatistics, CalibrationReport
 
@@ -112,7 +112,7 @@ def calibrate(
         for fusion in fusions.values():
             fusion.reset_equalizers()
         buffers = [b for fusion in fusions.values() for b in fusion.equalizers.buffers()]
-        with measuring(model, written=buffers):
+        with measuring(model, written=buffers), with_batch_statistics(fusions):
             while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
                 measurement = _Measurement(pending, gather, joint=report.joint)
                 measurement.run(forward, inputs, loader, num_images)

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scaleeq.engine import CfgNode, comm, seed_all_rng
 from scaleeq.losses import prepare_step
+from scaleeq.ops import send
 
 from .solver import Clipper
 
@@ -90,7 +91,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     def moved(name: str, value: Any) -> Any:
         if name not in ("image", "sem_seg") or not isinstance(value, torch.Tensor):
             return value  # what else a sample holds is its model's affair
-        value = value.to(device, non_blocking=True)
+        value = send(value, device)
         return value.long() if name == "sem_seg" else value
 
     return [

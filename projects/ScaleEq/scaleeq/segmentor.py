@@ -129,7 +129,7 @@ class ScaleEqSegmentor(nn.Module):
         if loss.options.average_over != "all":  # then void pixels have no part in it, and the padding is void
             return sum(float(loss.pixel_count(labels)) for labels in map(_labels, batched_inputs))
         images = ImageList.from_tensors(
-            [record["image"].to("meta") for record in batched_inputs],  # their sizes are all that counts
+            [torch.empty_like(record["image"], device="meta") for record in batched_inputs],  # their sizes alone
             self.backbone.size_divisibility,
             padding_constraints=self.backbone.padding_constraints,
         )

@@ -36,7 +36,7 @@ class FirstBatches:
 
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in islice(iter(self._loader), self._num_batches):
-            yield from cut(batch, self._micro_batch or len(batch))
+            yield from cut(batch, self._micro_batch) if self._micro_batch else [batch]
 
 
 class BestCheckpoint(HookBase):

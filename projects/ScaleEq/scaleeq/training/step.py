@@ -162,6 +162,8 @@ class TrainingStep:
         """
         if self.scaler.is_enabled() and finite is False:
             self.skipped += 1
+            self.optimizer.zero_grad()  # a step without gradients changes nothing; the schedule sees that it was due
+            self.optimizer.step()
             self.scaler.update()
             return
         if self.clip_gradients is not None:

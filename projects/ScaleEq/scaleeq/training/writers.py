@@ -65,24 +65,22 @@ class NewScalars:
 
 
 class JsonLines(EventWriter):
-    """metrics.json, a line an iteration, as the engine's JSONWriter, but in JSON alone: that has no NaN and no Infinity,
-    so a scalar that is not finite (the gradient norm of a skipped update, the IoU of no class) has no place in a line.
+    """metrics.json, a line an iteration, as the engine's JSONWriter, but in JSON, which has no NaN and no Infinity.
+
+    A scalar that is not finite (the gradient norm of a skipped update, the IoU of an absent class) is left out.
     """
 
     def __init__(self, path: Path, window_size: int = 20) -> None:
-        self._file = path.open("a")
+        self._path = path
         self._new = NewScalars(window_size)
 
     def write(self) -> None:
-        for iteration, scalars in self._new.take().items():
-            finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
-            line = json.dumps({**finite, "iteration": iteration}, sort_keys=True, allow_nan=False)
-            self._file.write(line + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
+        with self._path.open("a") as file:
+            for iteration, scalars in self._new.take().items():
+                finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
+                file.write(json.dumps({**finite, "iteration": iteration}, sort_keys=True, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class MetricsFile(HookBase):
@@ -98,7 +96,7 @@ class MetricsFile(HookBase):
     def before_train(self) -> None:
         if not self.path.is_file():
             return
-        with self.path.open("r+b") as file:  # in place: the writer has the file open, for appending
+        with self.path.open("r+b") as file:  # in place: an engine's own writer has the file open, for appending
             num_whole_bytes = file.read().rfind(b"\n") + 1
             file.truncate(num_whole_bytes)
             if not num_whole_bytes:

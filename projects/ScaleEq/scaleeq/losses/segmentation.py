@@ -145,12 +145,14 @@ def prepare_step(
 
 @torch.no_grad()
 def _tell(model: nn.Module, iteration: int, mean_count: float | torch.Tensor) -> None:
-    """Without a copy from the host, which would wait for the device: numbers are filled in, tensors are there."""
-    known = isinstance(mean_count, torch.Tensor)
-    rounded = mean_count.float() if known else torch.tensor(mean_count, dtype=torch.float32, device="cpu").item()
-    parts = (rounded, mean_count - rounded)
+    """By filling in, not by copying: a copy from the host's memory would wait for the device."""
+    rounded: float | torch.Tensor
+    if isinstance(mean_count, torch.Tensor):
+        rounded = mean_count.float()
+    else:
+        rounded = torch.tensor(mean_count, dtype=torch.float32, device="cpu").item()
     for module in model.modules():
         if isinstance(module, SegmentationLoss):
-            for place, part in zip(module.mean_count, parts, strict=True):
-                place.copy_(part) if known else place.fill_(part)
+            module.mean_count[0].fill_(rounded)
+            module.mean_count[1].fill_(mean_count - rounded)
             module.iteration.fill_(iteration)

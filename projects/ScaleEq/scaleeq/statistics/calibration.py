@@ -93,7 +93,7 @@ def calibrate(
 
     Raises:
         ValueError: no equalizers; an empty loader; an equalizer that the forward never reaches; a branch that is not
-            finite.
+            finite; a batch norm of an equalized fusion that gets one value per channel.
     """
     fusions = fusions_of(model)
     if not fusions:
@@ -186,6 +186,7 @@ class _Measurement:
             raise _Measured
 
     def run(self, forward: Callable[..., Any], inputs: Any, loader: Iterable[Any], num_images: int) -> None:
+        observers = {name: fusion.observer for name, fusion in self.pending.items()}
         for fusion in self.pending.values():
             fusion.observer = self.observe
         try:
@@ -197,8 +198,8 @@ class _Measurement:
                 if self._enough(num_images):
                     break
         finally:
-            for fusion in self.pending.values():
-                fusion.observer = None
+            for name, fusion in self.pending.items():
+                fusion.observer = observers[name]
         if not self.num_images:
             raise ValueError("the calibration loader gave no batch; give one that can be iterated once per fusion")
         self.moments = self._merged()

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scaleeq.training import Trainer
 from scaleeq.training.metrics import MAX_SKIPPED, gather_metrics
@@ -22,7 +23,7 @@ class Exploding(nn.Module):
     def __init__(self, gradients):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
-        gradients = iter(gradients)
+        gradients = iter([*gradients, 1.0])
         self.weight.register_hook(lambda scaled: scaled * next(gradients))
 
     def forward(self, batch):
@@ -83,3 +84,27 @@ def test_a_float16_run_with_broken_gradients_stops_and_leaves_json(tmp_path):
     for line in (tmp_path / "metrics.json").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)
     assert not list(tmp_path.glob("*.pth"))
+
+
+class Reads(TorchDispatchMode):
+    """How often a single number is read, on any device."""
+
+    num = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.num += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("gradient", [1.0, math.inf])
+def test_an_overflow_is_not_read_a_second_time(gradient):
+    """The norm has told it, in the one read of a step; GradScaler.step would look again, as a step without it does."""
+    with Reads() as reads:
+        ((step, _),) = steps_of([gradient])
+    assert reads.num == 0
+    assert step.scaler.get_scale() == (2.0**16 if gradient == 1 else 2.0**15)
+    with Reads() as reads:
+        step.model.zero_grad()
+        step.scaler.scale(step.model.weight * 1.0).backward()
+        step.update()
+    assert reads.num == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -146,11 +147,7 @@ def prepare_step(
 @torch.no_grad()
 def _tell(model: nn.Module, iteration: int, mean_count: float | torch.Tensor) -> None:
     """By filling in, not by copying: a copy from the host's memory would wait for the device."""
-    rounded: float | torch.Tensor
-    if isinstance(mean_count, torch.Tensor):
-        rounded = mean_count.float()
-    else:
-        rounded = torch.tensor(mean_count, dtype=torch.float32, device="cpu").item()
+    rounded = mean_count.float() if isinstance(mean_count, torch.Tensor) else float(np.float32(mean_count))
     for module in model.modules():
         if isinstance(module, SegmentationLoss):
             module.mean_count[0].fill_(rounded)

@@ -43,10 +43,10 @@ def gather_metrics(
     rows = _of_all_ranks([*(losses[name] for name in names), norm, step.loss_scale()], [data_time_s, *extra.values()])
     own, num = rows[comm.get_rank()], len(names)
     own_losses, norms, scale = dict(zip(names, own, strict=False)), [row[num] for row in rows], own[num + 1]
+    broken = not all(math.isfinite(value) for row in rows for value in row[:num])
     overflowed = not all(map(math.isfinite, norms))
-    if not all(math.isfinite(value) for row in rows for value in row[:num]):
-        _refuse(step, batch, own_losses, own[num], iteration)
-    if overflowed and not (step.scaler.is_enabled() and scale > 1 and step.skipped < MAX_SKIPPED - 1):
+    may_skip = step.scaler.is_enabled() and scale > 1 and step.skipped + 1 < MAX_SKIPPED
+    if broken or (overflowed and not may_skip):
         _refuse(step, batch, own_losses, own[num], iteration, scale=scale)
     mean = {name: sum(row[index] for row in rows) / len(rows) for index, name in enumerate(names)}
     data_time_s, *largest = (max(values) for values in list(zip(*rows, strict=True))[num + 2 :])
@@ -78,7 +78,7 @@ def _refuse(
     norm: float,
     iteration: int,
     *,
-    scale: float = 1.0,
+    scale: float,
 ) -> NoReturn:
     """FloatingPointError on every rank, saying what is known about a step that is not finite.
 

@@ -73,7 +73,7 @@ def test_an_update_between_skipped_ones_starts_the_count_again():
 
 def test_a_float16_run_with_broken_gradients_stops_and_leaves_json(tmp_path):
     changes = {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "float16", "DATASETS__TEST": ()}
-    trainer = Trainer(tiny_config(tmp_path, SOLVER__MAX_ITER=8, **changes))
+    trainer = Trainer(tiny_config(tmp_path, SOLVER__MAX_ITER=8, MODEL__TIMM__NAME="test_resnet", **changes))
     model = trainer.checkpointer.model
     model.sem_seg_head.classifier.weight.register_hook(lambda gradient: gradient * torch.nan)
     trainer.step.scaler.scale(torch.ones(()))

@@ -18,6 +18,7 @@ from scaleeq.data.loading import (
     build_test_loader,
     build_train_loader,
     epoch_permutation,
+    labels_as_bytes,
     spread_over,
 )
 from scaleeq.engine import get_cfg
@@ -167,3 +168,13 @@ def test_refusals(cfg):
         build_train_loader(cfg)
     with pytest.raises(ValueError, match=r"there are .*camvid"):
         build_test_loader(cfg, "no_such_set")
+
+
+def test_labels_on_their_way_to_a_gpu_are_bytes_where_they_fit():
+    labels = torch.tensor([[0, 7], [254, 255]])
+    samples = [{"sem_seg": labels, "file_name": "a"}, {"image": labels}, {"sem_seg": labels + 1}, {"sem_seg": -labels}]
+    compact = labels_as_bytes(samples)
+    assert compact[0]["sem_seg"].dtype == torch.uint8 and torch.equal(compact[0]["sem_seg"].long(), labels)
+    assert compact[0]["file_name"] == "a"
+    assert compact[1:] == samples[1:]
+    assert samples[0]["sem_seg"] is labels

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from scaleeq.losses import annealed_share, cross_entropy, threshold_labels, top_k_labels
+from scaleeq.losses.ohem import _hardest
 from tests.losses.reference import hardest_share, improbable, labelled_pixels, make_case, mean_loss
 
 WEIGHTS = [0.5, 2.0, 0.125, 1.0, 3.0]  # exact in float32
@@ -92,6 +93,27 @@ def test_the_kept_pixels_do_not_depend_on_where_they_are():
     ):
         hard = keep(logits.detach(), labels)
         assert torch.equal(keep(moved_logits, moved_labels).flatten(), hard.flatten()[order])
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", [int, torch.tensor])
+def test_the_hardest_are_the_first_of_a_stable_sort(device, kind):
+    """Oracle: sorting all pixels; with many ties, infinities, pixels without a number, and no pixel at all."""
+    generator = torch.Generator().manual_seed(2)
+    for trial in range(60):
+        hardness = torch.randint(0, 4, (2, 5, 6), generator=generator).float()
+        hardness[torch.rand(2, 5, 6, generator=generator) < 0.1] = float("nan") if trial % 2 else float("inf")
+        hardness[torch.rand(2, 5, 6, generator=generator) < 0.1] = -0.0
+        valid = torch.rand(2, 5, 6, generator=generator) > (0.3 if trial % 10 else 1.0)
+        order = hardness.masked_fill(~valid, -1.0).flatten().argsort(descending=True, stable=True)
+        for count in (1, 2, 7, 20, 45, 59, 60, 61, 1000):
+            expected = torch.zeros(60, dtype=torch.bool)
+            expected[order[:count]] = True
+            found = _hardest(hardness.to(device), valid.to(device), kind(count))
+            assert torch.equal(found.cpu(), expected.view_as(valid) & valid), (trial, count)
 
 
 def test_only_kept_pixels_have_gradients():

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scaleeq.losses import dice_loss, lovasz_softmax
+from scaleeq.losses import dice_loss, labelled_classes, lovasz_softmax
 from tests.losses import reference
 from tests.losses.reference import labelled_pixels, make_case
 
@@ -25,6 +25,23 @@ def test_value_is_the_definition(name, classes):
     loss, slow = LOSSES[name]
     logits, labels = make_case(classes=classes, seed=classes)
     assert loss(logits, labels).item() == pytest.approx(slow(labelled_pixels(logits, labels)), rel=1e-12)
+
+
+@pytest.mark.parametrize("ignore_value", [255, -1, 2])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.uint8])
+def test_the_labelled_classes_are_those_of_a_sorted_set(ignore_value, dtype):
+    labels = torch.tensor([[[4, 0, ignore_value], [4, 6, 0]]]).to(dtype)
+    ignore_value = int(labels[0, 0, 2])
+    for some in (labels, torch.full_like(labels, ignore_value)):
+        expected = sorted(set(some.flatten().tolist()) - {ignore_value})
+        assert labelled_classes(some, num_classes=7, ignore_value=ignore_value).tolist() == expected
+
+
+@each_loss
+def test_known_classes_change_no_bit(loss):
+    logits, labels = make_case()
+    known = loss(logits, labels, classes=labelled_classes(labels, num_classes=5))
+    assert torch.equal(known, loss(logits, labels))
 
 
 @each_loss

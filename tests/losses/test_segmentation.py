@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,35 @@ def test_a_mean_count_keeps_more_digits_than_float32_has():
     expected = F.cross_entropy(logits, labels, ignore_index=255, reduction="sum").item() / count
     assert loss(logits, labels).item() == pytest.approx(expected, rel=1e-13)
     assert loss.iteration.item() == 7
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_a_step_ends_with_its_block(error):
+    logits, labels = make_case()
+    loss = make_loss()
+    alone = loss(logits, labels)
+    with contextlib.suppress(ValueError), prepare_step(loss, iteration=5, mean_count=1000.0):
+        assert loss(logits, labels).item() < 0.1 * alone.item()
+        if error:
+            raise error
+    torch.testing.assert_close(loss(logits, labels), alone, rtol=0, atol=0)
+    assert loss.iteration.item() == 0
+
+
+def test_a_mean_count_on_the_device_is_the_same_number():
+    loss, count = make_loss(), 30_000_001 / 3
+    prepare_step(loss, iteration=0, mean_count=count)
+    expected = loss.mean_count.clone()
+    prepare_step(loss, iteration=0, mean_count=torch.tensor(count, dtype=torch.float64))
+    assert torch.equal(loss.mean_count, expected)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_labels_may_be_bytes(name):
+    logits, labels = make_case()
+    loss = make_loss(**EACH[name])
+    assert torch.equal(loss(logits, labels.to(torch.uint8)), loss(logits, labels))
+    assert torch.equal(loss.pixel_count(labels.to(torch.uint8)), loss.pixel_count(labels))
 
 
 def test_pixel_count_is_float64_and_counts_class_weights():

@@ -172,3 +172,13 @@ def test_in_a_compiled_model_only_weights_are_recorded(tmp_path, caplog):
     assert "MODEL.COMPILE" in caplog.text
     content = json.loads((tmp_path / "scale_statistics.json").read_text())
     assert set(content["at_end"]["fusions"]["last"]["branches"]["fine"]) == {"weight_gradient", "relative_step"}
+
+
+def test_an_observer_from_before_is_given_back(tmp_path):
+    model = TinyNet(dropout=0.0)
+    calls = []
+    model.last.observer = lambda fusion, seen: calls.append(seen.branch)
+    before = model.last.observer
+    hooks = [CalibrationHook(model, make_loader, output_dir=str(tmp_path))]
+    Loop(model, *hooks, ScaleStatisticsHook(model, period=2, output_dir=str(tmp_path))).train(0, 2)
+    assert model.last.observer is before and model.context.observer is None

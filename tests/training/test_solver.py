@@ -149,3 +149,23 @@ def test_clipping_off_and_unknown():
     assert build_gradient_clipper(solver_config()) is None
     with pytest.raises(ValueError, match="value, norm, full_model"):
         clipped("total")
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0])
+def test_the_norm_of_each_parameter_is_clipped_as_torch_clips_one(norm_type):
+    clip = {"ENABLED": True, "CLIP_TYPE": "norm", "CLIP_VALUE": 1.5, "NORM_TYPE": norm_type}
+    options = [word for key, value in clip.items() for word in (f"CLIP_GRADIENTS.{key}", value)]
+    clipper = build_gradient_clipper(solver_config(*options))
+    models = [torch.nn.Sequential(torch.nn.Linear(3, 40), torch.nn.Linear(40, 2)) for _ in range(2)]
+    for model in models:
+        torch.manual_seed(0)
+        for scale, parameter in zip((1e-3, 1.0, 10.0), model.parameters(), strict=False):  # the last one has none
+            parameter.grad = scale * torch.randn_like(parameter)
+    before = [parameter.grad.clone() for parameter in list(models[0].parameters())[:3]]
+    clipper(list(models[0].parameters()))
+    for parameter in models[1].parameters():
+        torch.nn.utils.clip_grad_norm_(parameter, 1.5, norm_type)
+    for parameter, expected in zip(*(model.parameters() for model in models), strict=True):
+        assert parameter.grad is expected.grad is None or torch.equal(parameter.grad, expected.grad)
+    assert torch.equal(models[0][0].weight.grad, before[0]) and not torch.equal(models[0][1].weight.grad, before[2])
+    clipper([torch.nn.Parameter(torch.ones(2))])

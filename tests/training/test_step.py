@@ -3,6 +3,7 @@ arithmetic, a second run."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -236,6 +237,42 @@ def test_weights_that_are_not_finite_are_named():
 
 def test_the_norm_of_no_gradients_is_zero():
     assert float(gradient_norm(nn.Linear(1, 1))) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_the_norm_is_that_of_all_gradients_in_any_precision(dtype):
+    model = nn.Sequential(nn.Linear(3, 200), nn.Linear(200, 2)).to(dtype)
+    for parameter in list(model.parameters())[1:]:
+        parameter.grad = torch.full_like(parameter, 1000.0)  # more than float16 holds, together
+    assert gradient_norm(model).dtype == torch.float32
+    assert float(gradient_norm(model)) == pytest.approx(1000 * math.sqrt(200 + 400 + 2), rel=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------- nothing stays
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_loss_forgets_its_step_also_after_an_error(tmp_path, breaks):
+    cfg = tiny_config(tmp_path, SOLVER__IMS_PER_BATCH=4, MODEL__LOSS__OHEM_ANNEAL_ITERS=10, MODEL__LOSS__OHEM="top_k")
+    model = Trainer.build_model(cfg).train()
+    step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.1), micro_batch=2)
+    batch = next(iter(build_train_loader(cfg)))
+    seen = []
+    losses = [head.loss for head in (model.sem_seg_head, *model.aux_heads.values())]
+
+    def look(module, inputs):
+        seen.append((int(module.iteration), float(module.mean_count.sum())))
+        if breaks:
+            raise OSError
+
+    handles = [loss.register_forward_pre_hook(look) for loss in losses]
+    with pytest.raises(OSError) if breaks else contextlib.nullcontext():
+        step.backward(batch, 7)
+    for handle in handles:
+        handle.remove()
+    labelled = sum(int((sample["sem_seg"] != 255).sum()) for sample in batch)
+    assert set(seen) == {(7, labelled / 2)}
+    assert all(int(loss.iteration) == 0 and not loss.mean_count.any() for loss in losses)
 
 
 # ---------------------------------------------------------------------------------------------------- the same, faster

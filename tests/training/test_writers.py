@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import struct
 import sys
 import time
@@ -11,7 +12,7 @@ import time
 import pytest
 
 from scaleeq.engine import EvalHook, TrainerBase, default_writers
-from scaleeq.training.writers import EvaluationWriter, MetricsFile, WandbWriter
+from scaleeq.training.writers import EvaluationWriter, MetricsFile, WandbWriter, run_writers
 
 from .tiny import tiny_config
 
@@ -72,6 +73,33 @@ def test_a_file_with_nothing_but_a_torn_line_is_emptied(tmp_path):
     (tmp_path / "metrics.json").write_text('{"iter')
     Writing(tmp_path).train(0, 3)
     assert [line["iteration"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+class Numbers(TrainerBase):
+    """Puts numbers that JSON has not, beside one that it has."""
+
+    def __init__(self, writers):
+        super().__init__()
+        self.register_hooks([EvaluationWriter(writers, period=1)])
+
+    def run_step(self):
+        self.storage.put_scalar("loss", 2.0 + self.iter, smoothing_hint=False)
+        self.storage.put_scalar("grad_norm", [math.inf, math.nan, -math.inf, 3.0][self.iter], smoothing_hint=False)
+
+
+def test_metrics_are_json_and_otherwise_those_of_the_engine(tmp_path):
+    cfg = tiny_config(tmp_path / "ours")
+    Numbers(run_writers(cfg, 4)).train(0, 4)
+    ours = (tmp_path / "ours" / "metrics.json").read_text().splitlines()
+    Numbers(default_writers(str(tmp_path / "theirs"), 4)).train(0, 4)
+    theirs = (tmp_path / "theirs" / "metrics.json").read_text().splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail) for line in ours] == [
+        {"iteration": 0, "loss": 2.0},
+        {"iteration": 1, "loss": 3.0},
+        {"iteration": 2, "loss": 4.0},
+        {"grad_norm": 3.0, "iteration": 3, "loss": 5.0},
+    ]
+    assert ours[3] == theirs[3] and "NaN" in theirs[1]
 
 
 # ---------------------------------------------------------------------------------------------------- wandb

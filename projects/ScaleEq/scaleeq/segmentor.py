@@ -22,7 +22,7 @@ from .engine import (
 from .heads.base import SegmentationHead
 from .heads.fcn import auxiliary_heads
 from .losses import LossOptions, SegmentationLoss
-from .ops import resize
+from .ops import resize, send
 
 
 @META_ARCH_REGISTRY.register()
@@ -102,7 +102,8 @@ class ScaleEqSegmentor(nn.Module):
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """The images of a batch, normalised, and padded with zeros at the right and the bottom to one size."""
-        images = [(record["image"].to(self.device) - self.pixel_mean) / self.pixel_std for record in batched_inputs]
+        images = [send(record["image"], self.device) for record in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
@@ -123,13 +124,16 @@ class ScaleEqSegmentor(nn.Module):
         return losses
 
     def pixel_count(self, batched_inputs: list[dict[str, Any]]) -> float:
-        """What the mean over pixels of this batch's loss divides by."""
+        """What the mean over pixels of this batch's loss divides by; counted where the labels are, without padding."""
+        loss = self.sem_seg_head.loss
+        if loss.options.average_over != "all":  # then void pixels have no part in it, and the padding is void
+            return sum(float(loss.pixel_count(labels)) for labels in map(_labels, batched_inputs))
         images = ImageList.from_tensors(
-            [record["image"] for record in batched_inputs],
+            [torch.empty_like(record["image"], device="meta") for record in batched_inputs],  # their sizes alone
             self.backbone.size_divisibility,
             padding_constraints=self.backbone.padding_constraints,
         )
-        return float(self.sem_seg_head.loss.pixel_count(self._targets(batched_inputs, images.tensor.shape[-2:])))
+        return float(len(batched_inputs) * images.tensor[0, 0].numel())
 
     def calibration_inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images (N, 3, H, W), and the share (N, 2) of height and width of each that is not padding (None: all)."""
@@ -139,15 +143,19 @@ class ScaleEqSegmentor(nn.Module):
 
     def _targets(self, batched_inputs: list[dict[str, Any]], size: Sequence[int]) -> torch.Tensor:
         """(N, H, W) labels padded with the ignore label to the images' padded size."""
-        labels = []
-        for record in batched_inputs:
-            if "sem_seg" not in record:
-                raise ValueError(f"{record.get('file_name', 'a sample')} has no 'sem_seg' labels to train on")
-            labels.append(record["sem_seg"].to(self.device))
-        padded = labels[0].new_full((len(labels), *size), self.sem_seg_head.ignore_value)
-        for target, label in zip(padded, labels, strict=True):
-            target[: label.shape[-2], : label.shape[-1]] = label
+        shape = (len(batched_inputs), *size)
+        padded = torch.full(shape, self.sem_seg_head.ignore_value, dtype=torch.int64, device=self.device)
+        for target, labels in zip(padded, map(_labels, batched_inputs), strict=True):
+            # Bytes travel as bytes, and become int64 on the device.
+            target[: labels.shape[-2], : labels.shape[-1]] = send(labels, self.device)
         return padded
+
+
+def _labels(record: dict[str, Any]) -> torch.Tensor:
+    """(H, W); ValueError, naming the file, where there are none."""
+    if "sem_seg" not in record:
+        raise ValueError(f"{record.get('file_name', 'a sample')} has no 'sem_seg' labels to train on")
+    return record["sem_seg"]
 
 
 def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, SegmentationLoss]:

@@ -115,7 +115,7 @@ def build_train_loader(cfg: Any, start_iteration: int = 0, *, mapper: Segmentati
         start_iteration=start_iteration,
     )
     stream = TrainStream(records, mapper or SegmentationMapper.from_config(cfg, is_train=True), seed=seed)
-    return _loader(stream, batches, cfg.DATALOADER.NUM_WORKERS)
+    return _loader(stream, batches, cfg.DATALOADER.NUM_WORKERS, to_cuda=cfg.MODEL.DEVICE.startswith("cuda"))
 
 
 def spread_over(records: Sequence[Record], fraction: float) -> list[Record]:
@@ -133,7 +133,7 @@ def build_test_loader(cfg: Any, name: str, *, mapper: SegmentationMapper | None 
     """
     samples = RecordSamples(load_records(cfg, name), mapper or SegmentationMapper.from_config(cfg, is_train=False))
     batches = [[index] for index in InferenceSampler(len(samples))]
-    return _loader(samples, batches, cfg.DATALOADER.NUM_WORKERS)
+    return _loader(samples, batches, cfg.DATALOADER.NUM_WORKERS, to_cuda=cfg.MODEL.DEVICE.startswith("cuda"))
 
 
 def load_records(cfg: Any, name: str) -> list[Record]:
@@ -151,12 +151,19 @@ def load_records(cfg: Any, name: str) -> list[Record]:
     return DatasetCatalog.get(name)
 
 
-def _loader(dataset: Dataset, batches: Any, num_workers: int) -> DataLoader:
+def _loader(dataset: Dataset, batches: Any, num_workers: int, *, to_cuda: bool) -> DataLoader:
+    """to_cuda: the samples go to a GPU: pinned, so that no copy there makes the host wait, and with labels as bytes.
+
+    Workers are not persistent: a run's stream is iterated once, an evaluation's samples too, and a second iterator of
+    one loader would take over the first one's workers, and with them its place in the stream.
+    """
+    to_cuda = to_cuda and torch.cuda.is_available()
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=_as_list,
+        collate_fn=labels_as_bytes if to_cuda else _as_list,
+        pin_memory=to_cuda,
         worker_init_fn=_single_thread,
         # A rank that was spawned would spawn its workers too, and each of them import torch again: seconds a loader.
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
@@ -165,6 +172,21 @@ def _loader(dataset: Dataset, batches: Any, num_workers: int) -> DataLoader:
 
 def _as_list(samples: list[Sample]) -> list[Sample]:
     return samples
+
+
+def labels_as_bytes(samples: list[Sample]) -> list[Sample]:
+    """The samples with "sem_seg" as uint8, an eighth of the mapper's int64 (Detectron2's type): between processes, in
+    pinned memory and on the way to the device, where the training step makes int64 of it again.
+
+    Labels of a mapper of your own that do not fit stay as they are.
+    """
+    compact = []
+    for sample in samples:
+        labels = sample.get("sem_seg")
+        if labels is not None and torch.equal(labels.to(torch.uint8).to(labels.dtype), labels):
+            sample = {**sample, "sem_seg": labels.to(torch.uint8)}
+        compact.append(sample)
+    return compact
 
 
 def _single_thread(worker_id: int) -> None:

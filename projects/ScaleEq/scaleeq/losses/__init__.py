@@ -3,7 +3,7 @@
 from .ohem import OHEM_KINDS, annealed_share, threshold_labels, top_k_labels
 from .options import LossOptions
 from .pixels import AVERAGES, cross_entropy, focal_loss, pixel_count
-from .regions import dice_loss, lovasz_softmax
+from .regions import dice_loss, labelled_classes, lovasz_softmax
 from .segmentation import SegmentationLoss, prepare_step
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "cross_entropy",
     "dice_loss",
     "focal_loss",
+    "labelled_classes",
     "lovasz_softmax",
     "pixel_count",
     "prepare_step",

@@ -100,7 +100,7 @@ def pixel_count(
 def pixel_weights(labels: torch.Tensor, class_weights: torch.Tensor, *, ignore_value: int = 255) -> torch.Tensor:
     """labels: (N, H, W); class_weights: (K,) -> (N, H, W), the weight of each pixel's class, 0 for void."""
     valid = labels != ignore_value
-    return class_weights[labels.where(valid, 0)].where(valid, 0.0)
+    return class_weights[labels.long().where(valid, 0)].where(valid, 0.0)  # bytes would select as a mask does
 
 
 def average(total: torch.Tensor, count: torch.Tensor, mean_count: torch.Tensor | None = None) -> torch.Tensor:

@@ -9,8 +9,9 @@ A ratio of sums is not a mean: with gradient accumulation or several ranks, the 
 each rank, and the mean of their losses is not the loss of the whole batch.
 
 Only maps of the labelled classes are made, a handful at a time, and no softmax over all: of ADE20K's 150 classes a crop
-has about ten. How many there are is known when the labels are, so torch.compile leaves these two functions as they are:
-it would compile them again for each number of classes.
+has about ten. How many there are is known when the labels are: the host waits for them, once for both losses (maps of
+all classes would need no wait, but fifteen times the memory and the sorting). torch.compile leaves these functions as
+they are: it would compile them again for each number of classes.
 """
 
 from __future__ import annotations
@@ -21,24 +22,42 @@ from .pixels import precise
 
 
 @torch.compiler.disable
-def dice_loss(logits: torch.Tensor, labels: torch.Tensor, *, ignore_value: int = 255) -> torch.Tensor:
+@torch.no_grad()
+def labelled_classes(labels: torch.Tensor, *, num_classes: int, ignore_value: int = 255) -> torch.Tensor:
+    """labels: (N, H, W), 0..num_classes-1 or `ignore_value` -> (C,) int64, those that are there, in ascending order.
+
+    The host waits for it.
+    """
+    # The void pixels go to a place of their own, because a flag at their label may lie outside the classes.
+    places = labels.long().where(labels != ignore_value, num_classes).flatten()
+    found = torch.zeros(num_classes + 1, dtype=torch.bool, device=labels.device).index_fill_(0, places, True)
+    return found[:num_classes].nonzero().flatten()
+
+
+@torch.compiler.disable
+def dice_loss(
+    logits: torch.Tensor, labels: torch.Tensor, *, ignore_value: int = 255, classes: torch.Tensor | None = None
+) -> torch.Tensor:
     """1 - 2 sum(p g) / (sum(p^2) + sum(g^2)), averaged over the labelled classes: V-Net's squared denominator.
 
     Args:
         logits: (N, K, H, W); p is their softmax.
         labels: (N, H, W), 0..K-1 or `ignore_value`; g is 1 at the pixels of a class, else 0.
+        classes: `labelled_classes` of these labels, where they are known already.
 
     Returns:
         (), float32 or float64; 0 where no pixel is valid.
     """
-    probabilities, is_class, valid = _labelled_classes(logits, labels, ignore_value)
+    probabilities, is_class, valid = _maps_of_classes(logits, labels, ignore_value, classes)
     overlap = probabilities.where(is_class, 0.0).sum((0, 2, 3))
     size = probabilities.where(valid, 0.0).square().sum((0, 2, 3)) + is_class.sum((0, 2, 3))
     return (1 - 2 * overlap / size).sum() / max(1, len(size))
 
 
 @torch.compiler.disable
-def lovasz_softmax(logits: torch.Tensor, labels: torch.Tensor, *, ignore_value: int = 255) -> torch.Tensor:
+def lovasz_softmax(
+    logits: torch.Tensor, labels: torch.Tensor, *, ignore_value: int = 255, classes: torch.Tensor | None = None
+) -> torch.Tensor:
     """The Lovasz extension of 1 - IoU at the pixels' errors |g - p|, averaged over the labelled classes.
 
     It is linear in the errors while their order stays, so its slopes are computed first, without a graph.
@@ -46,11 +65,12 @@ def lovasz_softmax(logits: torch.Tensor, labels: torch.Tensor, *, ignore_value: 
     Args:
         logits: (N, K, H, W); p is their softmax.
         labels: (N, H, W), 0..K-1 or `ignore_value`; g is 1 at the pixels of a class, else 0.
+        classes: `labelled_classes` of these labels, where they are known already.
 
     Returns:
         (), float32 or float64; 0 where no pixel is valid.
     """
-    probabilities, is_class, valid = _labelled_classes(logits, labels, ignore_value)
+    probabilities, is_class, valid = _maps_of_classes(logits, labels, ignore_value, classes)
     errors = (1 - probabilities).where(is_class, probabilities)
     slopes = torch.zeros_like(errors)
     for index in range(errors.shape[1]):
@@ -82,12 +102,12 @@ def lovasz_slopes(errors: torch.Tensor, is_class: torch.Tensor, valid: torch.Ten
     return torch.empty_like(in_order).scatter_(0, order, in_order).view_as(errors)
 
 
-def _labelled_classes(
-    logits: torch.Tensor, labels: torch.Tensor, ignore_value: int
+def _maps_of_classes(
+    logits: torch.Tensor, labels: torch.Tensor, ignore_value: int, classes: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Softmax (N, C, H, W) of the C labelled classes, where they are (N, C, H, W), and valid pixels (N, 1, H, W)."""
+    if classes is None:
+        classes = labelled_classes(labels, num_classes=logits.shape[1], ignore_value=ignore_value)
     logits, labels = precise(logits), labels.unsqueeze(1)
-    classes = labels.unique()
-    classes = classes[classes != ignore_value]
     scores = logits.index_select(1, classes) - logits.logsumexp(1, keepdim=True)
     return scores.exp(), labels == classes.view(-1, 1, 1), labels != ignore_value

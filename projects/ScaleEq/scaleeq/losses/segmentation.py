@@ -6,6 +6,9 @@ Under autocast too, which lowers matrix products and convolutions: there is none
 
 from __future__ import annotations
 
+import contextlib
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,7 +16,7 @@ from ..ops import resize
 from .ohem import annealed_share, threshold_labels, top_k_labels
 from .options import LossOptions
 from .pixels import cross_entropy, focal_loss, pixel_count, precise
-from .regions import dice_loss, lovasz_softmax
+from .regions import dice_loss, labelled_classes, lovasz_softmax
 
 
 class SegmentationLoss(nn.Module):
@@ -47,23 +50,33 @@ class SegmentationLoss(nn.Module):
 
     @torch.no_grad()
     def pixel_count(self, labels: torch.Tensor) -> torch.Tensor:
-        """labels: (N, H, W) -> (), float64: what the mean over their pixels divides by."""
-        weights = None if self.class_weights is None else self.class_weights.double()
+        """labels: (N, H, W) -> (), float64: what the mean over their pixels divides by.
+
+        Where the labels are: of a batch on the CPU, no device waits or is waited for.
+        """
+        weights = None
+        if self.class_weights is not None:
+            rounded = torch.tensor(self.options.class_weights, dtype=torch.float32, device="cpu")
+            weights = rounded.to(labels.device).double()
         average_over = self.options.average_over
         return pixel_count(
             labels, ignore_value=self.ignore_value, average_over=average_over, class_weights=weights
         ).double()
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """logits: (N, K, h, w), any stride; labels: (N, H, W) -> ()."""
-        options = self.options
+        """logits: (N, K, h, w), any stride; labels: (N, H, W), whole numbers of any type -> ()."""
+        options, labels = self.options, labels.long()
         options.check_classes(logits.shape[1])
         upsampled = resize(precise(logits), (labels.shape[-2], labels.shape[-1]))
         loss = self._pixel_loss(upsampled, labels)
+        if options.dice_weight or options.lovasz_weight:
+            classes = labelled_classes(labels, num_classes=logits.shape[1], ignore_value=self.ignore_value)
         if options.dice_weight:
-            loss = loss + options.dice_weight * dice_loss(upsampled, labels, ignore_value=self.ignore_value)
+            dice = dice_loss(upsampled, labels, ignore_value=self.ignore_value, classes=classes)
+            loss = loss + options.dice_weight * dice
         if options.lovasz_weight:
-            loss = loss + options.lovasz_weight * lovasz_softmax(upsampled, labels, ignore_value=self.ignore_value)
+            lovasz = lovasz_softmax(upsampled, labels, ignore_value=self.ignore_value, classes=classes)
+            loss = loss + options.lovasz_weight * lovasz
         return self.weight * loss
 
     def _pixel_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -109,16 +122,34 @@ class SegmentationLoss(nn.Module):
         )
 
 
-@torch.no_grad()
-def prepare_step(model: nn.Module, *, iteration: int, mean_count: float) -> None:
+def prepare_step(
+    model: nn.Module, *, iteration: int, mean_count: float | torch.Tensor
+) -> contextlib.AbstractContextManager[object]:
     """Tell every SegmentationLoss in `model` the iteration and what a mean over pixels divides by.
+
+        with prepare_step(model, iteration=7, mean_count=count):
+            ...  # the step's forward and backward passes
+
+    They know it from the call on; at the end of the block, also after an error, they forget it, so that a later forward
+    has its own count again.
 
     Args:
         iteration: of the run, from 0.
-        mean_count: the mean over micro-batches and ranks of `pixel_count(labels)`; 0: each batch its own count.
+        mean_count: the mean over micro-batches and ranks of `pixel_count(labels)`; 0: each batch its own count. A
+            tensor () float64 on the model's device where the host does not know it.
     """
+    _tell(model, iteration, mean_count)
+    forgetting = contextlib.ExitStack()
+    forgetting.callback(_tell, model, 0, 0.0)
+    return forgetting
+
+
+@torch.no_grad()
+def _tell(model: nn.Module, iteration: int, mean_count: float | torch.Tensor) -> None:
+    """By filling in, not by copying: a copy from the host's memory would wait for the device."""
+    rounded = mean_count.float() if isinstance(mean_count, torch.Tensor) else float(np.float32(mean_count))
     for module in model.modules():
         if isinstance(module, SegmentationLoss):
-            rounded = torch.tensor(mean_count, dtype=torch.float32).item()
-            module.mean_count.copy_(torch.tensor([rounded, mean_count - rounded]))
+            module.mean_count[0].fill_(rounded)
+            module.mean_count[1].fill_(mean_count - rounded)
             module.iteration.fill_(iteration)

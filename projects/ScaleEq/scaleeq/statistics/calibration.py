@@ -27,7 +27,7 @@ from ..fusion.checks import refuse_misfit
 from ..fusion.controls import control_statistics
 from ..fusion.initializer import INITIALIZERS
 from .gradients import balance_gradients, training_loss
-from .mode import measuring
+from .mode import measuring, with_batch_statistics
 from .moments import BranchMoments
 from .report import BranchStatistics, CalibrationReport
 
@@ -108,7 +108,8 @@ def calibrate(
 
     Raises:
         ValueError: no equalizers; an empty loader; a Fusion that the forward never reaches, or runs twice; a branch
-            that is not finite; a scale that weights in half precision cannot take.
+            that is not finite; a scale that weights in half precision cannot take; a batch norm of an equalized fusion
+            that gets one value per channel.
     """
     fusions = fusions_of(model)
     if not fusions:
@@ -125,7 +126,7 @@ def calibrate(
         for fusion in fusions.values():
             fusion.reset_equalizers()
         buffers = [b for fusion in fusions.values() for b in fusion.equalizers.buffers()]
-        with measuring(model, written=buffers):
+        with measuring(model, written=buffers), with_batch_statistics(fusions):
             while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
                 measurement = _Measurement(pending, gather, joint=report.joint)
                 measurement.run(model, inputs, loader, num_images, count_runs=not report.fusions)
@@ -235,6 +236,7 @@ class _Measurement:
 
     def run(self, model: nn.Module, inputs: Any, loader: Iterable[Any], num_images: int, *, count_runs: bool) -> None:
         forward = _forward_of(model)
+        observers = {name: fusion.observer for name, fusion in self.pending.items()}
         for fusion in self.pending.values():
             fusion.observer = self.observe
         try:
@@ -248,8 +250,8 @@ class _Measurement:
                 if self._enough(num_images):
                     break
         finally:
-            for fusion in self.pending.values():
-                fusion.observer = None
+            for name, fusion in self.pending.items():
+                fusion.observer = observers[name]
         if not self.num_images:
             raise ValueError("the calibration loader gave no batch; give one that can be iterated once per fusion")
         self.moments = self._merged()

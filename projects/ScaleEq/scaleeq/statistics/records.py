@@ -62,6 +62,7 @@ class Recorder:
         self._seen: dict[str, dict[str, _Branch]] = {}
         self._gradients: dict[str, list[torch.Tensor]] = {}
         self._weights: dict[str, torch.Tensor] = {}
+        self._observers: dict[str, Any] = {}  # those of before
         self._handles: list[Any] = []
         self._gradient_scale = 1.0
 
@@ -69,6 +70,7 @@ class Recorder:
         """maps: False for compiled models, where an observer would have them compiled anew: weights alone."""
         for name, fusion in self.fusions.items() if maps else ():
             seen = self._seen[name] = {branch: _Branch() for branch in fusion.branches}
+            self._observers[name] = fusion.observer
             fusion.observer = lambda fusion, o, seen=seen: seen[o.branch].observe(fusion, o)
             self._handles.append(fusion.combine.register_forward_hook(_gradient_reader(fusion, seen)))
 
@@ -99,8 +101,9 @@ class Recorder:
 
     def stop(self) -> None:
         """Watch no longer."""
-        for fusion in self.fusions.values():
-            fusion.observer = None
+        for name, observer in self._observers.items():
+            self.fusions[name].observer = observer
+        self._observers = {}
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -23,9 +23,9 @@ def describe_step(step: TrainingStep, batch: Batch, *, losses: dict[str, float],
     parts = step.micro_batches(batch)
     reasons = [explain(step.plain_model, lambda part=part: step.forward(part)) for part in parts]  # type: ignore[misc]
     bad = [name for name, value in losses.items() if not math.isfinite(value)]
-    gradients = [] if bad or math.isfinite(norm) else bad_gradients(step.plain_model)
-    if not bad and not gradients:
+    if not bad and math.isfinite(norm):
         return ""
+    gradients = [] if bad else bad_gradients(step.plain_model)
     values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
     index, reason = next(((i, reason) for i, reason in enumerate(reasons) if reason != FINITE), (0, FINITE))
     files = ", ".join(str(sample.get("file_name", "?")) for sample in parts[index])

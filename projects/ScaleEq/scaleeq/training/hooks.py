@@ -20,18 +20,23 @@ from torch import nn
 from scaleeq.engine import EvalHook, HookBase, SafeCheckpointer, comm, write_checkpoint
 from scaleeq.files import write_json
 
+from .step import cut
+
 logger = logging.getLogger(__name__)
 
 
 class FirstBatches:
-    """The first `num_batches` of an endless loader; can be iterated again."""
+    """The first `num_batches` of an endless loader, can be iterated again; cut into pieces of `micro_batch` samples."""
 
-    def __init__(self, loader: Iterable[list[dict]], num_batches: int) -> None:
+    def __init__(self, loader: Iterable[list[dict]], num_batches: int, *, micro_batch: int = 0) -> None:
+        """micro_batch: 0: batches stay whole."""
         self._loader = loader
         self._num_batches = num_batches
+        self._micro_batch = micro_batch
 
     def __iter__(self) -> Iterator[list[dict]]:
-        return islice(iter(self._loader), self._num_batches)
+        for batch in islice(iter(self._loader), self._num_batches):
+            yield from cut(batch, self._micro_batch) if self._micro_batch else [batch]
 
 
 class BestCheckpoint(HookBase):

@@ -3,45 +3,96 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NoReturn
 
 import torch
+import torch.distributed as dist
 
 from scaleeq.engine import comm
 
 from .diagnosis import describe_step
 from .step import Batch, Losses, TrainingStep
 
+# A loss scaler halves its scale at each overflow: normal in a run's first steps, while it looks for its level. float16
+# spans 40 doublings (2^-24 to 2^16), so a search that is longer, from wherever it started, looks for what is not there.
+MAX_SKIPPED = 40
+
 
 def gather_metrics(
-    step: TrainingStep, batch: Batch, losses: Losses, norm: torch.Tensor, *, iteration: int, data_time_s: float
+    step: TrainingStep,
+    batch: Batch,
+    losses: Losses,
+    norm: torch.Tensor,
+    *,
+    iteration: int,
+    data_time_s: float,
+    extra: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Scalars of a step, the same on all ranks: the losses and total_loss (means), grad_norm, data_time (maximum).
 
-    losses, norm: what `step.backward(batch, iteration)` returned.
+    losses, norm: what `step.backward(batch, iteration)` returned. extra: further numbers, whose maximum over the ranks
+    is returned under their names, which are the same on all ranks.
 
-    FloatingPointError: one of them is not finite on some rank (but gradients may overflow under a loss scaler, which
-    then skips the update); raised on every rank, before the weights change.
+    grad_norm is not finite where gradients overflow under a loss scaler: the update is to be skipped then.
+
+    FloatingPointError: a loss or a gradient is not finite on some rank, or a loss scaler has no scale left to try;
+    raised on every rank, before the weights change.
     """
-    names = sorted(losses)
-    *values, own_norm = torch.stack([*(losses[name].float() for name in names), norm]).tolist()
-    own = dict(zip(names, values, strict=True))
-    ranks = comm.all_gather({"losses": own, "norm": own_norm, "data_time": data_time_s})
-    checked = [[*rank["losses"].values(), 0.0 if step.scaler.is_enabled() else rank["norm"]] for rank in ranks]
-    if not all(math.isfinite(value) for rank in checked for value in rank):
-        _refuse(step, batch, own, own_norm, iteration)
-    mean = {name: sum(rank["losses"][name] for rank in ranks) / len(ranks) for name in names}
-    data_time_s = max(rank["data_time"] for rank in ranks)
-    return {"data_time": data_time_s, "total_loss": sum(mean.values()), "grad_norm": own_norm, **mean}
+    names, extra = sorted(losses), dict(extra or {})
+    rows = _of_all_ranks([*(losses[name] for name in names), norm, step.loss_scale()], [data_time_s, *extra.values()])
+    own, num = rows[comm.get_rank()], len(names)
+    own_losses, norms, scale = dict(zip(names, own, strict=False)), [row[num] for row in rows], own[num + 1]
+    broken = not all(math.isfinite(value) for row in rows for value in row[:num])
+    overflowed = not all(map(math.isfinite, norms))
+    may_skip = step.scaler.is_enabled() and scale > 1 and step.skipped + 1 < MAX_SKIPPED
+    if broken or (overflowed and not may_skip):
+        _refuse(step, batch, own_losses, own[num], iteration, scale=scale)
+    mean = {name: sum(row[index] for row in rows) / len(rows) for index, name in enumerate(names)}
+    data_time_s, *largest = (max(values) for values in list(zip(*rows, strict=True))[num + 2 :])
+    return {
+        "data_time": data_time_s,
+        "total_loss": sum(mean.values()),
+        "grad_norm": math.nan if overflowed else own[num],
+        **mean,
+        **dict(zip(extra, largest, strict=True)),
+    }
 
 
-def _refuse(step: TrainingStep, batch: Batch, losses: dict[str, float], norm: float, iteration: int) -> NoReturn:
-    """FloatingPointError on every rank, saying what is known about a step that is not finite."""
+def _of_all_ranks(tensors: list[torch.Tensor], numbers: list[float]) -> list[list[float]]:
+    """The values of each rank, in the order given, as float32. This is where the host waits for the device."""
+    # Numbers are filled in, not copied: a copy from ordinary memory waits for all that is enqueued.
+    filled = [torch.full((), number, device=tensors[0].device) for number in numbers]
+    values = torch.stack([tensor.float() for tensor in [*tensors, *filled]])
+    if comm.get_world_size() == 1:
+        return [values.tolist()]
+    gathered = [torch.empty_like(values) for _ in range(comm.get_world_size())]
+    dist.all_gather(gathered, values)
+    return torch.stack(gathered).tolist()
+
+
+def _refuse(
+    step: TrainingStep,
+    batch: Batch,
+    losses: dict[str, float],
+    norm: float,
+    iteration: int,
+    *,
+    scale: float,
+) -> NoReturn:
+    """FloatingPointError on every rank, saying what is known about a step that is not finite.
+
+    scale: what the losses were multiplied with.
+    """
     rates = " and ".join(f"{rate:.3g}" for rate in sorted({group["lr"] for group in step.optimizer.param_groups}))
     own = describe_step(step, batch, losses=losses, norm=norm)
     ranks = [f"rank {rank}: {text}" for rank, text in enumerate(comm.all_gather(own)) if text]
+    skipped, advice = "", "SOLVER.CLIP_GRADIENTS"
+    if step.scaler.is_enabled():
+        skipped = f" (loss scale {scale:.3g}, {step.skipped} updates skipped in a row)" if step.skipped else ""
+        advice = "SOLVER.AMP.DTYPE bfloat16"
     raise FloatingPointError(
-        f"iteration {iteration} is not finite, at a learning rate of {rates}; "
+        f"iteration {iteration} is not finite, at a learning rate of {rates}{skipped}; "
         "weights and checkpoints are those from before it.\n" + "\n".join(ranks) + "\n"
-        "Look at the files; or try a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, or SOLVER.CLIP_GRADIENTS"
+        f"Look at the files; or try a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, or {advice}"
     )

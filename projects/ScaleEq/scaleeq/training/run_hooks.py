@@ -32,10 +32,11 @@ def standard_hooks(trainer: Trainer) -> list[HookBase | None]:
     equalizer, period, patience = cfg.MODEL.SCALE_EQUALIZER, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.EARLY_STOP_PATIENCE
 
     def calibration_loader() -> Iterable[list[dict]]:
-        """The training data from its beginning, about one epoch of it."""
+        """The training data from its beginning, about one epoch of it, in the batches that batch norms will see."""
         num_images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
         loader = trainer.build_train_loader(trainer.seeded_config())
-        return FirstBatches(loader, math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH))
+        num_batches = math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH)
+        return FirstBatches(loader, num_batches, micro_batch=trainer.step.micro_batch)
 
     evaluation = EvalHook(period, trainer.evaluate) if tests else None
     writer = EvaluationWriter(trainer.build_writers(), eval_period=period) if main else None

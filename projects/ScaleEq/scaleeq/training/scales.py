@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 import scaleeq
-from scaleeq.engine import CfgNode, SafeCheckpointer
+from scaleeq.engine import CfgNode, SafeCheckpointer, comm
 from scaleeq.statistics import calibrate, fusions_of
 from scaleeq.statistics.analysis import measure_scales
 from scaleeq.statistics.verdict import facts_of, verdict
 
-from .step import seed_iteration
+from .hooks import FirstBatches
+from .step import micro_batch_size, seed_iteration
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ Batches = list[list[dict[str, Any]]]
 def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loader: Iterable | None = None) -> dict:
     """Measure every Fusion of a config's model on `num_batches` training batches; the content of scales.json.
 
+    The batches are those of a training step, cut into what one forward pass sees (SOLVER.ACCUMULATE).
+
     Args:
         weights: a checkpoint; empty: those of MODEL.WEIGHTS, or initial ones.
         loader: instead of DATASETS.TRAIN's: batches of samples with "image" and "sem_seg".
@@ -39,7 +42,11 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
     """
     if num_batches < 1:
         raise ValueError(f"--batches is {num_batches}; at least one is needed")
-    batches: Batches = list(islice(Trainer.build_train_loader(cfg) if loader is None else loader, num_batches))
+    if loader is None:
+        loader, micro_batch = Trainer.build_train_loader(cfg), micro_batch_size(cfg, comm.get_world_size())
+        batches: Batches = list(FirstBatches(loader, num_batches, micro_batch=micro_batch))
+    else:
+        batches = list(islice(loader, num_batches))
     if not batches:
         raise ValueError("the training loader gave no batch to measure")
     equalizes = cfg.MODEL.SCALE_EQUALIZER.ENABLED

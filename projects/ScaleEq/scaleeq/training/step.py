@@ -4,6 +4,11 @@ The gradient is that of the whole batch of SOLVER.IMS_PER_BATCH samples, however
 ranks: each loss that is a mean over pixels divides by the mean pixel count of all of them (losses.prepare_step). What
 cannot be cut so: batch norm sees a micro-batch (SyncBN: that of all ranks), and OHEM, Dice and Lovasz look at one
 micro-batch of one rank. Own design; loss scaling is torch's GradScaler.
+
+The host enqueues a step's forward and backward passes without waiting for the device (but for Dice and Lovasz, which
+wait for their classes). Then it waits once, in metrics.gather_metrics, for the losses and the gradient norm: whether
+the weights may change is decided from them. A decision on the device would spare the wait, but only torch's fused
+optimizers take one, and its fused SGD leaves the momentum undefined where the first update is skipped.
 """
 
 from __future__ import annotations
@@ -14,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scaleeq.engine import CfgNode, comm, seed_all_rng
 from scaleeq.losses import prepare_step
+from scaleeq.ops import send
 
 from .solver import Clipper
 
@@ -61,10 +68,36 @@ def micro_batch_size(cfg: CfgNode, world_size: int) -> int:
     return batch // (passes * world_size)
 
 
+def cut(batch: Batch, size: int) -> Iterator[Batch]:
+    """Pieces of a batch, in its order, of `size` samples (the last one of the rest)."""
+    for first in range(0, len(batch), size):
+        yield batch[first : first + size]
+
+
 def gradient_norm(model: nn.Module) -> torch.Tensor:
     """() float32: the 2-norm over the gradients of all parameters that have one; 0 where none has."""
-    norms = [torch.linalg.vector_norm(p.grad.float()) for p in model.parameters() if p.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    # Half precision has no room for a sum of squares.
+    gradients = [g.float() if g.dtype in DTYPES.values() else g for g in gradients]
+    return nn.utils.get_total_norm(gradients).float()
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The samples with their images and labels on the device, labels as int64; the host does not wait.
+
+    From pinned memory (data.loading), that is: from other memory each copy makes it wait.
+    """
+
+    def moved(name: str, value: Any) -> Any:
+        if name not in ("image", "sem_seg") or not isinstance(value, torch.Tensor):
+            return value  # what else a sample holds is its model's affair
+        value = send(value, device)
+        return value.long() if name == "sem_seg" else value
+
+    return [
+        {name: moved(name, value) for name, value in sample.items()} if isinstance(sample, dict) else sample
+        for sample in batch
+    ]
 
 
 class TrainingStep:
@@ -94,6 +127,7 @@ class TrainingStep:
         self.dtype = dtype
         self.clip_gradients = clip_gradients
         self.scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
+        self.skipped = 0
 
     @property
     def plain_model(self) -> nn.Module:
@@ -106,35 +140,57 @@ class TrainingStep:
         Returns name -> (), each loss averaged over the micro-batches, detached; and (), the norm of the gradients.
         """
         parts = self.micro_batches(batch)
-        prepare_step(self.plain_model, iteration=iteration, mean_count=self._mean_pixel_count(parts))
         self.optimizer.zero_grad()
         sums: Losses = {}
-        for index, part in enumerate(parts):
-            with self._exchange(index == len(parts) - 1):
-                losses = self.forward(part)
-                total = torch.stack(list(losses.values())).sum() / len(parts)
-                self.scaler.scale(total).backward()
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss.detach() / len(parts)
+        with prepare_step(self.plain_model, iteration=iteration, mean_count=self._mean_pixel_count(parts)):
+            for index, part in enumerate(parts):
+                with self._exchange(index == len(parts) - 1):
+                    losses = self.forward(part)
+                    total = torch.stack(list(losses.values())).sum() / len(parts)
+                    self.scaler.scale(total).backward()
+                for name, loss in losses.items():
+                    sums[name] = sums.get(name, 0.0) + loss.detach() / len(parts)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         return sums, gradient_norm(self.plain_model)
 
-    def update(self) -> None:
-        """Clip the gradients and step the optimizer (not where a scaled gradient overflowed)."""
+    def update(self, *, finite: bool | None = None) -> None:
+        """Clip the gradients and step the optimizer; where a scaled gradient overflowed, only lower the scale.
+
+        finite: whether the norm of `backward` was, from a caller who has read it; None: the scaler looks, for which the
+            host waits for the device again.
+        """
+        if self.scaler.is_enabled() and finite is False:
+            self.skipped += 1
+            self.optimizer.zero_grad()  # a step without gradients changes nothing; the schedule sees that it was due
+            self.optimizer.step()
+            self.scaler.update()
+            return
         if self.clip_gradients is not None:
             self.clip_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
-        self.scaler.step(self.optimizer)
+        if finite:
+            self.skipped = 0
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def loss_scale(self) -> torch.Tensor:
+        """(), float32, on the model's device: what losses are multiplied with."""
+        return self.scaler.scale(torch.ones((), device=self.device))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.plain_model.parameters()).device
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
         """The batch in the order of its samples, cut into pieces of `micro_batch`."""
-        return [batch[first : first + self.micro_batch] for first in range(0, len(batch), self.micro_batch)]
+        return list(cut(batch, self.micro_batch))
 
     def forward(self, part: Batch) -> Losses:
         """Name -> loss of a micro-batch."""
         with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None):
-            return self.model(part)
+            return self.model(to_device(part, self.device))
 
     @contextlib.contextmanager
     def _exchange(self, complete: bool) -> Iterator[None]:
@@ -145,10 +201,17 @@ class TrainingStep:
             with self.model.no_sync():
                 yield
 
-    def _mean_pixel_count(self, parts: list[Batch]) -> float:
-        """Pixels that a loss averages over, mean over all micro-batches of all ranks; 0: there is only this one."""
+    def _mean_pixel_count(self, parts: list[Batch]) -> float | torch.Tensor:
+        """Pixels that a loss averages over, mean over all micro-batches of all ranks; 0: there is only this one.
+
+        Counted where the labels are, before they go to the device. Of several ranks, the sum stays on it.
+        """
         count = getattr(self.plain_model, "pixel_count", None)
         if count is None or (len(parts) == 1 and comm.get_world_size() == 1):
             return 0.0
-        counts = comm.all_gather([count(part) for part in parts])
-        return sum(map(sum, counts)) / sum(map(len, counts))
+        own = sum(count(part) for part in parts)
+        if comm.get_world_size() == 1:
+            return own / len(parts)
+        total = torch.full((), own, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total / (len(parts) * comm.get_world_size())

@@ -9,6 +9,7 @@ stopped; an enabled scale equalizer is calibrated before the first iteration.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import weakref
@@ -33,7 +34,6 @@ from scaleeq.engine import (
     TrainerBase,
     build_model,
     comm,
-    default_writers,
     verify_results,
     wrap_ddp,
 )
@@ -42,12 +42,13 @@ from .ema import WeightAverage
 from .evaluate import build_evaluator, copy_main_buffers, test_on_datasets
 from .hooks import StopTraining
 from .metrics import gather_metrics
+from .norms import warn_of_single_values
 from .output_dir import check_disk_space
 from .run_hooks import standard_hooks
 from .setup import check_before_training, compile_parts
 from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 from .step import TrainingStep, autocast_dtype, micro_batch_size, seed_iteration
-from .writers import WandbWriter
+from .writers import run_writers
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Trainer(TrainerBase):
             dtype=autocast_dtype(cfg),
             clip_gradients=build_gradient_clipper(cfg),
         )
+        warn_of_single_values(model, micro_batch=self.step.micro_batch)
         self.last_eval_results: Results = {}
         self._samples: Iterator[list[dict]] | None = None
         self.register_hooks(self.build_hooks())
@@ -146,7 +148,7 @@ class Trainer(TrainerBase):
         if comm.is_main_process():
             for name, value in metrics.items():
                 self.storage.put_scalar(name, value)
-        self.step.update()
+        self.step.update(finite=math.isfinite(metrics["grad_norm"]))
         if self.average:
             self.average.update(self.step.plain_model)
 
@@ -189,8 +191,7 @@ class Trainer(TrainerBase):
 
     def build_writers(self) -> list[EventWriter]:
         """Log lines, metrics.json and TensorBoard; Weights & Biases where WANDB.ENABLED."""
-        writers = default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
-        return [*writers, WandbWriter.from_config(self.cfg)] if self.cfg.WANDB.ENABLED else writers
+        return run_writers(self.cfg, self.max_iter)
 
     def evaluated_model(self) -> tuple[nn.Module, str]:
         """The model that evaluation looks at, and what its weights are: "ema" or "trained"."""

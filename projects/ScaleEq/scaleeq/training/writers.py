@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from scaleeq.engine import CfgNode, EventWriter, HookBase, PeriodicWriter, get_event_storage
+from scaleeq.engine import CfgNode, EventWriter, HookBase, PeriodicWriter, default_writers, get_event_storage
 from scaleeq.files import write_text
 
 
@@ -37,6 +38,51 @@ class EvaluationWriter(PeriodicWriter):
                 writer.write()
 
 
+def run_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
+    """Log lines, metrics.json and TensorBoard; Weights & Biases where WANDB.ENABLED."""
+    printer, json_lines, board = default_writers(cfg.OUTPUT_DIR, max_iter)
+    json_lines.close()
+    writers = [printer, JsonLines(Path(cfg.OUTPUT_DIR) / "metrics.json"), board]
+    return [*writers, WandbWriter.from_config(cfg)] if cfg.WANDB.ENABLED else writers
+
+
+class NewScalars:
+    """What a writer has not written yet of the current storage."""
+
+    def __init__(self, window_size: int) -> None:
+        """window_size: iterations of the median, of a scalar that was put to be smoothed."""
+        self._window_size = window_size
+        self._last_write = -1
+
+    def take(self) -> dict[int, dict[str, float]]:
+        """Iteration -> name -> value, in order; of each iteration since the last call that the storage knows."""
+        lines: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+            if iteration > self._last_write:
+                lines.setdefault(iteration, {})[name] = value
+        self._last_write = max(lines, default=self._last_write)
+        return dict(sorted(lines.items()))
+
+
+class JsonLines(EventWriter):
+    """metrics.json, a line an iteration, as the engine's JSONWriter, but in JSON, which has no NaN and no Infinity.
+
+    A scalar that is not finite (the gradient norm of a skipped update, the IoU of an absent class) is left out.
+    """
+
+    def __init__(self, path: Path, window_size: int = 20) -> None:
+        self._path = path
+        self._new = NewScalars(window_size)
+
+    def write(self) -> None:
+        with self._path.open("a") as file:
+            for iteration, scalars in self._new.take().items():
+                finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
+                file.write(json.dumps({**finite, "iteration": iteration}, sort_keys=True, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
 class MetricsFile(HookBase):
     """Makes OUTPUT_DIR/metrics.json fit to be continued; on the main process, before the writers.
 
@@ -50,7 +96,7 @@ class MetricsFile(HookBase):
     def before_train(self) -> None:
         if not self.path.is_file():
             return
-        with self.path.open("r+b") as file:  # in place: the writer has the file open, for appending
+        with self.path.open("r+b") as file:  # in place: an engine's own writer has the file open, for appending
             num_whole_bytes = file.read().rfind(b"\n") + 1
             file.truncate(num_whole_bytes)
             if not num_whole_bytes:
@@ -91,8 +137,7 @@ class WandbWriter(EventWriter):
         # Its own steps may only grow, those of a resumed run need not.
         self._run.define_metric("iteration", hidden=True)
         self._run.define_metric("*", step_metric="iteration")
-        self._window_size = window_size
-        self._last_write = -1
+        self._new = NewScalars(window_size)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> WandbWriter:
@@ -102,13 +147,8 @@ class WandbWriter(EventWriter):
         return cls(project=cfg.WANDB.PROJECT, name=name, output_dir=cfg.OUTPUT_DIR, config=config)
 
     def write(self) -> None:
-        lines: dict[int, dict[str, float]] = {}
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                lines.setdefault(iteration, {})[name] = value
-        for iteration in sorted(lines):
-            self._run.log({**lines[iteration], "iteration": iteration})
-        self._last_write = max(lines, default=self._last_write)
+        for iteration, scalars in self._new.take().items():
+            self._run.log({**scalars, "iteration": iteration})
 
     def close(self) -> None:
         self._run.finish()

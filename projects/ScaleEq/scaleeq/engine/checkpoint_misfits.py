@@ -112,7 +112,7 @@ def state_misfits(own: Any, saved: Any, path: str, *, required: Iterable[str] = 
     """
     sorts: Any = ((Mapping,), (list, tuple), (bool,), (int, float), (str,), (Tensor,))
     sort = next((sort for sort in sorts if isinstance(own, sort)), None)
-    if sort is None or (saved is None and sort not in ((Mapping,), (list, tuple))):
+    if sort is None or (saved is None and sort == (bool,)):  # torch's optimizers have flags that may be None
         return []
     if not isinstance(saved, sort) or (isinstance(saved, bool) and sort != (bool,)):
         return [f"of another kind: {path} is {_short(saved)} in the file, {_short(own)} here"]

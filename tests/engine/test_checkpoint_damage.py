@@ -69,6 +69,21 @@ def test_no_bit_of_a_file_loads_anything_else(saved: Path) -> None:
     assert read_changed(cuts(saved.read_bytes(), None), saved)[0] == 0
 
 
+def test_every_bit_of_the_directory_is_looked_at_or_not_needed(saved: Path) -> None:
+    """One of them says that a tensor is a folder; then torch reads nothing into its memory, and does not complain."""
+    content = saved.read_bytes()
+    place = content.rindex(b"PK\x01\x02", 0, content.index(b"/data/3", content.index(b"PK\x01\x02")))
+    for bit in range(8 * 60):
+        changed = bytearray(content)
+        changed[place + bit // 8] ^= 1 << bit % 8
+        read_changed([bytes(changed)], saved)
+    changed = bytearray(content)
+    changed[place + 38] ^= 0x10
+    saved.write_bytes(changed)
+    with pytest.raises(ValueError, match="data/3 is marked as a folder"):
+        read_checkpoint(saved)
+
+
 def test_every_bit_of_a_weight_is_looked_at(saved: Path) -> None:
     content = saved.read_bytes()
     weight = read_checkpoint(saved)["model"]["0.weight"].numpy().tobytes()

@@ -121,8 +121,8 @@ def test_another_training_s_state_is_refused_before_anything_is_loaded(finished,
         trainer.checkpointer.load(str(tmp_path / "model.pth"))
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
         "of another kind: trainer.iteration is a str, '2' in the file, a int, 3 here",
-        "of another kind: trainer.hooks.LRScheduler.last_epoch is a NoneType in the file, a int, 3 here",
         "of another kind: trainer.hooks.LRScheduler.base_lrs is a float, 0.1 in the file, a list here",
+        "of another kind: trainer.hooks.LRScheduler.last_epoch is a NoneType in the file, a int, 3 here",
         "missing in the file: trainer.optimizer.param_groups.0.betas",
         "of another shape: trainer.optimizer.state.0.exp_avg is (1, 1) in the file, its parameter (64, 3, 7, 7)",
     ]

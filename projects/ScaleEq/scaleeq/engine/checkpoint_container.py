@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 ZIP = b"PK\x03\x04"
 _PICKLE = (b"\x80", b"(", b"}")  # how a pickle of a dict, or torch's old format, begins
+_FOLDER = 0x10  # a flag of MS-DOS
 _PIECE = 1 << 20  # bytes read at once
 _ONLY_VALUES = "nothing but tensors and plain values is read, and no code is run"
 # How files of other kinds begin, and what to say about them.
@@ -99,6 +100,8 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     with archive.open(member) as stream:
         while piece := stream.read(_PIECE):
             num_bytes += len(piece)
+    if num_bytes and (member.is_dir() or member.external_attr & _FOLDER):  # torch would leave memory as it found it
+        raise zipfile.BadZipFile(f"{member.filename} is marked as a folder")
     if num_bytes != member.file_size:
         raise zipfile.BadZipFile(f"{member.filename} has {num_bytes} bytes instead of {member.file_size}")
 

@@ -137,6 +137,7 @@ ODD_RECORDS = {
     "no_value": b'{"metric": "sem_seg/mIoU"}',
     "text": b'{"metric": "sem_seg/mIoU", "value": "9", "iteration": 0, "evaluated": 0}',
     "nan": b'{"metric": "sem_seg/mIoU", "value": NaN, "iteration": 0, "evaluated": 0}',
+    "infinite": b'{"metric": "sem_seg/mIoU", "value": 1e999, "iteration": 0, "evaluated": 0}',
     "null_iteration": b'{"metric": "sem_seg/mIoU", "value": 9.0, "iteration": null, "evaluated": 0}',
     "deep": b"[" * 100000,
     "folder": None,

@@ -78,7 +78,8 @@ def state_dict_of(weights: Any, file: Path, key: str) -> dict[str, Tensor]:
     if not isinstance(weights, dict):
         raise ValueError(_foreign(file, f"a {type(weights).__name__} as {key!r}"))
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
-        raise ValueError(_foreign(file, f"the keys {list(weights)[:8]}"))
+        inner = "; to use its 'state_dict', save that alone" if isinstance(weights.get("state_dict"), dict) else ""
+        raise ValueError(_foreign(file, f"the keys {list(weights)[:8]}{inner}"))
     names = plain_names(weights)
     plain = {names[name]: tensor for name, tensor in weights.items()}
     if len(plain) < len(weights):

@@ -11,7 +11,7 @@
 
 Values stay as they are: their three chunks of offsets and mask, joined again, are one layout, the one used here.
 
-    checkpoint = scaleeq.engine.checkpoint_file.read_checkpoint(Path("model_final.pth"))["model"]
+    checkpoint = read_checkpoint(Path("model_final.pth"))["model"]  # of scaleeq.engine.checkpoint_file
     pyramid = fapn({"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}, 256)
     pyramid.load_state_dict(convert_fapn_weights(checkpoint))
 """

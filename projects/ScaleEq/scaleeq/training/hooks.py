@@ -103,8 +103,8 @@ def _is_record(content: dict[str, Any]) -> bool:
     value, numbers = content["value"], (content["iteration"], content.get("evaluated", 0))
     return (
         isinstance(content["metric"], str)
-        and (value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)))
-        and all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+        and (value is None or (type(value) in (int, float) and math.isfinite(value)))
+        and all(type(number) is int for number in numbers)  # a bool is an int by inheritance
     )
 
 

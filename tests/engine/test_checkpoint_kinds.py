@@ -206,6 +206,7 @@ CHANGES = [
         r"state\.0\.exp_avg is \(2,\) in the file, its parameter \(3, 2, 1, 1\)",
     ),
     (lambda c: c["optimizer"]["state"][1].update(exp_avg=torch.zeros(3).long()), r"state\.1\.exp_avg is int64"),
+    (lambda c: c["optimizer"]["state"][1].update(exp_avg=torch.tensor(0.0)), r"state\.1\.exp_avg is \(\) in the file"),
     (lambda c: c["ema"].update({"0.bias": torch.zeros(3).long()}), r"0\.bias is int64 in the file, float32"),
     (lambda c: c.pop("ema"), "missing in the file: the state of 'ema'"),
 ]

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _EQUALIZER = re.compile(r"(?:^|\.)equalizers\.[^.]+\.(?:mean|std|num_images)$")
 _FOLDED = re.compile(r"(?:^|\.)(?:offset_weight|combine\.(?:coefficients|offset))$")
 
+_MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # of SGD and Adam, as large as their parameter
+
 
 @dataclass(frozen=True)
 class Misfits:
@@ -116,8 +118,6 @@ def state_misfits(own: Any, saved: Any, path: str, *, required: Iterable[str] = 
         return []
     if not isinstance(saved, sort) or (isinstance(saved, bool) and sort != (bool,)):
         return [f"of another kind: {path} is {_short(saved)} in the file, {_short(own)} here"]
-    if isinstance(own, Tensor):
-        return [] if own.shape == saved.shape else [f"of another shape: {path} is {_shape(saved)}, not {_shape(own)}"]
     if isinstance(own, Mapping):
         lines = [f"missing in the file: {path}.{key}" for key in required if key not in saved]
         pairs = [(key, own[key], saved[key]) for key in own if key in saved]
@@ -153,7 +153,7 @@ def optimizer_misfits(optimizer: Optimizer, saved: Any, path: str) -> list[str]:
     if strangers := [index for index in states if index not in places]:
         lines.append(f"unknown to the optimizer: {path}.state of the parameters {strangers[:8]}")
     for index, name, value in tensors:
-        if index not in places or not value.dim():  # a counter of steps has no dimension
+        if index not in places or (name not in _MOMENTS and not value.dim()):  # a counter of steps has no dimension
             continue
         shape, of = tuple(parameters[places[index]].shape), f"{path}.state.{index}.{name}"
         if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:

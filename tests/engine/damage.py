@@ -67,6 +67,11 @@ def _with_first(change: Callable[[torch.Tensor], Any]) -> Callable[[Path, nn.Mod
     return _saved(content)
 
 
+def _with_counter(value: Any) -> Callable[[Path, nn.Module], None]:
+    """A state dict with another value as the integer buffer."""
+    return _saved(lambda model: {"model": {**model.state_dict(), "1.num_batches_tracked": value}})
+
+
 def _zip(file: Path, model: nn.Module) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("readme.txt", "words")
@@ -134,6 +139,8 @@ FOREIGN: dict[str, tuple[Callable[[Path, nn.Module], None], str]] = {
     "numbered": (_saved(lambda model: {"model": dict(enumerate(model.state_dict().values()))}), r"keys \[0, 1"),
     "no_tensor": (_with_first(lambda tensor: tensor.tolist()), "holds the keys"),
     "integers": (_with_first(lambda tensor: tensor.long()), "of another kind: .* is int64 in the file, float32"),
+    "bool_for_integer": (_with_counter(torch.tensor(True)), "of another kind: .* is bool in the file, int64"),
+    "float_for_integer": (_with_counter(torch.tensor(3.0)), "of another kind: .* is float32 in the file, int64"),
     "bools": (_with_first(lambda tensor: tensor > 0), "of another kind: .* is bool in the file, float32"),
     "complex": (_with_first(lambda tensor: tensor.cfloat()), "of another kind: .* is complex64 in the file, float32"),
     "sparse": (_with_first(lambda tensor: tensor.to_sparse()), "of another kind: .* is float32 sparse_coo"),

@@ -177,8 +177,7 @@ class Trainer(TrainerBase):
 
     def misfits(self, state_dict: Any) -> list[str]:
         """In words, why load_state_dict would not take this state; asked before anything is loaded."""
-        own = self.state_dict()
-        del own["optimizer"]
+        own = {**super().state_dict(), "scaler": self.step.scaler.state_dict(), "seed": self.seed}
         lines = state_misfits(own, state_dict, "trainer", required=("iteration", "optimizer"))
         if isinstance(state_dict, dict) and "optimizer" in state_dict:
             lines += optimizer_misfits(self.optimizer, state_dict["optimizer"], "trainer.optimizer")

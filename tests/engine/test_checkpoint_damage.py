@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,24 @@ def test_every_bit_of_the_directory_is_looked_at_or_not_needed(saved: Path) -> N
     """One of them says that a tensor is a folder; then torch reads nothing into its memory, and does not complain."""
     content = saved.read_bytes()
     place = content.rindex(b"PK\x01\x02", 0, content.index(b"/data/3", content.index(b"PK\x01\x02")))
-    for bit in range(8 * 60):
+    entry = content[place : place + 46]
+    read_changed((content[:place] + other + content[place + 46 :] for other in flips(entry, None)), saved)
+    for offset, message in ((38, "data/3 is marked as a folder"), (24, r"data/3 has \d+ bytes instead of")):
         changed = bytearray(content)
-        changed[place + bit // 8] ^= 1 << bit % 8
-        read_changed([bytes(changed)], saved)
-    changed = bytearray(content)
-    changed[place + 38] ^= 0x10
-    saved.write_bytes(changed)
-    with pytest.raises(ValueError, match="data/3 is marked as a folder"):
-        read_checkpoint(saved)
+        changed[place + offset] |= 0x10  # the flag of a folder; a larger size
+        saved.write_bytes(changed)
+        with pytest.raises(ValueError, match=message):
+            read_checkpoint(saved)
+
+
+def test_a_file_that_was_packed_again_is_read(saved: Path) -> None:
+    """As an archiver leaves it: its members are compressed, and cannot be mapped."""
+    packed = saved.with_name("packed.pth")
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in source.namelist():
+            archive.writestr(name, source.read(name))
+    for mapped in (False, True):
+        assert same(read_checkpoint(packed, mapped=mapped), read_checkpoint(saved))
 
 
 def test_every_bit_of_a_weight_is_looked_at(saved: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scaleeq import files
-from scaleeq.files import part_of, replacing, write_json, write_text
+from scaleeq.files import part_of, read_json, replacing, set_aside, write_json, write_text
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -137,3 +137,36 @@ def test_json_has_null_where_a_float_is_no_number(tmp_path):
         "b": [1.5, None],
         "c": {"d": [None, 2]},
     }
+
+
+def test_json_is_read_where_it_is_sound(tmp_path, caplog):
+    file = tmp_path / "a.json"
+    assert read_json(file) == {}
+    write_json(file, {"a": {"b": 1.5}})
+    assert read_json(file, sound=lambda content: content["a"]["b"] == 1.5) == {"a": {"b": 1.5}}
+    assert not caplog.records
+    for sound in (lambda content: content["c"], lambda content: content["a"] + 1, lambda content: False):
+        caplog.clear()
+        assert read_json(file, sound=sound) == {}
+        assert [str(file) in each.message and "taken as missing" in each.message for each in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"3", b"[{}]", b'{"a": NaN}', b'{"a": 1', b"\xff\xfe{\x00", b"[" * 99999]
+)
+def test_what_is_no_json_object_is_taken_as_missing(content, tmp_path, caplog):
+    (tmp_path / "a.json").write_bytes(content)
+    assert read_json(tmp_path / "a.json") == {}
+    assert f"{tmp_path / 'a.json'} is taken as missing: " in caplog.text
+
+
+def test_a_folder_is_set_aside_and_nothing_else_is(tmp_path, caplog):
+    (tmp_path / "a.json" / "b").mkdir(parents=True)
+    (tmp_path / "a.json.old1").write_text("mine")
+    assert read_json(tmp_path / "a.json") == {}
+    set_aside(tmp_path / "a.json")
+    assert names(tmp_path) == ["a.json.old1", "a.json.old2"] and (tmp_path / "a.json.old2" / "b").is_dir()
+    assert f"{tmp_path / 'a.json'} was a folder" in caplog.text
+    for path in (tmp_path / "a.json.old1", tmp_path / "absent"):
+        set_aside(path)
+    assert names(tmp_path) == ["a.json.old1", "a.json.old2"]

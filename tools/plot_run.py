@@ -7,15 +7,15 @@ Example: python tools/plot_run.py output/quickstart --images 4 --weights model_b
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from scaleeq.engine import load_config
+from scaleeq.files import read_json
 from scaleeq.training import choose_device
-from scaleeq.training.pictures import plot_branch_scales, plot_predictions
+from scaleeq.training.pictures import branch_scales, plot_branch_scales, plot_predictions
 
 
 def main() -> None:
@@ -30,10 +30,12 @@ def main() -> None:
     path = arguments.output_dir / "predictions.png"
     plot_predictions(cfg, str(arguments.output_dir / arguments.weights), path, num_images=arguments.images)
     print(path)
-    statistics = arguments.output_dir / "scale_statistics.json"
-    if statistics.is_file():
+    statistics = read_json(
+        arguments.output_dir / "scale_statistics.json", sound=lambda content: bool(branch_scales(content))
+    )
+    if statistics:
         path = arguments.output_dir / "branch_scales.png"
-        plot_branch_scales(json.loads(statistics.read_text()), path)
+        plot_branch_scales(statistics, path)
         print(path)
 
 

@@ -212,6 +212,51 @@ def test_a_file_of_another_model_is_refused(tmp_path, name):
         TimmBackbone(name=name, pretrained_file=path)
 
 
+def changed(model, change):
+    state = model.state_dict()
+    state["layer1.0.conv1.weight"] = change(state["layer1.0.conv1.weight"])
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda weight: weight.index_fill(0, torch.tensor([3]), torch.nan),
+            r"layer1\.0\.conv1\.weight of .* is not finite",
+        ),
+        (
+            lambda weight: torch.full_like(weight, 1e300, dtype=torch.float64),
+            r"layer1\.0\.conv1\.weight of .* is not fin",
+        ),
+        (lambda weight: weight.long(), r"layer1\.0\.conv1\.weight is torch\.int64"),
+        (lambda weight: weight.to_sparse(), r"layer1\.0\.conv1\.weight is .*sparse"),
+        (lambda weight: "text", "is not a checkpoint"),
+    ],
+)
+def test_a_file_of_other_numbers_is_refused_by_name(tmp_path, change, message):
+    path = str(tmp_path / "weights.pth")
+    torch.save({"state_dict": changed(timm.create_model("resnet18"), change)}, path)
+    with pytest.raises(ValueError, match=rf"weights\.pth.*{message}"):
+        TimmBackbone(name="resnet18", pretrained_file=path)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_damaged_file_is_refused_by_name(tmp_path, suffix):
+    path = tmp_path / f"weights.{suffix}"
+    model = timm.create_model("resnet18")
+    if suffix == "pth":
+        torch.save(model.state_dict(), path)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+        pytest.importorskip("safetensors.torch").save_file(model.state_dict(), path)
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"weights\.{suffix}.* is (damaged|no whole safetensors file)"):
+        TimmBackbone(name="resnet18", pretrained_file=str(path))
+
+
 def test_a_missing_file_is_named():
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         TimmBackbone(name="resnet18", pretrained_file="nowhere.pth")

@@ -14,7 +14,7 @@ from scipy import stats
 from scaleeq.comparison import comparison_table, summarize_comparison, verdicts, write_report
 from scaleeq.comparison.figures import band
 from scaleeq.comparison.page import page
-from scaleeq.comparison.runs import changed_keys, finish_run, read_metrics, read_run, thinned
+from scaleeq.comparison.runs import changed_keys, curve, finish_run, read_metrics, read_run, thinned
 from scaleeq.comparison.summary import question
 
 from .folders import write_comparison, write_run
@@ -152,6 +152,24 @@ def test_lines_after_a_resumption_replace_those_before(tmp_path):
     )
     assert read_metrics(path) == [{"iteration": 9, "a": 1}, {"iteration": 19, "a": 5, "b": 6}]
     assert read_metrics(tmp_path / "none") == []
+
+
+def test_lines_that_are_not_whole_are_named_and_left_out(tmp_path, caplog):
+    path = tmp_path / "metrics.json"
+    lines = [b'{"iteration": 9, "a": 1}', b'{"iteration": 19, "a"{"iteration": 29, "a": 3}', b"null", b'{"a": 1}']
+    path.write_bytes(b"\n".join([*lines, b"\xff\xfe", b'{"iteration": 39, "a": NaN, "b": "text"}', b'{"iteration": 4']))
+    rows = read_metrics(path)
+    assert [row["iteration"] for row in rows] == [9, 39]
+    assert curve(rows, "a") == [(9, 1)] and curve(rows, "b") == []
+    for number, each in zip((2, 3, 4, 5, 7), caplog.records, strict=True):
+        assert f"{path}: line {number} is not whole" in each.message
+
+
+def test_a_mark_that_cannot_be_read_is_told_with_the_way_out(tmp_path):
+    write_run(tmp_path / "run", 50.0)
+    (tmp_path / "run" / "run.json").write_text("")
+    with pytest.raises(ValueError, match=r"run\.json cannot be read; delete it, and its run is taken up again"):
+        read_run(tmp_path / "run", "sem_seg/mIoU")
 
 
 def test_points_are_thinned_by_their_means():

@@ -251,6 +251,46 @@ def test_without_a_name_the_newest_whole_one_is_taken(tag: str | None, tmp_path:
     assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000003.pth")
 
 
+ODD_TAGS = [
+    b"",
+    b" \n",
+    b"null",
+    b"[]",
+    b"NaN",
+    b"\xff\xfe\x00m",
+    bytes(range(256)),
+    b"../model.pth",
+    b"/a/b.pth",
+    b"x" * 5000,
+]
+
+
+@pytest.mark.parametrize("tag", [*ODD_TAGS, None])
+def test_an_odd_last_checkpoint_is_taken_as_missing(
+    tag: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def spoil(folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
+        file = folder / "last_checkpoint"
+        file.unlink(missing_ok=True)
+        file.mkdir() if tag is None else file.write_bytes(tag)
+        return file
+
+    file = spoil(tmp_path / "nothing_else")
+    alone = SafeCheckpointer(a_model(), str(file.parent))
+    assert not alone.has_checkpoint()
+    assert alone.resume_or_load("", resume=True) == {}
+    assert f"{file} names no checkpoint, and there is none beside it: taken as missing" in caplog.text
+    save(tmp_path / "run", 1, 3)
+    file = spoil(tmp_path / "run")
+    checkpointer = SafeCheckpointer(a_model(), str(file.parent))
+    assert checkpointer.has_checkpoint()
+    assert checkpointer.get_checkpoint_file() == str(file.parent / "model_0000003.pth")
+    assert f"{file} is missing or names nothing: taking the newest whole checkpoint" in caplog.text
+    checkpointer.save("model_0000005", iteration=5)
+    assert file.read_text() == "model_0000005.pth"
+
+
 def test_weights_without_a_trainer_s_state_are_no_run(tmp_path: Path) -> None:
     torch.save({"model": a_model().state_dict(), "iteration": 9}, tmp_path / "model_final.pth")
     checkpointer = SafeCheckpointer(a_model(), str(tmp_path), optimizer=torch.optim.SGD(a_model().parameters(), lr=1.0))

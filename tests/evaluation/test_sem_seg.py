@@ -18,7 +18,7 @@ from PIL import Image
 import scaleeq.data  # noqa: F401  (registers the toy scenes)
 from scaleeq.data import read_labels, register_dataset, toy
 from scaleeq.engine import DatasetCatalog, MetadataCatalog, inference_on_dataset
-from scaleeq.evaluation import SemSegEvaluator
+from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
 from scaleeq.evaluation.ade20k import ADE20KScore
 from scaleeq.evaluation.boundary import boundary_parts
 from scaleeq.evaluation.report import columns_by_class
@@ -47,6 +47,29 @@ def guesses(index: int) -> tuple[dict, dict]:
 def evaluator_with_parts() -> SemSegEvaluator:
     """With metrics that follow from the confusion matrix, and with metrics that count for themselves."""
     return SemSegEvaluator(NAME, parts=[ADE20KScore(), *boundary_parts(CLASSES)])
+
+
+@pytest.mark.parametrize("evaluator_class", [SemSegEvaluator, ValidationLossEvaluator])
+@pytest.mark.parametrize(
+    ("place", "value"), [((1, 5, 7), math.nan), ((1, 5, 7), math.inf), ((slice(None), 5, 7), -math.inf)]
+)
+def test_scores_that_are_not_finite_are_refused_by_the_image_s_name(evaluator_class, place, value):
+    sample, output = guesses(0)
+    output["sem_seg"][place] = value
+    with pytest.raises(FloatingPointError, match=rf"the prediction of {sample['file_name']} is not finite"):
+        evaluator_class(NAME).process([sample], [output])
+
+
+def test_a_masked_class_is_scored_as_never_predicted():
+    sample, output = guesses(0)
+    low, masked = output["sem_seg"].clone(), output["sem_seg"].clone()
+    low[2], masked[2] = -1e9, -math.inf
+    results = []
+    for scores in (low, masked):
+        evaluator = SemSegEvaluator(NAME)
+        evaluator.process([sample], [{"sem_seg": scores}])
+        results.append(evaluator.evaluate())
+    assert repr(results[0]) == repr(results[1])
 
 
 def test_perfect_predictions_score_100(tmp_path, caplog):

@@ -173,6 +173,17 @@ def test_labels_are_found_once():
     assert predicted_labels(output) is labels
 
 
+def test_a_label_picture_of_no_number_is_not_written(tmp_path):
+    with registered("") as name:
+        sample, labels = next(iter(predictions(name)))
+        (writer,) = output_writers(["labels"], name, tmp_path)
+        scores = torch.zeros(3, *labels.shape)
+        scores[0, 0, 0] = torch.nan
+        with pytest.raises(FloatingPointError, match=f"the prediction of {sample['file_name']} is not finite"):
+            writer.process([sample], [{"sem_seg": scores}])
+    assert not list(tmp_path.rglob("*.png"))
+
+
 def test_beside_other_evaluators(tmp_path):
     with registered("") as name:
         evaluators = DatasetEvaluators(output_writers(["labels", "overlays"], name, tmp_path))

@@ -162,6 +162,18 @@ def test_the_file_stays_small_and_a_resumed_run_has_the_same_history(tmp_path):
     assert resumed[:2] == unbroken[:2] and "of" not in resumed[2]
 
 
+@pytest.mark.parametrize(
+    "content", ["", "null", "[]", '{"history": 3}', '{"history": [{"iteration": "1"}]}', '{"at_start": {}}', "\0", None]
+)
+def test_an_odd_file_is_named_and_begun_again(content, tmp_path, caplog):
+    file = tmp_path / "scale_statistics.json"
+    file.mkdir() if content is None else file.write_text(content)
+    hook = ScaleStatisticsHook(TinyNet(dropout=0.0), period=1, output_dir=str(tmp_path))
+    Loop(hook.model, hook).train(2, 4)
+    assert f"{file} " in caplog.text and ("taken as missing" in caplog.text or "was a folder" in caplog.text)
+    assert [record["iteration"] for record in json.loads(file.read_text())["history"]] == [2, 3]
+
+
 def test_in_a_compiled_model_only_weights_are_recorded(tmp_path, caplog):
     """Compiled without being traced: the mark that a compiled module has is what counts."""
     model = TinyNet(dropout=0.0)

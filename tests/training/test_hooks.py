@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -110,6 +111,55 @@ def test_no_number_is_no_best(tmp_path):
     assert not (tmp_path / "model_best.pth").exists()
     Scored(tmp_path, [NAN, NAN, 5.0]).train(2, 3)
     assert best(tmp_path)[0] == 5.0
+
+
+def test_a_best_with_nan_in_a_buffer_is_not_written(tmp_path):
+    trainer = Scored(tmp_path, [10.0])
+    trainer.train(0, 1)
+    before = (tmp_path / "model_best.pth").read_bytes()
+    trainer = Scored(tmp_path / "other", [90.0])
+    trainer.model.register_buffer("running_var", torch.tensor([NAN]))
+    for hook in trainer._hooks:
+        if isinstance(hook, BestCheckpoint):
+            hook._weights_file = tmp_path / "model_best.pth"
+    with pytest.raises(FloatingPointError, match=r"^running_var of 'model' is not finite: .*model_best\.pth is not wr"):
+        trainer._hooks = trainer._hooks[1:]  # the PeriodicCheckpointer would say so first
+        trainer.train(0, 1)
+    assert (tmp_path / "model_best.pth").read_bytes() == before
+
+
+ODD_RECORDS = {
+    "empty": b"",
+    "binary": bytes(range(256)),
+    "null": b"null",
+    "list": b"[1]",
+    "cut": b'{"metric": "sem_seg/mIoU", "val',
+    "no_value": b'{"metric": "sem_seg/mIoU"}',
+    "text": b'{"metric": "sem_seg/mIoU", "value": "9", "iteration": 0, "evaluated": 0}',
+    "nan": b'{"metric": "sem_seg/mIoU", "value": NaN, "iteration": 0, "evaluated": 0}',
+    "infinite": b'{"metric": "sem_seg/mIoU", "value": 1e999, "iteration": 0, "evaluated": 0}',
+    "null_iteration": b'{"metric": "sem_seg/mIoU", "value": 9.0, "iteration": null, "evaluated": 0}',
+    "deep": b"[" * 100000,
+    "folder": None,
+    "pipe": None,
+}
+
+
+@pytest.mark.parametrize("kind", ODD_RECORDS)
+def test_an_odd_record_is_named_and_taken_as_missing(kind, tmp_path, caplog):
+    Scored(tmp_path, [10.0, 30.0]).train(0, 2)
+    file = tmp_path / "model_best.json"
+    file.unlink()
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.write_bytes(ODD_RECORDS[kind])
+    Scored(tmp_path, [0.0, 0.0, 20.0]).resume(3)
+    assert [str(file) in each.message for each in caplog.records if each.levelname == "WARNING"] == [True]
+    assert best(tmp_path) == (20.0, 3, 2.0)  # by what is known, it is the best
+    assert file.is_file()
 
 
 # ---------------------------------------------------------------------------------------------------- kills

@@ -9,7 +9,9 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from scaleeq import ScaleEqualizer
 from scaleeq.data import build_train_loader
 from scaleeq.training import Trainer, choose_algorithms
 from scaleeq.training.diagnosis import explain
@@ -170,6 +172,64 @@ def test_the_average_follows_its_definition():
     assert average.state_dict().keys() == model.state_dict().keys()
     with pytest.raises(ValueError, match="EMA_DECAY"):
         WeightAverage(model, decay=1.0)
+
+
+class Constants(nn.Module):
+    """What has no mean: counters, flags, a mask's infinities, a scale equalizer's constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+        self.equalizer = ScaleEqualizer(1)
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("flag", torch.tensor(False))
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+
+def test_only_weights_and_running_statistics_have_an_average():
+    model = Constants()
+    average = WeightAverage(model, decay=0.99)
+    average.update(model)
+    model.equalizer.set_statistics(torch.tensor(3.0), torch.tensor(0.5), 7)  # after the copy, as nobody should
+    for step in range(1, 4):
+        model.count.fill_(10 * step)
+        model.flag.fill_(step == 3)
+        model.norm(torch.randn(8, 1))
+        average.update(model)
+    assert (average.model.count, average.model.flag, average.model.norm.num_batches_tracked) == (30, True, 3)
+    assert average.model.mask.tolist() == [0.0, -torch.inf]
+    equalizer = average.model.equalizer
+    assert (equalizer.mean, equalizer.std, equalizer.num_images) == (3.0, 0.5, 7)
+    assert not torch.equal(average.model.norm.running_mean, model.norm.running_mean)
+
+
+def test_the_average_is_torch_s():
+    def blend(averages, current, num_averaged):
+        updates = int(num_averaged)
+        get_ema_multi_avg_fn(min(0.9, (1 + updates) / (10 + updates)))(averages, current, num_averaged)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    ours, theirs = WeightAverage(model, decay=0.9), AveragedModel(model, multi_avg_fn=blend, use_buffers=True)
+    for _ in range(6):
+        with torch.no_grad():
+            model[0].weight.add_(torch.randn(4, 3, 1, 1))
+        model(torch.randn(2, 3, 4, 4))
+        ours.update(model)
+        theirs.update_parameters(model)
+    for name, value in theirs.module.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value) or name == "1.num_batches_tracked", name
+    resumed = WeightAverage(model, decay=0.9)
+    resumed.load_state_dict(ours.state_dict())
+    resumed.resume(6)
+    for average in (ours, resumed):
+        average.update(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).requires_grad_(False).apply(zeroed))
+    assert all(map(torch.equal, ours.state_dict().values(), resumed.state_dict().values()))
+    assert ours.state_dict()["0.weight"].abs().sum() > 0
+
+
+def zeroed(module):
+    for tensor in module.state_dict().values():
+        tensor.zero_()
 
 
 def test_averaged_weights_are_evaluated_and_saved(tmp_path):

@@ -95,6 +95,41 @@ def test_eval_only_repeats_the_number_and_records_it(finished, tmp_path):
     assert evaluate_only(cfg, Trainer, resume=True) == results
 
 
+def test_weights_with_nan_are_not_scored(finished, tmp_path):
+    cfg, _ = finished
+    content = torch.load(output_dir(cfg) / "model_final.pth", weights_only=True)
+    content["model"]["sem_seg_head.fusion.equalizers.res2.std"].zero_()
+    torch.save(content, tmp_path / "weights.pth")
+    eval_cfg = tiny_config(tmp_path, MODEL__SCALE_EQUALIZER__ENABLED=True, MODEL__WEIGHTS=str(tmp_path / "weights.pth"))
+    with pytest.raises(ValueError, match=r"weights\.pth holds numbers .*fusion\.equalizers\.res2\.std of 'model' is 0"):
+        evaluate_only(eval_cfg, Trainer)
+    assert not (tmp_path / "inference").exists()
+
+
+def test_another_training_s_state_is_refused_before_anything_is_loaded(finished, tmp_path):
+    cfg, trainer = finished
+    content = torch.load(output_dir(cfg) / "model_final.pth", weights_only=True)
+    content["trainer"]["iteration"] = "2"
+    content["trainer"]["hooks"]["LRScheduler"]["last_epoch"] = None
+    content["trainer"]["hooks"]["LRScheduler"]["base_lrs"] = 0.1
+    del content["trainer"]["optimizer"]["param_groups"][0]["betas"]
+    content["trainer"]["optimizer"]["state"][0]["exp_avg"] = torch.zeros(1, 1)
+    torch.save(content, tmp_path / "model.pth")
+    weights = [value.clone() for value in trainer.model.state_dict().values()]
+    numbers = trainer.iter, trainer.scheduler.last_epoch
+    with pytest.raises(ValueError, match=r"model\.pth does not fit, nothing was loaded") as caught:
+        trainer.checkpointer.load(str(tmp_path / "model.pth"))
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
+        "of another kind: trainer.iteration is a str, '2' in the file, a int, 3 here",
+        "of another kind: trainer.hooks.LRScheduler.base_lrs is a float, 0.1 in the file, a list here",
+        "of another kind: trainer.hooks.LRScheduler.last_epoch is a NoneType in the file, a int, 3 here",
+        "missing in the file: trainer.optimizer.param_groups.0.betas",
+        "of another shape: trainer.optimizer.state.0.exp_avg is (1, 1) in the file, its parameter (64, 3, 7, 7)",
+    ]
+    assert numbers == (trainer.iter, trainer.scheduler.last_epoch)
+    assert all(map(torch.equal, weights, trainer.model.state_dict().values()))
+
+
 def test_scores_need_weights(tmp_path):
     with pytest.raises(ValueError, match=r"MODEL\.WEIGHTS"):
         evaluate_only(tiny_config(tmp_path), Trainer)

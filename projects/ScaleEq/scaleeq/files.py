@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
+import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -62,6 +66,42 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Write a JSON file, whole or not at all; indent None: on one line. NaN and infinity become null."""
     write_text(path, json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str], *, sound: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
+    """The content of a JSON file; {} where there is none.
+
+    sound: of the content, whether it is what the reader expects; KeyError, TypeError and the like count as no.
+    What is no file, no JSON object or not sound is named in a warning and taken as missing: no run ends for it.
+    """
+    path = Path(path)
+    if not path.exists():
+        return {}
+    try:
+        if not path.is_file():
+            raise ValueError("it is no file, but a folder or a device")
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        if not (isinstance(content, dict) and sound(content)):
+            raise ValueError("its content is not what belongs there")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        logger.warning("%s is taken as missing: %s (%s)", path, error, type(error).__name__)
+        return {}
+    return content
+
+
+def set_aside(path: str | os.PathLike[str]) -> None:
+    """Rename what stands where a file will be written and cannot be replaced by one, a folder, with a warning."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        other = next(
+            place for number in itertools.count(1) if not (place := path.with_name(f"{path.name}.old{number}")).exists()
+        )
+        path.rename(other)
+        logger.warning("%s was a folder, where a file belongs: it is %s now", path, other)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it holds {name}, which is no number of JSON")
 
 
 def _finite(content: Any) -> Any:

@@ -34,6 +34,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
+from ..engine.checkpoint_container import read_content
+from ..engine.checkpoint_file import refuse_faults, state_dict_of
 from ..layers import replace_batch_norms
 from .efficientnet import scaled_efficientnet
 from .freezing import freeze, keep_in_eval
@@ -243,7 +245,7 @@ def _create_with_weights(
     if pretrained_file:
         if not Path(pretrained_file).is_file():
             raise FileNotFoundError(f"MODEL.TIMM.PRETRAINED_FILE: there is no file {pretrained_file!r}")
-        weights = load_state_dict(pretrained_file, weights_only=True)
+        weights = _read_weights(Path(pretrained_file))
         try:
             body = make(name, pretrained=True, pretrained_cfg_overlay={"state_dict": weights}, **options)
         except RuntimeError as error:
@@ -251,6 +253,8 @@ def _create_with_weights(
                 f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}: {error}"
             ) from error
         _require_loaded(body, weights, f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}")
+        parameters = [parameter for parameter, _ in body.named_parameters()]
+        refuse_faults({"model": body.state_dict()}, parameters, f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r}")
         return body
     if not pretrained:
         return make(name, **options)
@@ -264,6 +268,30 @@ def _create_with_weights(
             f"model's file elsewhere and name it in MODEL.TIMM.PRETRAINED_FILE (goes before MODEL.TIMM.PRETRAINED), or "
             f"train from scratch with MODEL.TIMM.PRETRAINED False"
         ) from error
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """The state dict in a file of timm's or of a training with it, averaged weights first, as timm chooses.
+
+    ValueError: damaged, foreign, or with something else than floats as weights.
+    """
+    if file.suffix == ".safetensors":
+        try:
+            content: Any = load_state_dict(str(file))
+        except Exception as error:  # the reader's own class of error is not public
+            raise ValueError(
+                f"MODEL.TIMM.PRETRAINED_FILE {str(file)!r} is no whole safetensors file: {error}"
+            ) from error
+    else:
+        content = read_content(file, shown_as=file)
+    keys = ("state_dict_ema", "model_ema", "state_dict", "model") if isinstance(content, dict) else ()
+    key = next((key for key in keys if content.get(key) is not None), "")
+    weights = state_dict_of(content[key] if key else content, file, key or "state dict")
+    for name, tensor in weights.items():
+        is_float = tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
+        if name.rpartition(".")[2] in ("weight", "bias", "running_mean", "running_var") and not is_float:
+            raise ValueError(f"{file}: {name} is {tensor.dtype} ({tensor.layout}, {tensor.device}), not a plain float")
+    return weights
 
 
 def _require_loaded(body: nn.Module, weights: dict[str, Tensor], message: str) -> None:

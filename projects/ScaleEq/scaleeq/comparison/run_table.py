@@ -5,7 +5,6 @@ A run without that file is listed with its last evaluation during training, and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from tabulate import tabulate
 
 from scaleeq.engine import load_config
-from scaleeq.files import write_json, write_text
+from scaleeq.files import read_json, write_json, write_text
 
 from .plan import differing, flat
 from .runs import IGNORED_KEYS, curve, read_metrics
@@ -43,9 +42,8 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
 
 def read_result(folder: Path, metric: str) -> dict[str, Any]:
     """What is known about a run: metric and the fields of results.json, None where it is not known; "config": flat."""
-    results: dict[str, Any] = {}
-    if (folder / RESULTS).is_file():
-        results = json.loads((folder / RESULTS).read_text())
+    results = read_json(folder / RESULTS)
+    if results:
         value: Any = results
         for part in metric.split("/"):
             value = value.get(part) if isinstance(value, dict) else None

@@ -7,6 +7,7 @@ that has ended well has run.json, too. Own design.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from scaleeq.engine import load_config
-from scaleeq.files import write_json
+from scaleeq.files import read_json, write_json
 
 from .plan import differing, flat
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 LOSS = "total_loss"
@@ -50,22 +53,35 @@ class Run:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.json that count, by iteration: what came again after a resumption replaces what was there.
 
-    A last line that is not whole is left out.
+    A line that is not whole, as a kill leaves it, is left out, with a warning.
     """
     lines: dict[int, dict[str, Any]] = {}
-    text = path.read_text() if path.is_file() else ""
-    for line in text[: text.rfind("\n") + 1].splitlines():
-        row = json.loads(line)
-        if row.get("resumed"):
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for number, line in enumerate(text.split("\n"), start=1):
+        row = _row(line)
+        if row is None:
+            if line:
+                logger.warning("%s: line %d is not whole, and left out: %.60r", path, number, line)
+        elif row.get("resumed"):
             lines = {iteration: kept for iteration, kept in lines.items() if iteration < row["iteration"]}
         else:
             lines[row["iteration"]] = {**lines.get(row["iteration"], {}), **row}
     return [lines[iteration] for iteration in sorted(lines)]
 
 
+def _row(line: str) -> dict[str, Any] | None:
+    """A line of metrics.json; None: it is none. NaN may be in it."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("iteration"), int) else None
+
+
 def curve(rows: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
     """(iteration, value) of one scalar, finite values alone."""
-    return [(row["iteration"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
+    numbers = [(row["iteration"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+    return [(iteration, value) for iteration, value in numbers if math.isfinite(value)]
 
 
 def thinned(points: list[tuple[int, float]], most: int = MAX_POINTS) -> list[tuple[int, float]]:
@@ -91,7 +107,10 @@ def read_run(folder: Path, metric: str) -> Run | None:
             f"{folder} has no finite {metric} in its metrics.json; set metric to one of "
             f"{', '.join(dict.fromkeys(known)) or 'those that its evaluation writes: there is none'}"
         )
-    return Run(folder, points[-1][1], points, thinned(curve(rows, LOSS)), json.loads(file.read_text()))
+    record = read_json(file)
+    if not record:
+        raise ValueError(f"{file} cannot be read; delete it, and its run is taken up again from the last checkpoint")
+    return Run(folder, points[-1][1], points, thinned(curve(rows, LOSS)), record)
 
 
 def changed_keys(folder: Path, wanted: Mapping[str, Any]) -> dict[str, str]:

@@ -11,13 +11,23 @@ import torch
 LABELS = "labels"
 
 
-def predicted_labels(output: MutableMapping[str, Any]) -> np.ndarray:
+def predicted_labels(output: MutableMapping[str, Any], source: str = "an image") -> np.ndarray:
     """The prediction: (H, W) uint8.
 
     output: "sem_seg": (K, H, W), scores of at most 256 classes whose largest is the prediction. The labels are kept in
-    it under "labels", where the next evaluator finds them.
+    it under "labels", where the next evaluator finds them. source: the image's file, for errors.
+    FloatingPointError: a score is NaN or +inf, or all of a pixel are -inf; some may be, of classes that are masked.
     """
     if LABELS not in output:
-        # max is several times faster than argmax on a CPU; one byte a pixel leaves the accelerator.
-        output[LABELS] = output["sem_seg"].max(dim=0).indices.to(torch.uint8).cpu().numpy()
+        # max is several times faster than argmax on a CPU. The largest score of a pixel is finite where none is NaN or
+        # +inf and not all are -inf; whether all are travels with the labels, one byte a pixel, for a copy is a wait.
+        scores, labels = output["sem_seg"].max(dim=0)
+        finite = scores.isfinite().all().to(torch.uint8)
+        packed = torch.cat((labels.to(torch.uint8).flatten(), finite[None])).cpu().numpy()
+        if not packed[-1]:
+            raise FloatingPointError(
+                f"the prediction of {source} is not finite: a score is NaN or +inf, or all of a pixel are -inf. Look "
+                "at the image, at the weights, and at the precision that the model computes in"
+            )
+        output[LABELS] = packed[:-1].reshape(labels.shape)
     return output[LABELS]

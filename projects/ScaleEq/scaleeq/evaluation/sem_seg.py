@@ -83,7 +83,8 @@ class SemSegEvaluator(DatasetEvaluator):
 
         inputs: samples with "file_name" and "sem_seg_truth": (H, W) uint8.
         outputs: "sem_seg": (K, H, W) logits, or any scores whose largest is the prediction.
-        Raises ValueError for another number of classes or another size than the truth's.
+        Raises ValueError for another number of classes or another size than the truth's, FloatingPointError for scores
+        that are not finite.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             scores, source = output["sem_seg"], str(sample["file_name"])
@@ -93,7 +94,7 @@ class SemSegEvaluator(DatasetEvaluator):
                     f"the prediction of {source} is {tuple(scores.shape)} (classes, height, width), but "
                     f"{self.dataset_name} has {len(self.class_names)} classes and the image's truth is {truth.shape}"
                 )
-            self.count(predicted_labels(output), truth, sample)
+            self.count(predicted_labels(output, source), truth, sample)
 
     def count(self, prediction: np.ndarray, truth: np.ndarray, sample: Mapping[str, Any]) -> None:
         """Count an image whose prediction is a label map.

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from scaleeq.engine import DatasetEvaluator, MetadataCatalog, comm
+from scaleeq.evaluation.argmax import predicted_labels
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +39,13 @@ class ValidationLossEvaluator(DatasetEvaluator):
         self._sums: list[float] = []
         self._num_pixels = 0
 
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, torch.Tensor]]) -> None:
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[MutableMapping[str, Any]]) -> None:
         """Add a batch.
 
         inputs: samples with "file_name" and "sem_seg_truth": (H, W) uint8.
         outputs: "sem_seg": (K, H, W) logits.
-        Raises ValueError for a sample without labels, of another size, or with labels outside the K classes.
+        Raises ValueError for a sample without labels, of another size, or with labels outside the K classes;
+        FloatingPointError for logits that are not finite.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             logits, source = output["sem_seg"], str(sample["file_name"])
@@ -56,6 +58,7 @@ class ValidationLossEvaluator(DatasetEvaluator):
             truth = torch.as_tensor(sample["sem_seg_truth"]).to(logits.device, torch.int64)
             if logits.shape[-2:] != truth.shape:
                 raise ValueError(f"the prediction of {source} is {tuple(logits.shape)}, its truth {tuple(truth.shape)}")
+            predicted_labels(output, source)  # for its look at the numbers; usually the labels are known already
             valid = truth != self.ignore_label
             if bool((truth[valid] >= logits.shape[0]).any()):
                 largest = int(truth[valid].max())

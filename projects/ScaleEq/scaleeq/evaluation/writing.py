@@ -105,12 +105,13 @@ class PredictionWriter(DatasetEvaluator):
 
         inputs: samples with "file_name". outputs: "sem_seg": (K, H, W) scores.
         ValueError: an image that is not of the data set; a prediction of another size than its image.
+        FloatingPointError: scores that are not finite.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             file = str(sample["file_name"])
             if file not in self.names:
                 raise ValueError(f"{file} is not an image of {self.dataset_name}")
-            labels = predicted_labels(output)
+            labels = predicted_labels(output, file)
             size = (sample.get("height", labels.shape[0]), sample.get("width", labels.shape[1]))
             if labels.shape != size:
                 raise ValueError(f"the prediction of {file} is {labels.shape} (height, width), the image {size}")

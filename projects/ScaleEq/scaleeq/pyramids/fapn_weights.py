@@ -11,7 +11,7 @@
 
 Values stay as they are: their three chunks of offsets and mask, joined again, are one layout, the one used here.
 
-    checkpoint = torch.load("model_final.pth", weights_only=True)["model"]
+    checkpoint = read_checkpoint(Path("model_final.pth"))["model"]  # of scaleeq.engine.checkpoint_file
     pyramid = fapn({"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}, 256)
     pyramid.load_state_dict(convert_fapn_weights(checkpoint))
 """
@@ -22,6 +22,8 @@ import re
 from collections.abc import Mapping
 
 import torch
+
+from ..engine.checkpoint_numbers import weight_fault
 
 SELECTION = "merges.res{level}.branches.lateral.lateral."
 ALIGNMENT = "merges.res{level}.branches.top_down.transfer."
@@ -51,7 +53,8 @@ def convert_fapn_weights(state_dict: Mapping[str, torch.Tensor]) -> dict[str, to
     """The pyramid in a released checkpoint, as a state dict of fapn(...) over levels res2 to res5.
 
     Whatever precedes "fan_align" and "fpn_output" in a name is dropped; names without them (backbone, heads) are left
-    out. ValueError: a name of the pyramid that has no place here; no name of a pyramid at all.
+    out. ValueError: a name of the pyramid that has no place here; no name of a pyramid at all; a value that no
+    checkpoint may hold.
     """
     converted = {}
     for full_name, value in state_dict.items():
@@ -59,6 +62,8 @@ def convert_fapn_weights(state_dict: Mapping[str, torch.Tensor]) -> dict[str, to
             continue
         for pattern, ours in RULES:
             if match := re.fullmatch(pattern, found[1]):
+                if fault := weight_fault(full_name, value, is_parameter=True):
+                    raise ValueError(f"{full_name} {fault}")
                 converted[ours.format(level=match[1], rest=match[2])] = value
                 break
         else:

@@ -6,7 +6,6 @@ maps and gradients of the step that runs anyway.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from ..engine import HookBase, comm, get_event_storage
-from ..files import write_json
+from ..files import read_json, set_aside, write_json
 from .calibration import calibrate, fusions_of, is_calibrated
 from .records import Recorder
 
@@ -50,6 +49,7 @@ class CalibrationHook(HookBase):
 
     def before_train(self) -> None:
         if self.trainer.start_iter == 0 and comm.is_main_process():
+            set_aside(self.path)
             self.path.unlink(missing_ok=True)  # of an earlier run in the same folder
         model = _plain(self.model)
         fusions = fusions_of(model)
@@ -99,8 +99,10 @@ class ScaleStatisticsHook(HookBase):
     def before_train(self) -> None:
         """A resumed run records what follows its checkpoint anew."""
         start = self.trainer.start_iter
-        if start > 0 and comm.is_main_process() and self.path.exists():
-            content = json.loads(self.path.read_text())
+        if comm.is_main_process():
+            set_aside(self.path)
+        if start > 0 and comm.is_main_process():
+            content = read_json(self.path, sound=is_sound)
             history = [record for record in content.get("history", []) if record["iteration"] < start]
             if "history" in content:
                 write_json(self.path, {**content, "history": history})
@@ -154,12 +156,22 @@ class ScaleStatisticsHook(HookBase):
 
     def _add_to_file(self, key: str, record: dict[str, Any]) -> None:
         if comm.is_main_process():
-            content = json.loads(self.path.read_text()) if self.path.exists() else {}
+            content = read_json(self.path, sound=is_sound)
             if key == "history":
                 content[key] = thinned([*content.get(key, []), _rounded(record)], self.period)
             else:
                 content[key] = record
             write_json(self.path, content)
+
+
+def is_sound(content: dict[str, Any]) -> bool:
+    """Whether this is the content of scale_statistics.json."""
+    records = [content[key] for key in ("at_start", "at_end") if key in content]
+    records += content.get("history", [])
+    fusions = [content.get("fusions", {}), *(record.get("fusions", {}) for record in records)]
+    return all(isinstance(record["iteration"], int) for record in records) and all(
+        isinstance(each, dict) for each in fusions
+    )
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -8,17 +8,17 @@ from that file alone. All else is our own design.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from scaleeq.engine import EvalHook, HookBase, SafeCheckpointer, comm, write_checkpoint
-from scaleeq.files import write_json
+from scaleeq.files import read_json, set_aside, write_json
 
 from .step import cut
 
@@ -64,12 +64,11 @@ class BestCheckpoint(HookBase):
 
     def before_train(self) -> None:
         """A resumed run continues with the best of its first part; a fresh one starts anew."""
+        set_aside(self._record_file)
         if self.trainer.start_iter == 0:
             self._record_file.unlink(missing_ok=True)
-        if not self._record_file.is_file():
-            return
-        record = json.loads(self._record_file.read_text())
-        if record["metric"] != self.metric:
+        record = read_json(self._record_file, sound=_is_record)
+        if record.get("metric") != self.metric:
             return
         self.evaluated = record.get("evaluated", record["iteration"])
         if record["value"] is not None:
@@ -100,7 +99,18 @@ class BestCheckpoint(HookBase):
     def _save_weights(self) -> None:
         model, kind = self._evaluated_model()
         content = {"model": model.state_dict(), "weights_kind": kind, "iteration": self.iteration}
-        write_checkpoint(self._weights_file, {**content, self.metric: self.value})
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        write_checkpoint(self._weights_file, {**content, self.metric: self.value}, parameters=parameters)
+
+
+def _is_record(content: dict[str, Any]) -> bool:
+    """Whether this is the content of model_best.json."""
+    value, numbers = content["value"], (content["iteration"], content.get("evaluated", 0))
+    return (
+        isinstance(content["metric"], str)
+        and (value is None or (type(value) in (int, float) and math.isfinite(value)))
+        and all(type(number) is int for number in numbers)  # a bool is an int by inheritance
+    )
 
 
 class MissedEvaluation(HookBase):

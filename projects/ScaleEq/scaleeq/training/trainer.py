@@ -37,6 +37,7 @@ from scaleeq.engine import (
     verify_results,
     wrap_ddp,
 )
+from scaleeq.engine.checkpoint_misfits import optimizer_misfits, state_misfits
 
 from .ema import WeightAverage
 from .evaluate import build_evaluator, copy_main_buffers, test_on_datasets
@@ -175,6 +176,14 @@ class Trainer(TrainerBase):
             "seed": self.seed,
             "evaluated_weights": self.evaluated_model()[1],
         }
+
+    def misfits(self, state_dict: Any) -> list[str]:
+        """In words, why load_state_dict would not take this state; asked before anything is loaded."""
+        own = {**super().state_dict(), "scaler": self.step.scaler.state_dict(), "seed": self.seed}
+        lines = state_misfits(own, state_dict, "trainer", required=("iteration", "optimizer"))
+        if isinstance(state_dict, dict) and "optimizer" in state_dict:
+            lines += optimizer_misfits(self.optimizer, state_dict["optimizer"], "trainer.optimizer")
+        return lines
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)

@@ -140,12 +140,15 @@ class ModelPredictions:
 
     @torch.no_grad()
     def __call__(self, record: Record) -> Seen:
-        """ValueError, OSError: a file that cannot be read, or labels that do not fit; the file is named."""
+        """ValueError, OSError: a file that cannot be read, or labels that do not fit; the file is named.
+
+        FloatingPointError: the model's scores are not finite.
+        """
         sample = self.mapper(record)
         image = read_image(record)
         truth = np.asarray(sample["sem_seg_truth"]) if "sem_seg_truth" in sample else None
         if not self.kinds:
-            return Seen(image, predicted_labels(self.predictor([sample])[0]), truth)
+            return Seen(image, predicted_labels(self.predictor([sample])[0], str(record["file_name"])), truth)
         with contextlib.ExitStack() as stack:
             maps = stack.enter_context(capture_maps(self.model)) if self.kinds - {"features"} else None
             fusions = stack.enter_context(capture_fusions(self.model)) if "features" in self.kinds else None
@@ -153,7 +156,9 @@ class ModelPredictions:
             output = self.model([sample])[0]
         if self.predictor is not self.model:  # maps are of the whole image, seen once
             output = self.predictor([sample])[0]
-        return Seen(image, predicted_labels(output), truth, maps, fusions, (visible[0], visible[1]))
+        return Seen(
+            image, predicted_labels(output, str(record["file_name"])), truth, maps, fusions, (visible[0], visible[1])
+        )
 
 
 def kinds_of(model: nn.Module) -> dict[str, list[str]]:

@@ -80,7 +80,7 @@ def phase_of(attempt: Attempt) -> str:
     log, parts = attempt.log(), _parts(attempt)
     if any(name.startswith(".model_best.pth") for name in parts):
         return BEST
-    if any(name.endswith(".pth.part") for name in parts):
+    if any(".pth." in name for name in parts):
         return WRITING
     if _tagging(attempt, log):
         return TAGGING
@@ -101,7 +101,7 @@ def _writes(attempt: Attempt, pattern: str) -> bool:
 
 def _config_is_cut(attempt: Attempt) -> bool:
     config = attempt.output_dir / "config.yaml"
-    return _writes(attempt, r"\.config\.yaml\.part") or (config.is_file() and not config.stat().st_size)
+    return _writes(attempt, r"\.config\.yaml\..*\.part") or (config.is_file() and not config.stat().st_size)
 
 
 # What to wait for, and the longest time in seconds to wait after it.
@@ -109,11 +109,11 @@ AIMS: dict[str, tuple[Callable[[Attempt], bool], float]] = {
     START_UP: (lambda attempt: bool(attempt.log()), 0.3),
     "config.yaml is written": (_config_is_cut, 0.0),
     CALIBRATION: (lambda attempt: _calibrating(attempt.log()), 0.2),
-    WRITING: (lambda attempt: _writes(attempt, r"\.model_(\d+|final)\.pth\.part"), 0.02),
+    WRITING: (lambda attempt: _writes(attempt, r"\.model_(\d+|final|stopped)\.pth\..*\.part"), 0.02),
     TAGGING: (lambda attempt: _tagging(attempt, attempt.log()), 0.0),
     EVALUATION: (lambda attempt: _evaluating(attempt.log()), 0.1),
-    BEST: (lambda attempt: _writes(attempt, r"\.model_best\.pth\.part"), 0.005),
-    RECORD: (lambda attempt: _writes(attempt, r"\..*\.json\.part"), 0.0),
+    BEST: (lambda attempt: _writes(attempt, r"\.model_best\.pth\..*\.part"), 0.005),
+    RECORD: (lambda attempt: _writes(attempt, r"\..*\.json\..*\.part"), 0.0),
     FINAL_EVALUATION: (lambda attempt: _evaluating(attempt.log()) and _ends(attempt.log()), 0.1),
     ENDING: (lambda attempt: _evaluated_at_end(attempt.log()), 0.02),
 }

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from scaleeq.engine import DetectionCheckpointer
-from scaleeq.files import write_text
+from scaleeq.files import remove_parts, write_text
 
 from .checkpoint_file import Misfits, compare, other_equalizers, read_checkpoint, write_checkpoint
 
@@ -76,8 +76,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         states = {key: checkpointable.state_dict() for key, checkpointable in self.checkpointables.items()}
         content = {"model": self.model.state_dict(), **states, **kwargs}
         self._refuse_not_finite(content, file)
-        for part in file.parent.glob(".*.pth.part"):  # of a writer that was killed
-            part.unlink(missing_ok=True)
+        remove_parts(file.parent, of="*.pth")
         self.logger.info("Saving checkpoint to %s", file)
         write_checkpoint(file, content)
         self.tag_last_checkpoint(file.name)

@@ -19,19 +19,20 @@ from torch import nn
 
 from scaleeq.engine import EvalHook, HookBase, SafeCheckpointer, comm, write_checkpoint
 from scaleeq.files import write_json
+from scaleeq.stopping import UntilStopped
 
 logger = logging.getLogger(__name__)
 
 
 class FirstBatches:
-    """The first `num_batches` of an endless loader; can be iterated again."""
+    """The first `num_batches` of an endless loader, unless a signal ends the run; can be iterated again."""
 
     def __init__(self, loader: Iterable[list[dict]], num_batches: int) -> None:
         self._loader = loader
         self._num_batches = num_batches
 
     def __iter__(self) -> Iterator[list[dict]]:
-        return islice(iter(self._loader), self._num_batches)
+        return islice(iter(UntilStopped(self._loader)), self._num_batches)
 
 
 class BestCheckpoint(HookBase):

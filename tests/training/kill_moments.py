@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from .kill_run import Attempt
 
 START_UP, CALIBRATION, STEP, ENDING = "start-up", "calibration", "step", "after the last evaluation"
@@ -33,6 +35,15 @@ def last_tag(folder: Path) -> str:
     """What last_checkpoint names; "" without it."""
     tag = folder / "last_checkpoint"
     return tag.read_text() if tag.is_file() else ""
+
+
+def next_iteration(folder: Path, iterations: int) -> int:
+    """The first iteration that the last checkpoint does not hold, of so many; 0 without one."""
+    tag = last_tag(folder)
+    if tag == "model_stopped.pth":
+        return torch.load(folder / tag, map_location="cpu", weights_only=True, mmap=True)["iteration"] + 1
+    digits = "".join(filter(str.isdigit, tag))
+    return int(digits) + 1 if digits else iterations if tag else 0
 
 
 def _parts(attempt: Attempt) -> set[str]:
@@ -76,7 +87,7 @@ def _evaluated_at_end(log: str) -> bool:
 
 
 def phase_of(attempt: Attempt) -> str:
-    """One of PHASES: in what a dead attempt was."""
+    """One of PHASES: in what an attempt is, or was when it died."""
     log, parts = attempt.log(), _parts(attempt)
     if any(name.startswith(".model_best.pth") for name in parts):
         return BEST

@@ -26,7 +26,7 @@ except ImportError:  # Windows: nothing is kept off there
     fcntl = None  # type: ignore[assignment]
 
 RUNNING = ".running"
-PATIENCE_S, POLL_S = 0.5, 0.02  # for one who just looks, and for a holder who has not yet said its name
+PATIENCE_S, POLL_S = 0.5, 0.02
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
 
 
@@ -64,8 +64,10 @@ class FolderLock:
         self._path = os.path.join(os.path.realpath(folder), name)
         self._mine = False
 
-    def acquire(self) -> str:
+    def acquire(self, *, patience_s: float = PATIENCE_S) -> str:
         """Take it. Returns what to warn of: "", unless a process of another host may still write here.
+
+        patience_s: for one who has it just to look, and for a holder who has not yet said its name.
 
         BlockingIOError: another process has it; names that. OSError: the folder cannot be written.
         """
@@ -76,7 +78,7 @@ class FolderLock:
             self._mine = True
             return ""
         os.makedirs(self.folder, exist_ok=True)
-        until, warning = time.monotonic() + PATIENCE_S, None
+        until, warning = time.monotonic() + patience_s, None
         while warning is None:
             try:
                 warning = self._try()

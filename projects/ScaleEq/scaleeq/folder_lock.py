@@ -53,6 +53,10 @@ class Holder:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
+class FolderInUse(OSError):
+    """Another process writes to a folder; the message names it."""
+
+
 class FolderLock:
     """The lock of one folder. A process may take it several times; it is free when each has released it.
 
@@ -69,7 +73,7 @@ class FolderLock:
 
         patience_s: for one who has it just to look, and for a holder who has not yet said its name.
 
-        BlockingIOError: another process has it; names that. OSError: the folder cannot be written.
+        FolderInUse: another process has it; names that. OSError: the folder cannot be written.
         """
         if self._mine or fcntl is None:
             return ""
@@ -82,7 +86,7 @@ class FolderLock:
         while warning is None:
             try:
                 warning = self._try()
-            except BlockingIOError:
+            except FolderInUse:
                 if time.monotonic() > until:
                     raise
                 time.sleep(POLL_S)
@@ -103,6 +107,11 @@ class FolderLock:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
         os.close(held.descriptor)
+
+    def check(self) -> None:
+        """FolderInUse, as `acquire` raises it; nothing is changed, and nothing is taken."""
+        if self._path not in _held and (holder := self.holder()):
+            raise self._refusal(holder)
 
     def holder(self) -> Holder | None:
         """Who has it now; None: nobody, or, where a file system has no locks, nobody who is known to live.
@@ -158,9 +167,9 @@ class FolderLock:
             closing.pop_all()
         return self._warning(before, locks)
 
-    def _refusal(self, holder: Holder | None) -> BlockingIOError:
+    def _refusal(self, holder: Holder | None) -> FolderInUse:
         who = str(holder) if holder else "a process that has not said its name"
-        return BlockingIOError(
+        return FolderInUse(
             f"{self.folder} is in use: {who}, writes there. Wait until that has ended, end it, or choose another folder"
         )
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaleeq.folder_lock import FolderLock, Holder
+from scaleeq.folder_lock import FolderInUse, FolderLock, Holder
 from scaleeq.stopping import check_stop, stop_signals
 
 from . import machine
@@ -151,7 +151,7 @@ class Pool:
             lock, holder = FolderLock(job.folder, LOCK), None
             try:
                 lock.acquire(patience_s=0.0)
-            except BlockingIOError:
+            except FolderInUse:
                 holder = lock.holder()
             else:
                 holder = FolderLock(job.folder).holder()  # a run whose caller was killed, or that was started by hand

@@ -21,7 +21,7 @@ from scaleeq.engine import CfgNode, comm
 from scaleeq.engine.checkpoint_file import read_checkpoint
 from scaleeq.engine.config_io import read_yaml_files
 from scaleeq.files import remove_parts
-from scaleeq.folder_lock import FolderLock
+from scaleeq.folder_lock import FolderInUse, FolderLock
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class RunLock:
     def acquire(self) -> list[str]:
         """Take the locks, and remove what writers of before have left; to be called on every rank. Returns warnings.
 
-        BlockingIOError: another run writes there; on every rank, nothing is touched. OSError: a folder cannot be made.
+        FolderInUse: another run writes there; on every rank, nothing is touched. OSError: a folder cannot be made.
         """
         if self._taken:
             return []
@@ -88,6 +88,11 @@ class RunLock:
         self._taken = True
         return warnings
 
+    def check(self) -> None:
+        """FolderInUse, as `acquire` raises it, of this process alone; nothing is taken."""
+        for lock in self._locks:
+            lock.check()
+
     def release(self) -> None:
         for lock in self._locks:
             lock.release()
@@ -104,17 +109,16 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> 
     """Refuse a folder that holds another run; before anything is written there.
 
     Returns the keys that a resumed run changes, as "KEY: old -> new", for log_changes; on every rank, as the main
-    process sees the folder. ValueError: a fresh run where there are checkpoints, or a resumed one with another model or
-    other data.
+    process sees the folder. ValueError: another run writes there; a fresh run where there are checkpoints, or a resumed
+    one with another model or other data.
     """
-    if eval_only:
-        return []
     changes: list[str] = []
     problem = None
     if comm.is_main_process():
         try:
-            changes = _check_output_dir(cfg, resume=resume)
-        except ValueError as error:
+            RunLock(cfg, eval_only=eval_only).check()
+            changes = [] if eval_only else _check_output_dir(cfg, resume=resume)
+        except (FolderInUse, ValueError) as error:
             problem = str(error)
     changes, problem = comm.all_gather((changes, problem))[0]  # nobody goes on, and writes, before the check is done
     if problem is not None:

@@ -110,7 +110,7 @@ class Trainer(TrainerBase):
 
         From here on to the end of train() no other run may write to OUTPUT_DIR.
 
-        BlockingIOError: another run does. ValueError: the data sets are not those that the run began with.
+        FolderInUse: another run does. ValueError: the data sets are not those that the run began with.
         """
         for warning in self._lock.acquire():
             logger.warning(warning)
@@ -136,7 +136,7 @@ class Trainer(TrainerBase):
         SIGINT, SIGTERM and SIGHUP end it after the running step, with a checkpoint; evaluation and calibration at the
         next batch. A second one ends the process. The handlers of before come back.
 
-        BlockingIOError: another run writes to OUTPUT_DIR. Stopped, a SystemExit: by a signal; --resume goes on.
+        FolderInUse: another run writes to OUTPUT_DIR. Stopped, a SystemExit: by a signal; --resume goes on.
         SystemExit: TEST.EXPECTED_RESULTS are not met.
         """
         for warning in self._lock.acquire():

@@ -220,7 +220,7 @@ def _fork(argv: list[str], console: Path, steps: Path) -> int:
         descriptor = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # not pytest's
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))  # not pytest's
         watch_steps(steps)
         sys.argv = [str(TOOL), *argv]
         runpy.run_path(str(TOOL), run_name="__main__")

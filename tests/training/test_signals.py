@@ -187,7 +187,7 @@ def start_in(job: Job) -> int:
     """Wait until some steps are done; the id of the process of rank 1."""
     log = job.folder / "run" / "log.txt.rank1"
     until = time.monotonic() + 200
-    while "iter: 19 " not in job.output() and time.monotonic() < until:
+    while "  iter: " not in job.output() and time.monotonic() < until:
         time.sleep(0.05)
     assert log.is_file(), job.output()
     return next(pid for pid in job.pids() if any(log.samefile(path) for path in open_files(pid)))

@@ -144,6 +144,10 @@ def test_a_trainer_has_the_folder_from_its_loading_to_its_end(tmp_path):
     assert lock.holder().pid == os.getpid()
     trainer.train()
     assert lock.holder() is None
+    broken = OneStep(tiny_config(tmp_path, MODEL__WEIGHTS="absent.pth"))
+    with pytest.raises(FileNotFoundError):
+        broken.resume_or_load(resume=False)
+    assert lock.holder() is None
     trainer = OneStep(tiny_config(tmp_path))
     trainer.resume_or_load(resume=False)
     del trainer  # built in a notebook, and given up

@@ -101,7 +101,7 @@ class Trainer(TrainerBase):
         self._lock = RunLock(cfg)
         self._data: DataFingerprint | None = None
         self._saved_data: dict[str, Any] | None = None  # of the checkpoint that was loaded
-        self._trained = -1  # the last iteration whose update this process has done
+        self._trained = -1  # the last iteration that has come to its hooks
         self._from_stopped = False  # whether a checkpoint of an earlier stop is there
         self.register_hooks(self.build_hooks())
 
@@ -112,8 +112,14 @@ class Trainer(TrainerBase):
 
         FolderInUse: another run does. ValueError: the data sets are not those that the run began with.
         """
-        for warning in self._lock.acquire():
-            logger.warning(warning)
+        self._take_folder()
+        try:
+            self._resume_or_load(resume)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _resume_or_load(self, resume: bool) -> None:
         if resume and self.checkpointer.has_checkpoint():
             file = self.checkpointer.get_checkpoint_file()
             self.checkpointer.load(file)
@@ -139,8 +145,7 @@ class Trainer(TrainerBase):
         FolderInUse: another run writes to OUTPUT_DIR. Stopped, a SystemExit: by a signal; --resume goes on.
         SystemExit: TEST.EXPECTED_RESULTS are not met.
         """
-        for warning in self._lock.acquire():
-            logger.warning(warning)
+        self._take_folder()
         try:
             with stop_signals(at_once=False):
                 check_stop()
@@ -157,6 +162,10 @@ class Trainer(TrainerBase):
             verify_results(self.cfg, self.last_eval_results)
         return self.last_eval_results
 
+    def _take_folder(self) -> None:
+        for warning in self._lock.acquire():
+            logger.warning(warning)
+
     def _train(self) -> None:
         if comm.is_main_process():
             _ = self.data_fingerprint  # as the data are now, not at the first checkpoint
@@ -169,8 +178,8 @@ class Trainer(TrainerBase):
 
     def after_step(self) -> None:
         """The hooks, and the end of the training where a signal has come to any process: without an evaluation then."""
-        self._trained = self.iter
         stop = largest_over_ranks(stop_requested(), comm)
+        self._trained = self.iter
         if not stop:
             super().after_step()
             self._remove_stopped()
@@ -192,7 +201,7 @@ class Trainer(TrainerBase):
         self._remove_stopped()
 
     def _save_stopped(self) -> None:
-        """Save what the last checkpoint does not have yet, where the iteration in progress is through its update."""
+        """Save what the last checkpoint does not have yet, where the iteration in progress has come to its hooks."""
         if self._trained != self.iter or not comm.is_main_process():
             return
         regular = [f"model_{self.iter:07d}"] + ["model_final"] * (self.iter == self.max_iter - 1)

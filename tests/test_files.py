@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from scaleeq import files
-from scaleeq.files import part_of, read_json, replacing, set_aside, write_json, write_text
+from scaleeq.files import part_of, read_json, remove_parts, replacing, set_aside, write_json, write_text
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -76,7 +78,7 @@ def test_file_then_rename_then_folder_reach_the_disk(tmp_path: Path, monkeypatch
     monkeypatch.setattr(files.os, "fsync", watched_fsync)
     monkeypatch.setattr(files.os, "replace", watched_replace)
     write_text(tmp_path / "a.txt", "new")
-    assert seen == [("fsync", ".a.txt.part"), ("replace", "a.txt"), ("fsync", tmp_path.name)]
+    assert seen == [("fsync", part_of("a.txt").name), ("replace", "a.txt"), ("fsync", tmp_path.name)]
 
 
 KILLED = """
@@ -99,10 +101,48 @@ def test_a_killed_writer_leaves_the_old_file_whole(tmp_path: Path) -> None:
         writer.send_signal(signal.SIGKILL)
     assert writer.returncode == -signal.SIGKILL
     assert file.read_text() == "old"
-    assert names(tmp_path) == [".a.txt.part", "a.txt"] == sorted([part_of(file).name, file.name])
+    part = f".a.txt.{re.sub('[^a-zA-Z0-9_]', '_', socket.gethostname())}-{writer.pid}.part"
+    assert names(tmp_path) == [part, "a.txt"]
     write_text(file, "new")
     assert file.read_text() == "new"
+    remove_parts(tmp_path)
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_two_writers_of_one_file_do_not_share_a_part(tmp_path: Path) -> None:
+    """The file is what the last one wrote, whole, and the other's part is neither read nor removed."""
+    file = tmp_path / "a.txt"
+    command = [sys.executable, "-c", KILLED, str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as other:
+        assert other.stdout is not None and other.stdout.readline() == "writing\n"
+        write_text(file, "mine")
+        for locked in (False, True):
+            remove_parts(tmp_path, locked=locked)
+            assert len(names(tmp_path)) == 2, "it is of a process that lives"
+        other.send_signal(signal.SIGKILL)
+    assert file.read_text() == "mine"
+
+
+def test_parts_of_the_dead_are_removed(tmp_path: Path) -> None:
+    own, here = part_of(tmp_path / "own.pth"), part_of(tmp_path / "a.pth").name.rpartition("-")[0]
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    elsewhere, living = tmp_path / ".a.pth.node_7-1.part", tmp_path / f"{here}-{os.getppid()}.part"
+    here_dead, nameless = tmp_path / f"{here}-{dead.pid}.part", tmp_path / ".log.txt.part"
+    for path in (own, elsewhere, living, here_dead, nameless, tmp_path / "b.part"):
+        path.write_text("half")
+    remove_parts(tmp_path, of="*.pth")
+    assert names(tmp_path) == sorted(path.name for path in (own, elsewhere, living, nameless, tmp_path / "b.part"))
+    remove_parts(tmp_path)
+    assert names(tmp_path) == sorted(path.name for path in (own, elsewhere, living, tmp_path / "b.part"))
+    remove_parts(tmp_path, locked=True)
+    assert names(tmp_path) == sorted(path.name for path in (living, tmp_path / "b.part"))
+
+
+def test_a_long_name_has_a_part_too(tmp_path: Path) -> None:
+    file = tmp_path / ("ü" * 125 + ".txt")  # 254 of 255 bytes
+    write_text(file, "whole")
+    assert names(tmp_path) == [file.name]
 
 
 NO_ROOM = """

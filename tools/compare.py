@@ -14,8 +14,8 @@ not trained again, interrupted ones go on: the same command continues. The outpu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from scaleeq.comparison import (
     write_report,
     write_runs,
 )
+from scaleeq.stopping import Stopped, stop_signals
 
 TRAIN = Path(__file__).with_name("train_net.py")
 
@@ -57,7 +58,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone, which is no reason to leave the runs alone
+        print(text, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,13 +74,13 @@ def main(argv: list[str] | None = None) -> int:
     plan = read_plan(arguments.file, seeds=arguments.seeds)
     status = 0
     if not arguments.summary_only:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            failed = execute(plan, arguments.output, train=[str(TRAIN)], jobs=arguments.jobs, say=say)
+            with stop_signals(at_once=True):
+                failed = execute(plan, arguments.output, train=[str(TRAIN)], jobs=arguments.jobs, say=say)
             status = 1 if failed else 0
-        except KeyboardInterrupt:
-            say("Stopped. The same command goes on from here.")
-            status = 130
+        except Stopped as stop:
+            say(f"Stopped by {stop.signal_name}, and the runs with it. The same command goes on from here.")
+            status = 128 + stop.number
     content = summarize_comparison(plan, arguments.output)
     paths = write_report(content, arguments.output)
     say("\n" + comparison_table(content, style="simple") + "\n")

@@ -17,6 +17,7 @@ under $DETECTRON2_DATASETS (default ./datasets).
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from typing import Any
 
@@ -33,6 +34,7 @@ from scaleeq.engine import (
     setup_logger,
 )
 from scaleeq.training import (
+    RunLock,
     Trainer,
     check_output_dir,
     choose_algorithms,
@@ -44,10 +46,11 @@ from scaleeq.training import (
     log_engine,
 )
 
+logger = logging.getLogger("scaleeq.train_net")
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """The frozen config of the command line; its OUTPUT_DIR, log and seeds are set up."""
-    cfg = load_config(args.config_file, args.opts)
+
+def setup(args: argparse.Namespace, cfg: CfgNode, warnings: list[str]) -> None:
+    """Freeze the config of the command line; set up its OUTPUT_DIR, log and seeds. warnings: for the log."""
     changes = check_output_dir(cfg, resume=args.resume, eval_only=args.eval_only)
     written = evaluation_config(cfg) if args.eval_only else cfg
     setup_logger(written.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="scaleeq")
@@ -55,22 +58,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     default_setup(written, args)
     log_engine()
+    for warning in warnings:
+        logger.warning(warning)
     log_changes(changes)
     limit_threads(cfg)
     choose_algorithms(cfg)
-    return cfg
 
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:
-    cfg = setup(args)
-    results: dict[str, Any] | None
-    if args.eval_only:
-        results = evaluate_only(cfg, Trainer, resume=args.resume)
-    else:
+    cfg = load_config(args.config_file, args.opts)
+    with RunLock(cfg, eval_only=args.eval_only) as warnings:
+        setup(args, cfg, warnings)
+        if args.eval_only:
+            return evaluate_only(cfg, Trainer, resume=args.resume)
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
-        results = trainer.train()
-    return results
+        return trainer.train()
 
 
 if __name__ == "__main__":

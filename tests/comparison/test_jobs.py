@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from scaleeq.comparison import jobs as jobs_module
 from scaleeq.comparison import machine
 from scaleeq.comparison.jobs import CONSOLE, LOCK, Job, Pool
+from scaleeq.folder_lock import RUNNING
 
 LOG = "import sys, time; f = open(sys.argv[1], 'a'); f.write(sys.argv[2] + chr(10)); f.close(); "
 
@@ -77,30 +79,69 @@ def is_running(pid):
         return False
 
 
-def test_a_folder_whose_process_lives_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs_module, "STOP_S", 0.2)
-    (tmp_path / "a").mkdir()
-    with (tmp_path / "a" / LOCK).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="another call"):
-            Pool(jobs=1).run([job(tmp_path, "a")], lambda end: None)
-    assert not (tmp_path / "log.txt").exists()
-    Pool(jobs=1).run([job(tmp_path, "a")], lambda end: None)
-    assert logged(tmp_path) == ["a"]
+HOLD = "import sys; from scaleeq.folder_lock import FolderLock; lock = FolderLock(sys.argv[1], sys.argv[2]); "
+HOLD += "lock.acquire(); print('held', flush=True); sys.stdin.readline()"
 
 
-def test_the_lock_is_held_as_long_as_the_job_lives(tmp_path):
-    seen = []
+@pytest.mark.parametrize("name", [LOCK, RUNNING])
+def test_a_job_that_another_process_has_is_left_to_it_until_it_ends(tmp_path, monkeypatch, name):
+    """LOCK: another caller runs it; RUNNING: a run that was started by hand, or whose caller was killed."""
+    monkeypatch.setattr(jobs_module, "BUSY_S", 0.05)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "a"), name]
+    said = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
 
-    def look(end):
-        with (tmp_path / "long" / LOCK).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                seen.append(end.job.name)
+        def end(end):
+            assert logged(tmp_path) == (["b"] if end.job.name == "b" else ["b", "a"])
+            if end.job.name == "b":
+                holder.communicate("\n")
 
-    Pool(jobs=2).run([job(tmp_path, "long", "time.sleep(0.7)"), job(tmp_path, "short")], look)
-    assert seen == ["short"]
+        ends = Pool(jobs=2, say=said.append).run([job(tmp_path, "a"), job(tmp_path, "b")], end)
+    assert [end.job.name for end in ends] == ["b", "a"]
+    assert len(said) == 1 and said[0].startswith("a: ") and f"process {holder.pid} on {socket.gethostname()}" in said[0]
+
+
+def call(folder, code, *arguments):
+    """A caller of six jobs, as a process, one at a time; it ends well where all are done."""
+
+    def run():
+        for number in (signal.SIGINT, signal.SIGHUP):  # a job in the background ignores them
+            signal.signal(number, signal.SIG_DFL)
+        pool = Pool(jobs=1, done=lambda job: (job.folder / "done").exists())
+        jobs = [job(folder, name, code, *arguments) for name in "abcdef"]
+        pool.run(jobs, lambda end: (end.job.folder / "done").touch())
+        assert all((folder / name / "done").exists() for name in "abcdef")
+
+    caller = multiprocessing.get_context("fork").Process(target=run)
+    caller.start()
+    return caller
+
+
+def test_two_callers_share_the_jobs_and_each_waits_for_all(tmp_path):
+    callers = [call(tmp_path, "time.sleep(0.3)") for _ in range(2)]
+    for caller in callers:
+        caller.join(timeout=100)
+    assert [caller.exitcode for caller in callers] == [0, 0]
+    assert sorted(logged(tmp_path)) == list("abcdef"), "each ran once"
+    assert not list(tmp_path.rglob(LOCK))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_the_jobs_end_before_they_are_killed(tmp_path, number):
+    """The first job answers as a training does; its caller gets the signal while it runs."""
+    answer = "import signal; signal.signal(15, lambda *_: (open(sys.argv[3], 'w').close(), sys.exit(0))); "
+    answer += "open(sys.argv[4], 'w').close(); time.sleep(60)"
+    saved, ready = tmp_path / "saved", tmp_path / "ready"
+    caller = call(tmp_path, answer, str(saved), str(ready))
+    until = time.monotonic() + 60
+    while not ready.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    started = time.monotonic()
+    os.kill(caller.pid, number)
+    caller.join(timeout=60)
+    assert caller.exitcode == 128 + (2 if number == signal.SIGINT else 15)
+    assert time.monotonic() - started < 10 and saved.exists() and logged(tmp_path) == ["a"]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="Linux alone says what memory a tree takes")

@@ -7,6 +7,9 @@ after some kills left to end; then its files are compared with those of a run th
 does not resume, if a file in its folder is broken, or if anything but times differs. A third of the moments are uniform
 over what is left of the run; the others are aimed, so that rare phases get their share. Every third run is float16 with
 a loss scaler. `--variant "two processes"` starts two ranks, from a command of its own that nobody looks into.
+
+With `--signals` the blow is SIGTERM, SIGINT, SIGHUP or SIGKILL, to the first process, to all, or to one rank. A run is
+lost as well if it does not end within a minute with the signal's exit status, or trains a step again that it had done.
 """
 
 from __future__ import annotations
@@ -41,9 +44,13 @@ from .kill_run import write_scenes
 MAX_KILLS_OF_A_RUN = 8
 
 
-def work(references: list[Unbroken], folder: Path, kills: int, seed: list[int], report: Path) -> None:
+def work(
+    references: list[Unbroken], folder: Path, kills: int, seed: list[int], report: Path, *, signals: bool = False
+) -> None:
     """So many kills, in turns on runs as each reference; the runs go to the file `report`."""
-    killers = [Killer(reference, folder, seed=[*seed, index]) for index, reference in enumerate(references)]
+    killers = [
+        Killer(reference, folder, seed=[*seed, index], signals=signals) for index, reference in enumerate(references)
+    ]
     rng = np.random.default_rng(seed)
     runs: list[Run] = []
     while (missing := kills - sum(len(run.kills) for run in runs)) > 0:
@@ -55,7 +62,9 @@ def work(references: list[Unbroken], folder: Path, kills: int, seed: list[int], 
         report.write_text(json.dumps([asdict(run) for run in runs]))
 
 
-def campaign(folder: Path, *, kills: int, seed: int, workers: int, variants: list[str], watched: bool) -> list[Run]:
+def campaign(
+    folder: Path, *, kills: int, seed: int, workers: int, variants: list[str], watched: bool, signals: bool
+) -> list[Run]:
     """All runs, of all workers. Must be called before this process has started a thread: it forks."""
     unbroken = {
         variant: run_unbroken(folder / "unbroken" / variant.replace(" ", "-"), variant, watched=watched)
@@ -66,7 +75,8 @@ def campaign(folder: Path, *, kills: int, seed: int, workers: int, variants: lis
     jobs, reports = [], [folder / f"report-{worker}.json" for worker in range(workers)]
     for worker, report in enumerate(reports):
         share = kills // workers + (worker < kills % workers)
-        jobs.append(fork.Process(target=work, args=(references, folder, share, [seed, worker], report)))
+        args = (references, folder, share, [seed, worker], report)
+        jobs.append(fork.Process(target=work, args=args, kwargs={"signals": signals}))
         jobs[-1].start()
     for job in jobs:
         job.join()
@@ -81,6 +91,9 @@ def summary(runs: list[Run]) -> dict[str, Any]:
     phases = Counter(kill.phase for kill in kills)
     return {
         "kills": len(kills),
+        "kills_by_signal": dict(Counter(kill.signal for kill in kills)),
+        "steps_repeated_after_a_signal": sum(kill.repeated for kill in kills if kill.signal != "SIGKILL"),
+        "longest_from_signal_to_end_s": max((kill.ended_s for kill in kills), default=0.0),
         "runs": len(runs),
         "lost_runs": sum(bool(run.faults) for run in runs),
         "steps_repeated": sum(kill.repeated for kill in kills),
@@ -94,6 +107,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")
     parser.add_argument("--variant", action="append", help="float32, float16 or 'two processes'; may be repeated")
+    parser.add_argument("--signals", action="store_true", help="SIGTERM, SIGINT, SIGHUP and SIGKILL in turns")
     parser.add_argument("--folder", type=Path, help="an empty folder for the runs; lost ones stay there")
     parser.add_argument("--output", type=Path, help="the report, a JSON file")
     options = parser.parse_args()
@@ -104,7 +118,13 @@ def main() -> int:
     os.environ["DETECTRON2_DATASETS"] = str(folder / "datasets")
     started = time.perf_counter()
     runs = campaign(
-        folder, kills=options.kills, seed=options.seed, workers=options.workers, variants=variants, watched=watched
+        folder,
+        kills=options.kills,
+        seed=options.seed,
+        workers=options.workers,
+        variants=variants,
+        watched=watched,
+        signals=options.signals,
     )
     report = {
         "command": f"python -m tests.training.kill_campaign {shlex.join(sys.argv[1:])}",

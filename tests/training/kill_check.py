@@ -139,13 +139,15 @@ def metric_differences(reference: Path, folder: Path, parts: Sequence[Part], ste
 def _row_differences(row: dict[str, Any], known: dict[int, dict[str, Any]], steps: Steps, start: int) -> Iterator[str]:
     iteration = row["iteration"]
     for key, value in row.items():
-        if key in TIMES or (not steps and key in SMOOTHED):
+        if key in TIMES or key == "iteration" or (not steps and key in SMOOTHED):
             continue
         if key in SMOOTHED:
             window = [steps[i][key] for i in range(max(start, iteration - 19), iteration + 1)]
             expected: Any = float(np.median(window))
         elif key in known.get(iteration, {}):
             expected = known[iteration][key]
+        elif key == "lr":  # the line of an iteration after which a signal ended the attempt
+            expected = steps[iteration][key] if steps else value
         else:
             yield f"metrics.json has {key} at iteration {iteration}, which the unbroken run has not"
             continue

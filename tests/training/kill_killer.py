@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from .kill_moments import (
     REPEATED,
     UNIFORM,
     last_tag,
+    next_iteration,
     phase_of,
     resumed_from,
     start_of,
@@ -27,6 +29,8 @@ from .kill_moments import (
 from .kill_run import ITERATIONS, STEPS_FILE, Attempt, arguments, read_steps
 
 TIMEOUT_S = 240.0
+PATIENCE_S = 60.0  # from a signal to the end of the process
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class Kill:
     aim: str
     phase: str
     seconds: float  # after the start of the attempt
+    signal: str  # SIGKILL to all processes; another one is answered
+    to: str  # "process", "group" or "rank"
+    ended_s: float  # after the signal
     steps: int  # that the attempt had done
     resumed_from: str  # "": there was no checkpoint yet
     resumed_at: int  # iteration
@@ -63,10 +70,9 @@ class Unbroken:
     startup_s: float
     training_s: float
 
-    def seconds_left(self, tag: str) -> float:
-        """How long a run takes from the checkpoint of this name on."""
-        digits = "".join(filter(str.isdigit, tag))
-        start = int(digits) + 1 if digits else ITERATIONS if tag else 0
+    def seconds_left(self, folder: Path) -> float:
+        """How long a run takes from the last checkpoint of this folder on."""
+        start = next_iteration(folder, ITERATIONS)
         return self.startup_s + self.training_s * (1 - start / (ITERATIONS + 1))
 
 
@@ -92,11 +98,12 @@ def _console(folder: Path) -> str:
 class Killer:
     """Kills runs that should all end as `reference` did.
 
-    folder: of the runs; those with faults stay.
+    folder: of the runs; those with faults stay. signals: instead of SIGKILL alone, any of SIGNALS.
     """
 
-    def __init__(self, reference: Unbroken, folder: Path, *, seed: list[int]):
+    def __init__(self, reference: Unbroken, folder: Path, *, seed: list[int], signals: bool = False):
         self.reference = reference
+        self.signals = signals
         self.folder = folder
         self.rng = np.random.default_rng(seed)
         self._aims: list[str] = []
@@ -113,20 +120,23 @@ class Killer:
             aim = "" if left_alone else self._draw(output_dir)
             attempt = Attempt(output_dir, arguments(output_dir, self.reference.variant), watched=self.reference.watched)
             try:
-                killed = self._attack(attempt, aim)
+                blow = self._attack(attempt, aim)
             except TimeoutError as error:
                 run.faults.append(str(error))
                 break
+            killed = blow is not None
             log, start = attempt.log(), start_of(attempt.log())
             if start is not None or not killed:
                 kills = [_resumed(kill, log, start or 0) for kill in kills]
             parts.append(Part(parts[-1].start if start is None and parts else start or 0, whole_lines(output_dir)))
             run.faults += damage(output_dir) + step_differences(self.reference.steps, attempt.steps())
-            if not killed:
+            if blow is None:
                 run.faults += self._ending(attempt, parts)
                 break
-            kills.append(self._kill(name, aim, attempt))
+            kills.append(self._kill(name, aim, attempt, blow))
         run.kills = [Kill(**kill) for kill in kills]
+        again = [kill for kill in run.kills if kill.signal != "SIGKILL" and kill.repeated]
+        run.faults += [f"trained again after {kill.signal}: {kill}" for kill in again]
         if not run.faults:
             shutil.rmtree(folder)
         return run
@@ -142,27 +152,57 @@ class Killer:
                 return self._aims.pop(index)
         return UNIFORM
 
-    def _attack(self, attempt: Attempt, aim: str) -> bool:
-        """Whether the attempt was killed; not, where it ended before or has no aim."""
-        expected = self.reference.seconds_left(last_tag(attempt.output_dir))
+    def _attack(self, attempt: Attempt, aim: str) -> dict[str, Any] | None:
+        """What ended the attempt; None, where it ended before or has no aim.
+
+        TimeoutError: it does not end, or it ends as if nothing had come.
+        """
+        expected = self.reference.seconds_left(attempt.output_dir)
         left = self._pace * expected
         latest_s = left * float(self.rng.uniform(0.0 if aim == UNIFORM else 0.8, 1.0))
         if aim in (FINAL_EVALUATION, ENDING):
             latest_s = TIMEOUT_S
         skip = int(self.rng.integers(5)) if aim in REPEATED else 0
         delay = float(self.rng.uniform()) * (self.rng.uniform() > 0.3)
+        number = SIGNALS[self.rng.integers(len(SIGNALS))] if self.signals else signal.SIGKILL
+        to = ("process", "group") if self.reference.watched else ("process", "group", "rank")
+        target = to[self.rng.integers(len(to))] if self.signals and number != signal.SIGKILL else "group"
         came = wait_for(attempt, aim, skip=skip, delay=delay, latest_s=latest_s, timeout_s=TIMEOUT_S)
         if not came:
             self._pace = (self._pace * attempt.seconds / expected) ** 0.5
-        return came and attempt.kill()
+            return None
+        if number == signal.SIGKILL:
+            killed = attempt.kill()
+            blow = {"phase": phase_of(attempt), "seconds": round(attempt.seconds, 3), "ended_s": 0.0}
+        else:
+            killed, blow = self._signal(attempt, number, target)
+        return {**blow, "signal": signal.Signals(number).name, "to": target} if killed else None
 
-    def _kill(self, name: str, aim: str, attempt: Attempt) -> dict[str, Any]:
+    def _signal(self, attempt: Attempt, number: int, to: str) -> tuple[bool, dict[str, Any]]:
+        """Whether the signal ended the attempt, and when that was."""
+        if attempt.ended():
+            return False, {}
+        blow = {"phase": phase_of(attempt), "seconds": round(attempt.seconds, 3)}
+        attempt.send(number, to)
+        sent = time.perf_counter()
+        name = f"{signal.Signals(number).name} to the {to} in the phase {blow['phase']!r}"
+        if not attempt.wait(PATIENCE_S):
+            raise TimeoutError(f"{name} was not answered within {PATIENCE_S:.0f} s:\n{attempt.log()[-2000:]}")
+        answered = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+        if attempt.status == 0 and blow["phase"] == ENDING:
+            return False, {}  # it had ended
+        if attempt.status not in (128 + answered, -number):
+            raise TimeoutError(
+                f"{name} was answered by status {attempt.status}:\n{_console(attempt.output_dir.parent)}"
+            )
+        return True, {**blow, "ended_s": round(time.perf_counter() - sent, 3)}
+
+    def _kill(self, name: str, aim: str, attempt: Attempt, blow: dict[str, Any]) -> dict[str, Any]:
         steps = attempt.steps()
         return {
             "run": name,
             "aim": aim,
-            "phase": phase_of(attempt),
-            "seconds": round(attempt.seconds, 3),
+            **blow,
             "steps": len(steps),
             "resumed_from": "",
             "resumed_at": -1,

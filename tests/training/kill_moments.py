@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from .kill_run import Attempt
 
 START_UP, CALIBRATION, STEP, ENDING = "start-up", "calibration", "step", "after the last evaluation"
@@ -33,6 +35,15 @@ def last_tag(folder: Path) -> str:
     """What last_checkpoint names; "" without it."""
     tag = folder / "last_checkpoint"
     return tag.read_text() if tag.is_file() else ""
+
+
+def next_iteration(folder: Path, iterations: int) -> int:
+    """The first iteration that the last checkpoint does not hold, of so many; 0 without one."""
+    tag = last_tag(folder)
+    if tag == "model_stopped.pth":
+        return torch.load(folder / tag, map_location="cpu", weights_only=True, mmap=True)["iteration"] + 1
+    digits = "".join(filter(str.isdigit, tag))
+    return int(digits) + 1 if digits else iterations if tag else 0
 
 
 def _parts(attempt: Attempt) -> set[str]:
@@ -76,11 +87,11 @@ def _evaluated_at_end(log: str) -> bool:
 
 
 def phase_of(attempt: Attempt) -> str:
-    """One of PHASES: in what a dead attempt was."""
+    """One of PHASES: in what an attempt is, or was when it died."""
     log, parts = attempt.log(), _parts(attempt)
     if any(name.startswith(".model_best.pth") for name in parts):
         return BEST
-    if any(name.endswith(".pth.part") for name in parts):
+    if any(".pth." in name for name in parts):
         return WRITING
     if _tagging(attempt, log):
         return TAGGING
@@ -101,7 +112,7 @@ def _writes(attempt: Attempt, pattern: str) -> bool:
 
 def _config_is_cut(attempt: Attempt) -> bool:
     config = attempt.output_dir / "config.yaml"
-    return _writes(attempt, r"\.config\.yaml\.part") or (config.is_file() and not config.stat().st_size)
+    return _writes(attempt, r"\.config\.yaml\..*\.part") or (config.is_file() and not config.stat().st_size)
 
 
 # What to wait for, and the longest time in seconds to wait after it.
@@ -109,11 +120,11 @@ AIMS: dict[str, tuple[Callable[[Attempt], bool], float]] = {
     START_UP: (lambda attempt: bool(attempt.log()), 0.3),
     "config.yaml is written": (_config_is_cut, 0.0),
     CALIBRATION: (lambda attempt: _calibrating(attempt.log()), 0.2),
-    WRITING: (lambda attempt: _writes(attempt, r"\.model_(\d+|final)\.pth\.part"), 0.02),
+    WRITING: (lambda attempt: _writes(attempt, r"\.model_(\d+|final|stopped)\.pth\..*\.part"), 0.02),
     TAGGING: (lambda attempt: _tagging(attempt, attempt.log()), 0.0),
     EVALUATION: (lambda attempt: _evaluating(attempt.log()), 0.1),
-    BEST: (lambda attempt: _writes(attempt, r"\.model_best\.pth\.part"), 0.005),
-    RECORD: (lambda attempt: _writes(attempt, r"\..*\.json\.part"), 0.0),
+    BEST: (lambda attempt: _writes(attempt, r"\.model_best\.pth\..*\.part"), 0.005),
+    RECORD: (lambda attempt: _writes(attempt, r"\..*\.json\..*\.part"), 0.0),
     FINAL_EVALUATION: (lambda attempt: _evaluating(attempt.log()) and _ends(attempt.log()), 0.1),
     ENDING: (lambda attempt: _evaluated_at_end(attempt.log()), 0.02),
 }

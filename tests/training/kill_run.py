@@ -109,7 +109,12 @@ class Attempt:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
             actions = [(os.POSIX_SPAWN_OPEN, 1, str(console), flags, 0o644), (os.POSIX_SPAWN_DUP2, 1, 2)]
             command = [sys.executable, str(TOOL), *argv]
-            self.pid = os.posix_spawn(sys.executable, command, environment, file_actions=actions, setpgroup=0)
+            self.pid = os.posix_spawn(
+                *(sys.executable, command, environment),
+                file_actions=actions,
+                setpgroup=0,
+                setsigdef=[signal.SIGINT],  # a job in the background ignores it
+            )
         self.status: int | None = None
 
     @property
@@ -132,6 +137,25 @@ class Attempt:
         self._kill_group()
         self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.status == -signal.SIGKILL
+
+    def send(self, number: int, to: str = "process") -> None:
+        """A signal to the first process, to all ("group"), or to one that it has started as a rank ("rank")."""
+        with contextlib.suppress(ProcessLookupError):
+            if to == "group":
+                os.killpg(self.pid, number)
+            else:
+                ranks = children(self.pid, "spawn_main") if to == "rank" else []
+                os.kill(ranks[-1] if ranks else self.pid, number)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the first process ends within so long; after that it is killed."""
+        until = time.perf_counter() + seconds
+        while not self.ended():
+            if time.perf_counter() > until:
+                self.kill()
+                return False
+            time.sleep(0.002)
+        return True
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -161,6 +185,17 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def children(parent: int, word: str) -> list[int]:
+    """Processes that `parent` has started and that have this word in their command lines, in the order of their ids."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            of = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if of == parent and word.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return sorted(found)
+
+
 def _all_dead(group: int) -> bool:
     """Whether what is left of a process group are zombies that somebody has yet to wait for."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -181,15 +216,19 @@ def _fork(argv: list[str], console: Path, steps: Path) -> int:
     status = 1
     try:
         os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
         descriptor = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))  # not pytest's
         watch_steps(steps)
         sys.argv = [str(TOOL), *argv]
         runpy.run_path(str(TOOL), run_name="__main__")
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except KeyboardInterrupt:  # before the command has come to its own answer
+        status = 128 + signal.SIGINT
     except BaseException:
         traceback.print_exc()
     finally:
@@ -207,6 +246,7 @@ def watch_steps(path: Path) -> None:
             names = [name for name in self.storage.latest() if "loss" in name or name == "grad_norm"]
             values = {name: self.storage.latest()[name] for name in names}
             now = {name: value for name, (value, iteration) in values.items() if iteration == self.iter}
+            now["lr"] = self.optimizer.param_groups[0]["lr"]
             line = json.dumps({"iteration": self.iter, **now}) + "\n"
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.write(descriptor, line.encode())

@@ -89,11 +89,12 @@ class Job:
     def left_over(self, patience_s: float = 15.0) -> list[int]:
         """Ids of processes of the job that still run after so long."""
         end = time.monotonic() + patience_s
-        while (found := self._running()) and time.monotonic() < end:
+        while (found := self.pids()) and time.monotonic() < end:
             time.sleep(0.2)
         return found
 
-    def _running(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """Of the job's processes that run."""
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -105,7 +106,7 @@ class Job:
         return found
 
     def clean_up(self) -> None:
-        for pid in self._running():
+        for pid in self.pids():
             os.kill(pid, signal.SIGKILL)
         for process in self.processes:
             process.wait()

@@ -9,13 +9,15 @@ import shutil
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
-from scaleeq.engine import SafeCheckpointer
+from scaleeq.data.toy import CLASSES, render_scene
+from scaleeq.engine import DatasetCatalog, SafeCheckpointer
 from scaleeq.training import check_disk_space, check_output_dir, evaluation_config
 from scaleeq.training.output_dir import checkpoint_bytes, log_changes
 
-from .tiny import tiny_config
+from .tiny import OneStep, tiny_config
 
 
 @pytest.fixture
@@ -111,6 +113,73 @@ def test_a_config_of_an_older_version_is_compared_in_what_both_have(tmp_path):
     del tree["MODEL"]["CHANNELS_LAST"], tree["MODEL"]["LOSS"]["OHEM"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
     assert check_output_dir(cfg, resume=True) == []
+
+
+# ---------------------------------------------------------------------------------------------------- data
+
+
+def trained_on_files(folder, name=""):
+    """A run of one step on toy scenes as files; its config, and the data sets' folder. name: of the data set."""
+    base = folder / "first" / "moving"
+    name = name or f"folder:{base}"
+    for split, count in (("train", 6), ("val", 3)):
+        for kind in ("images", "labels"):
+            (base / kind / split).mkdir(parents=True)
+        for index in range(count):
+            image, labels = render_scene(split, index)
+            Image.fromarray(image).save(base / "images" / split / f"{index}.png")
+            Image.fromarray(labels).save(base / "labels" / split / f"{index}.png")
+    (base / "classes.txt").write_text("\n".join(CLASSES))
+    sets = {"DATASETS__TRAIN": (f"{name}/train",), "DATASETS__TEST": (f"{name}/val",)}
+    short = {"SOLVER__MAX_ITER": 1, "SOLVER__WARMUP_ITERS": 0, "MODEL__TIMM__NAME": "test_resnet"}
+    cfg = tiny_config(folder / "run", **sets, **short)
+    trainer = OneStep(cfg)
+    trainer.train()
+    trainer.checkpointer.save("model_0000000", iteration=0)
+    (folder / "run" / "config.yaml").write_text(cfg.dump())
+    return cfg, base
+
+
+@pytest.mark.parametrize(("split", "key"), [("train", "DATASETS.TRAIN"), ("val", "DATASETS.TEST")])
+def test_a_run_is_not_resumed_on_other_data(tmp_path, split, key):
+    cfg, base = trained_on_files(tmp_path)
+    assert check_output_dir(cfg, resume=True) == []
+    OneStep(cfg).resume_or_load()
+    for kind in ("images", "labels"):
+        os.unlink(base / kind / split / "1.png")
+    count = {"train": 6, "val": 3}[split]
+    words = (
+        rf"--resume in .*run, but its data have changed: {key} folder:.*/{split} has {count - 1} images, the run began "
+    )
+    words += rf"with {count}: they differ from image 2 on, now 2.png\. Put .* OUTPUT_DIR"
+    for refused in (lambda: check_output_dir(cfg, resume=True), OneStep(cfg).resume_or_load):
+        with pytest.raises(ValueError, match=words) as refusal:
+            refused()
+        assert "\n" not in str(refusal.value)
+    assert check_output_dir(tiny_config(tmp_path / "new"), resume=False) == []
+
+
+def test_data_that_have_moved_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "first"))
+    cfg, base = trained_on_files(tmp_path, name="folder:moving")
+    shutil.copytree(base, tmp_path / "second" / "moving")
+    shutil.rmtree(base)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "second"))
+    DatasetCatalog.remove("folder:moving/train")  # a process looks for a folder once
+    DatasetCatalog.remove("folder:moving/val")
+    assert check_output_dir(cfg, resume=True) == []
+
+
+def test_a_checkpoint_of_an_older_version_is_resumed_with_a_warning(tmp_path, caplog):
+    cfg, base = trained_on_files(tmp_path)
+    content = torch.load(tmp_path / "run" / "model_0000000.pth", weights_only=True)
+    assert len(content["trainer"].pop("data")["DATASETS.TRAIN"][f"folder:{base}/train"]) == 6
+    torch.save(content, tmp_path / "run" / "model_0000000.pth")
+    for kind in ("images", "labels"):
+        os.unlink(base / kind / "train" / "1.png")
+    assert check_output_dir(cfg, resume=True) == []
+    OneStep(cfg).resume_or_load()
+    assert caplog.text.count("does not say on which images the run began") == 1
 
 
 def test_an_evaluation_writes_into_its_own_folder(tmp_path):

@@ -1,18 +1,22 @@
 """How a run's files are written: beside their place first, then renamed, so that each is the old one or the new one.
 
-Source: the usual recipe for POSIX file systems (write, fsync, rename, fsync of the folder). The part has a fixed name,
-`.<name>.part`: a writer that is killed leaves at most this one, and the next writer of the same file overwrites it.
+Source: the usual recipe for POSIX file systems (write, fsync, rename, fsync of the folder). The part is named after the
+file and its writer, `.<name>.<host>-<pid>.part`, so that two writers of one file never share one: the file is what one
+of them wrote. A writer that is killed leaves its part; `remove_parts` takes such away.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import itertools
 import json
 import logging
 import math
 import os
+import re
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +26,52 @@ logger = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+_PART = re.compile(r"\.(?P<name>.*?)(?:\.(?P<host>\w+)-(?P<pid>\d+))?\.part")  # an older version's has no writer
+_LONGEST_NAME = 160  # bytes of a file's name in its part's, which has 255 for all
+
+
 def part_of(path: str | os.PathLike[str]) -> Path:
-    """Where the next content of `path` is written before it takes its place."""
+    """Where this process writes the next content of `path` before it takes its place."""
     path = Path(path)
-    return path.with_name(f".{path.name}.part")
+    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
+    return path.with_name(f".{name}.{_host()}-{os.getpid()}.part")
+
+
+def remove_parts(folder: str | os.PathLike[str], *, of: str = "*", locked: bool = False) -> None:
+    """Remove what killed writers have left in a folder (not in those below it).
+
+    of: which files' parts, a pattern. locked: this process has just taken the folder's lock. Then parts of other hosts
+    go too, of whose processes cannot be seen whether they live, and those of this process's own number, which an
+    earlier container had.
+    """
+    for part in Path(folder).glob(".*.part"):
+        writer = _PART.fullmatch(part.name)
+        if writer is None or not fnmatch.fnmatchcase(writer["name"], of):
+            continue
+        if writer["pid"] is None:
+            dead = True
+        elif writer["host"] != _host() or int(writer["pid"]) == os.getpid():
+            dead = locked
+        else:
+            dead = not is_alive(int(writer["pid"]))
+        if dead:
+            part.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this host has a process of that number. POSIX alone."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _host() -> str:
+    """The host's name as a part's name has it."""
+    return re.sub(r"\W", "_", socket.gethostname())[:32]
 
 
 @contextlib.contextmanager

@@ -43,7 +43,8 @@ def execute(
     say: told of the progress.
 
     ValueError, KeyError, FileNotFoundError: a config, a data set or the folder is wrong; before the first run.
-    KeyboardInterrupt: after all runs are stopped; the same call goes on where they were.
+    Stopped: by a signal, after all runs are stopped; the same call goes on where they were. Another call in the same
+    folder shares the runs with this one; each returns when all are there.
     """
     check(plan, output)
     wanted = [(run_folder(output, variant, seed), variant, seed) for variant, seed in plan.runs()]
@@ -62,9 +63,11 @@ def execute(
     if len(todo) < len(wanted):
         say(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there already")
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, "SCALEEQ_ENGINE": engine.NAME}
-    pool = Pool(jobs=jobs, settled=lambda job: _was_evaluated(job, plan.metric), environment=environment, say=say)
-    progress = _Progress(plan, num_runs=len(wanted), num_todo=len(todo), pool=pool, say=say)
-    return [end for end in pool.run(todo, progress) if not (end.job.folder / RUN_FILE).is_file()]
+    pool = Pool(
+        jobs=jobs, settled=lambda job: _was_evaluated(job, plan.metric), done=_is_done, environment=environment, say=say
+    )
+    progress = _Progress(plan, num_runs=len(wanted), pool=pool, say=say)
+    return [end for end in pool.run(todo, progress) if not _is_done(end.job)]
 
 
 def check(plan: Plan, output: Path) -> None:
@@ -87,6 +90,10 @@ def check(plan: Plan, output: Path) -> None:
                 )
 
 
+def _is_done(job: Job) -> bool:
+    return (job.folder / RUN_FILE).is_file()
+
+
 def _was_evaluated(job: Job, metric: str) -> bool:
     return bool(curve(read_metrics(job.folder / "metrics.json"), metric))
 
@@ -94,16 +101,16 @@ def _was_evaluated(job: Job, metric: str) -> bool:
 class _Progress:
     """One line for each run that ends, with about how long the others will take."""
 
-    def __init__(self, plan: Plan, *, num_runs: int, num_todo: int, pool: Pool, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, *, num_runs: int, pool: Pool, say: Callable[[str], None]) -> None:
         self.plan, self.pool, self.say = plan, pool, say
-        self.num_runs, self.todo, self.ended = num_runs, num_todo, 0
+        self.num_runs, self.ended = num_runs, 0
         self.started = time.monotonic()
         self.seconds = 0.0
 
     def __call__(self, end: End) -> None:
         self.ended += 1
         self.seconds += end.seconds
-        position = f"[{self.num_runs - self.todo + self.ended}/{self.num_runs}] {end.job.name}"
+        position = f"[{self.num_runs - self.pool.left}/{self.num_runs}] {end.job.name}"
         if end.status:
             self.say(f"{position}: FAILED with exit code {end.status} after {end.seconds:.0f} s; its log's end:")
             self.say("\n".join(f"    {line}" for line in tail(end.job.folder / CONSOLE)))
@@ -127,8 +134,8 @@ class _Progress:
         self.say(f"{position}: {self.plan.metric} {run.value:.2f}, {end.seconds:.0f} s{memory}{self._time_left()}")
 
     def _time_left(self) -> str:
-        left = (self.todo - self.ended) * self.seconds / self.ended / (self.pool.limit or 1)
-        if self.todo == self.ended:
+        left = self.pool.left * self.seconds / self.ended / (self.pool.limit or 1)
+        if not self.pool.left:
             return ""
         return f"; about {left / 60:.0f} min left" if left >= 90 else f"; about {left:.0f} s left"
 

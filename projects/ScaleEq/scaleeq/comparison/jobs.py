@@ -1,28 +1,31 @@
 """Several commands as processes, as many at a time as fit; a failed one does not stop the others.
 
-Each holds a lock in its folder as long as it lives, so that a second caller does not write where the first one's
-process still runs. POSIX alone. Own design.
+Each job's folder is locked by its caller until its end was dealt with, so that several callers share the jobs: one that
+another has is left to that one, and looked at again when it is free. A job that is a training takes a lock of its own,
+which it keeps where its caller is killed; such a job is waited for, too. POSIX alone. Own design.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+
+from scaleeq.folder_lock import FolderInUse, FolderLock, Holder
+from scaleeq.stopping import check_stop, stop_signals
 
 from . import machine
 
 POLL_S, MEMORY_S = 0.1, 2.0  # between two looks at the processes, at their memory
-STOP_S = 10.0  # between SIGTERM and SIGKILL; also how long the lock of a process that ends may last
+STOP_S = 60.0  # between SIGTERM and SIGKILL: a run ends its step and writes a checkpoint
+BUSY_S = 1.0  # between two looks at jobs that others have
 GPU_USED_MIB = 100  # a run that takes less does not run on a GPU
-CONSOLE, LOCK = "console.txt", ".running"
+CONSOLE, LOCK = "console.txt", ".comparing"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class End:
 @dataclass
 class _Running:
     job: Job
+    lock: FolderLock
     process: subprocess.Popen
     started: float
     gpu: int | None
@@ -78,8 +82,9 @@ class Pool:
     Args:
         jobs: at a time; None: one, until `settled(job)` says that it has shown what memory it takes, or it ended; then
             as many as cores, memory and, where there are GPUs, their memory allow.
+        done: whether a job need not run any more, because another caller has run it meanwhile.
         environment: of the processes; None: this process's.
-        say: told about the choice.
+        say: told about the choice, and about jobs of others.
     """
 
     def __init__(
@@ -87,45 +92,82 @@ class Pool:
         *,
         jobs: int | None,
         settled: Callable[[Job], bool] = lambda job: False,
+        done: Callable[[Job], bool] = lambda job: False,
         environment: Mapping[str, str] | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         if jobs is not None and jobs < 1:
             raise ValueError(f"jobs is {jobs}; at least one runs at a time (or auto)")
         self.limit = jobs
-        self.settled = settled
+        self.settled, self.done = settled, done
         self.environment = dict(os.environ if environment is None else environment)
         self.say = say
+        self.waiting: list[Job] = []
         self._running: list[_Running] = []
+        self._busy: dict[Path, Holder] = {}  # folders that others had at the last look
+        self._looked = 0.0
         self._gpus_before: list[float] = []
         self._num_gpus = 0
 
     def run(self, jobs: Sequence[Job], on_end: Callable[[End], None]) -> list[End]:
         """on_end: told of each end as it comes. Returns all ends, in their order in time.
 
-        KeyboardInterrupt, or whatever on_end raises: after all processes are stopped.
+        Stopped, by SIGINT, SIGTERM or SIGHUP, or whatever on_end raises: after all processes are stopped.
         """
-        waiting, ends = list(jobs), []
+        self.waiting, ends = list(jobs), []
         self._gpus_before = machine.gpus_free_mib() if jobs else []
         self._num_gpus = len(self._gpus_before)
-        try:
-            while waiting or self._running:
-                while waiting and len(self._running) < (self.limit or 1):
-                    self._start(waiting.pop(0))
-                time.sleep(POLL_S)
-                for running in self._running:
-                    running.look(self._gpus_before if self.limit is None else None)
-                self._choose_limit()
-                for running in [each for each in self._running if each.process.poll() is not None]:
-                    self._running.remove(running)
-                    seconds = time.monotonic() - running.started
-                    ends.append(End(running.job, running.process.returncode, seconds, running.peak_mib))
-                    on_end(ends[-1])
-        finally:
-            self._stop()
+        with stop_signals(at_once=False):
+            try:
+                while self.waiting or self._running:
+                    check_stop()
+                    while len(self._running) < (self.limit or 1) and (taken := self._take()):
+                        self._start(*taken)
+                    time.sleep(POLL_S)
+                    for running in self._running:
+                        running.look(self._gpus_before if self.limit is None else None)
+                    self._choose_limit()
+                    for running in [each for each in self._running if each.process.poll() is not None]:
+                        self._running.remove(running)
+                        seconds = time.monotonic() - running.started
+                        ends.append(End(running.job, running.process.returncode, seconds, running.peak_mib))
+                        on_end(ends[-1])
+                        running.lock.release()
+            finally:
+                self._stop()
         return ends
 
-    def _start(self, job: Job) -> None:
+    @property
+    def left(self) -> int:
+        """How many jobs have not ended, those of others among them."""
+        return len(self.waiting) + len(self._running)
+
+    def _take(self) -> tuple[Job, FolderLock] | None:
+        """The first job that nobody else has, with its lock; None: there is none now."""
+        if len(self._busy) == len(self.waiting) and time.monotonic() - self._looked < BUSY_S:
+            return None
+        before, self._busy, self._looked = self._busy, {}, time.monotonic()
+        for job in list(self.waiting):
+            lock, holder = FolderLock(job.folder, LOCK), None
+            try:
+                lock.acquire(patience_s=0.0)
+            except FolderInUse:
+                holder = lock.holder()
+            else:
+                holder = FolderLock(job.folder).holder()  # a run whose caller was killed, or that was started by hand
+                if holder is None:
+                    self.waiting.remove(job)
+                    if not self.done(job):
+                        return job, lock
+                    self.say(f"{job.name}: another call has run it")
+                lock.release()
+            if holder is not None:
+                self._busy[job.folder] = holder
+                if job.folder not in before:
+                    self.say(f"{job.name}: is another call's ({holder}); left to that one")
+        return None
+
+    def _start(self, job: Job, lock: FolderLock) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
         environment, gpu = dict(self.environment), None
         if self._num_gpus > 1:  # the one with the fewest runs
@@ -133,7 +175,7 @@ class Pool:
             gpu = min(range(self._num_gpus), key=taken.count)
             visible = [word for word in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
             environment["CUDA_VISIBLE_DEVICES"] = visible[gpu] if visible else str(gpu)
-        with _locked(job.folder) as lock, (job.folder / CONSOLE).open("a") as console:
+        with (job.folder / CONSOLE).open("a") as console:
             process = subprocess.Popen(
                 job.command,
                 env=environment,
@@ -141,10 +183,9 @@ class Pool:
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for this process, which stops the others
-                pass_fds=[lock.fileno()],
             )
         now = time.monotonic()
-        self._running.append(_Running(job, process, now, gpu, looked=now))
+        self._running.append(_Running(job, lock, process, now, gpu, looked=now))
 
     def _choose_limit(self) -> None:
         """From the first job, once it has shown what memory it takes."""
@@ -172,30 +213,15 @@ class Pool:
         self.say(f"runs at a time: {self.limit} ({', '.join(f'{why}: {n}' for why, n in limits.items())})")
 
     def _stop(self) -> None:
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            for running in self._running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(running.process.pid, sign)  # its workers too
-            until = time.monotonic() + STOP_S
-            while any(running.process.poll() is None for running in self._running) and time.monotonic() < until:
-                time.sleep(POLL_S)
-        self._running = []
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[IO[str]]:
-    """The folder's lock, to be inherited. BlockingIOError: another process has it, also after a short wait."""
-    with (folder / LOCK).open("w") as file:
+        """SIGTERM, which a training answers with a checkpoint; then SIGKILL to whatever is left, workers too."""
+        for running in self._running:
+            running.process.terminate()
         until = time.monotonic() + STOP_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise BlockingIOError(
-                        f"{folder} is being written by a process that another call of this command has started; wait "
-                        "until it has ended, or end it"
-                    ) from None
-                time.sleep(POLL_S)
-        yield file
+        while any(running.process.poll() is None for running in self._running) and time.monotonic() < until:
+            time.sleep(POLL_S)
+        for running in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.process.pid, signal.SIGKILL)
+            running.process.wait()
+            running.lock.release()
+        self._running = []

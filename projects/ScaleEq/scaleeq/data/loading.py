@@ -25,6 +25,7 @@ from scaleeq.data.catalog import Record
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.mapper import Sample, SegmentationMapper
 from scaleeq.engine import DatasetCatalog, InferenceSampler, comm
+from scaleeq.workers import leave_signals_to_parent
 
 PERMUTATION_STREAM = 1  # keeps the epochs' draws apart from the samples'
 
@@ -193,3 +194,4 @@ def _single_thread(worker_id: int) -> None:
     """Workers are the parallelism: threads inside them would only compete, and OpenMP threads do not survive a fork."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    leave_signals_to_parent()

@@ -5,9 +5,9 @@ SCALEEQ_ENGINE=auto (default), detectron2 or standalone. A forced choice never f
 installed but does not import is an error, never a reason to go on without it.
 
 Here are the names of `contract.CONTRACT`, and ours above both engines: load_config, SafeCheckpointer, write_checkpoint,
-wrap_ddp, leave_job, run_job. NAME is the engine chosen, VERSION its version (standalone: the Detectron2 that it
-reproduces), FEATURES what it can do. Outside this package ask FEATURES, not NAME. Importing `scaleeq.engine.standalone`
-directly chooses nothing.
+wrap_ddp, leave_job, largest_over_ranks, run_job. NAME is the engine chosen, VERSION its version (standalone: the
+Detectron2 that it reproduces), FEATURES what it can do. Outside this package ask FEATURES, not NAME. Importing
+`scaleeq.engine.standalone` directly chooses nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .checkpointer import SafeCheckpointer as SafeCheckpointer
     from .config_io import load_config as load_config
     from .job import run_job as run_job
+    from .parallel import largest_over_ranks as largest_over_ranks
     from .parallel import leave_job as leave_job
     from .parallel import wrap_ddp as wrap_ddp
     from .standalone import *  # noqa: F403
@@ -44,6 +45,7 @@ _OURS = {
     "write_checkpoint": "checkpoint_file",
     "wrap_ddp": "parallel",
     "leave_job": "parallel",
+    "largest_over_ranks": "parallel",
     "run_job": "job",
 }
 _CHOSEN = ("NAME", "VERSION", "FEATURES")

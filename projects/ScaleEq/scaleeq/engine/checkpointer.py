@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from scaleeq.engine import DetectionCheckpointer
-from scaleeq.files import set_aside, write_text
+from scaleeq.files import remove_parts, set_aside, write_text
 
 from .checkpoint_file import plain_names, read_checkpoint, refuse_faults, write_checkpoint
 from .checkpoint_misfits import Misfits, compare, converted, optimizer_misfits, other_equalizers, state_misfits
@@ -82,8 +82,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise ValueError(f"{name!r} is not the name of a checkpoint; folders belong into save_dir")
         states = {key: checkpointable.state_dict() for key, checkpointable in self.checkpointables.items()}
         content = {"model": self.model.state_dict(), **states, **kwargs}
-        for part in file.parent.glob(".*.pth.part"):  # of a writer that was killed
-            part.unlink(missing_ok=True)
+        remove_parts(file.parent, of="*.pth")
         self.logger.info("Saving checkpoint to %s", file)
         write_checkpoint(file, content, parameters=self._parameters())
         self.tag_last_checkpoint(file.name)

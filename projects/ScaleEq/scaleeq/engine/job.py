@@ -3,14 +3,19 @@
 Source: the options of Detectron2's launcher, which starts the processes, and the environment variables of torchrun,
 which has started them already. Own design: when a process fails, the others only lose their connection to it. Such a
 process waits a moment before it ends, so that the launcher, or torchrun, meets the cause first and shows that; the
-cause is the last thing that the command prints.
+cause is the last thing that the command prints. A signal that asks any of the processes to end (scaleeq.stopping), the
+launcher among them, asks all of this machine: none is ended while another still saves.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,6 +27,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from scaleeq.engine import comm, default_argument_parser, launch
+from scaleeq.stopping import SIGNALS, Stopped, check_stop, request_stop, share_stops, stop_signals
 
 from .parallel import leave_job
 
@@ -43,14 +49,21 @@ def run_job(main: Main, args: argparse.Namespace) -> None:
     main: found by its module and name, because processes are spawned.
 
     ValueError: options that contradict each other or the machine. SystemExit: a process failed; the message is what it
-    said, or which signal ended it.
+    said, or which signal ended it. Stopped: a signal asked the job to end, 130 after SIGINT, 143 after SIGTERM, SIGHUP.
     """
-    if all(name in os.environ for name in TORCHRUN[:3]):
-        _join(main, args)
-    elif _check_options(args) == 1:
-        main(args)
-    else:
-        _launch(main, args)
+    try:
+        with stop_signals(at_once=True):
+            if all(name in os.environ for name in TORCHRUN[:3]):
+                _join(main, args)
+            elif _check_options(args) == 1:
+                main(args)
+            else:
+                _launch(main, args)
+    except Stopped as stop:
+        if not stop.told:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print(f"Stopped by {stop.signal_name}", file=sys.stderr, flush=True)
+        raise
 
 
 def _check_options(args: argparse.Namespace) -> int:
@@ -103,19 +116,33 @@ def _launch(main: Main, args: argparse.Namespace) -> None:
     dist_url = args.dist_url if args.num_machines > 1 or _is_dist_url_given(args) else "auto"
     if args.num_machines > 1:
         print(f"machine {args.machine_rank} of {args.num_machines}: waiting for the others, {dist_url}", flush=True)
+    asked = multiprocessing.get_context("spawn").Value("i", 0, lock=False)
+    share_stops(asked)
     try:
-        launch(
-            _run_rank,
-            max(args.num_gpus, 1),
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=dist_url,
-            args=(main, args),
-            timeout=TIMEOUT,
-        )
+        with stop_signals(at_once=False):  # the processes end by themselves
+            launch(
+                _run_rank,
+                max(args.num_gpus, 1),
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=dist_url,
+                args=(main, args, asked),
+                timeout=TIMEOUT,
+            )
     except (ProcessRaisedException, ProcessExitedException) as error:
         rank = args.machine_rank * max(args.num_gpus, 1) + error.error_index
-        raise SystemExit(f"\n{_description(error, rank)}") from None
+        raise _stopped(error) or SystemExit(f"\n{_description(error, rank)}") from None
+    finally:
+        share_stops(None)
+
+
+def _stopped(error: ProcessRaisedException | ProcessExitedException) -> Stopped | None:
+    """For a process that a signal ended before it could answer to it, or a second one."""
+    if isinstance(error, ProcessExitedException):
+        number = -error.exit_code if error.exit_code < 0 else error.exit_code - 128
+        if number in SIGNALS:
+            return Stopped(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+    return None
 
 
 def _description(error: ProcessRaisedException | ProcessExitedException, rank: int) -> str:
@@ -141,16 +168,35 @@ def _join(main: Main, args: argparse.Namespace) -> None:
     _run_rank(main, args)
 
 
-def _run_rank(main: Main, args: argparse.Namespace) -> None:
+def _run_rank(main: Main, args: argparse.Namespace, asked: Any = None) -> None:
     """One process of the job, from its joining to its leaving.
 
-    ConnectionError: another process is gone.
+    asked: by which signal the job is to end, shared with its launcher, which ends the others as soon as one has failed.
+        So a process that was stopped returns as one that has finished.
+
+    ConnectionError: another process is gone. Stopped: under torchrun.
     """
+    share_stops(asked)
+    try:
+        with stop_signals(at_once=True):
+            check_stop()
+            _run_connected(main, args)
+    except Stopped as stop:
+        request_stop(stop.number)
+        leave_job(comm)
+        if asked is None:
+            raise
+        return
+    leave_job(comm)
+
+
+def _run_connected(main: Main, args: argparse.Namespace) -> None:
     try:
         main(args)
     except Exception as error:
         if not is_lost_connection(error):
             raise
+        check_stop()  # the other one was stopped, too
         text = (
             f"rank {comm.get_rank()} lost the connection to another process of the job, which failed first: its "
             "message is in the output of the command on its own machine, and in its log.txt.rank<number>"
@@ -158,7 +204,6 @@ def _run_rank(main: Main, args: argparse.Namespace) -> None:
         logger.error(text)
         time.sleep(CAUSE_FIRST_S)
         raise ConnectionError(f"{text} ({str(error).splitlines()[0]})") from error
-    leave_job(comm)
 
 
 def is_lost_connection(error: BaseException) -> bool:

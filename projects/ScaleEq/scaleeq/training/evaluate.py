@@ -40,6 +40,7 @@ from scaleeq.evaluation.writing import output_writers
 from scaleeq.files import write_json
 from scaleeq.inference import Inference
 from scaleeq.statistics import require_calibrated
+from scaleeq.stopping import UntilStopped
 
 from .setup import check_labels
 
@@ -136,7 +137,10 @@ def test_on_datasets(
     model: nn.Module,
     evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
 ) -> dict[str, Any]:
-    """What Trainer.test does, with the trainer's evaluators (unless given) and test loaders, as TEST asks for."""
+    """What Trainer.test does, with the trainer's evaluators (unless given) and test loaders, as TEST asks for.
+
+    Stopped: a signal has come (scaleeq.stopping); at the next image.
+    """
     require_calibrated(model)
     names = cfg.DATASETS.TEST
     if isinstance(evaluators, DatasetEvaluator):
@@ -150,7 +154,8 @@ def test_on_datasets(
         if predictor is not model:
             for clock in _clocks:
                 clock.watch(predictor)
-        results[name] = inference_on_dataset(predictor, trainer_class.build_test_loader(cfg, name), evaluator)
+        loader = UntilStopped(trainer_class.build_test_loader(cfg, name))
+        results[name] = inference_on_dataset(predictor, loader, evaluator)
         if comm.is_main_process() and results[name]:
             logger.info("Evaluation results for %s in csv format:", name)
             print_csv_format(results[name])

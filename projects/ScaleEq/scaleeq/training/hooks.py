@@ -19,6 +19,7 @@ from torch import nn
 
 from scaleeq.engine import EvalHook, HookBase, SafeCheckpointer, comm, write_checkpoint
 from scaleeq.files import read_json, set_aside, write_json
+from scaleeq.stopping import UntilStopped
 
 from .step import cut
 
@@ -26,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 class FirstBatches:
-    """The first `num_batches` of an endless loader, can be iterated again; cut into pieces of `micro_batch` samples."""
+    """The first `num_batches` of an endless loader, unless a signal ends the run; can be iterated again.
+
+    Cut into pieces of `micro_batch` samples.
+    """
 
     def __init__(self, loader: Iterable[list[dict]], num_batches: int, *, micro_batch: int = 0) -> None:
         """micro_batch: 0: batches stay whole."""
@@ -35,7 +39,7 @@ class FirstBatches:
         self._micro_batch = micro_batch
 
     def __iter__(self) -> Iterator[list[dict]]:
-        for batch in islice(iter(self._loader), self._num_batches):
+        for batch in islice(iter(UntilStopped(self._loader)), self._num_batches):
             yield from cut(batch, self._micro_batch) if self._micro_batch else [batch]
 
 

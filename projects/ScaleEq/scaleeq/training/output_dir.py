@@ -1,7 +1,7 @@
-"""What must be true of OUTPUT_DIR before a run writes there: it is this run's, and it has room.
+"""What must be true of OUTPUT_DIR before a run writes there: it is this run's alone, and it has room.
 
-A fresh run does not overwrite another one's checkpoints, a resumed run is the one that the folder holds, and a disk
-that is too small is noticed before the first checkpoint is due. Own design.
+No other run is writing there, a fresh run does not overwrite another one's checkpoints, a resumed run is the one that
+the folder holds, and a disk that is too small is noticed before the first checkpoint is due. Own design.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from typing import Any
 import yaml
 from torch import nn
 
+from scaleeq.data.fingerprint import DataFingerprint
 from scaleeq.engine import CfgNode, comm
+from scaleeq.engine.checkpoint_file import read_checkpoint
 from scaleeq.engine.config_io import read_yaml_files
+from scaleeq.files import remove_parts
+from scaleeq.folder_lock import FolderInUse, FolderLock
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +50,75 @@ def evaluation_config(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
+class RunLock:
+    """Keeps other runs out of the folders that this one writes to; the main process holds the locks, for all ranks.
+
+        with RunLock(cfg) as warnings:
+
+    A training holds OUTPUT_DIR, and OUTPUT_DIR/inference where TEST.OUTPUT has its evaluations write there; an
+    evaluation holds OUTPUT_DIR/inference. A process may hold them several times.
+    """
+
+    def __init__(self, cfg: CfgNode, *, eval_only: bool = False) -> None:
+        folder = Path(cfg.OUTPUT_DIR)
+        folders = ([] if eval_only else [folder]) + ([folder / "inference"] if eval_only or cfg.TEST.OUTPUT else [])
+        self._locks = [FolderLock(each) for each in folders]
+        self._taken = False
+
+    def acquire(self) -> list[str]:
+        """Take the locks, and remove what writers of before have left; to be called on every rank. Returns warnings.
+
+        FolderInUse: another run writes there; on every rank, nothing is touched. OSError: a folder cannot be made.
+        """
+        if self._taken:
+            return []
+        warnings: list[str] = []
+        problem: OSError | None = None
+        if comm.is_main_process():
+            try:
+                warnings = [warning for lock in self._locks if (warning := lock.acquire())]
+                for lock in self._locks:
+                    remove_parts(lock.folder, locked=True)
+            except OSError as error:
+                problem = error
+        problem = comm.all_gather(problem)[0]  # nobody goes on, and writes, before the folder is this run's
+        if problem is not None:
+            self.release()
+            raise problem
+        self._taken = True
+        return warnings
+
+    def check(self) -> None:
+        """FolderInUse, as `acquire` raises it, of this process alone; nothing is taken."""
+        for lock in self._locks:
+            lock.check()
+
+    def release(self) -> None:
+        for lock in self._locks:
+            lock.release()
+        self._taken = False
+
+    def __enter__(self) -> list[str]:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
 def check_output_dir(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> list[str]:
     """Refuse a folder that holds another run; before anything is written there.
 
     Returns the keys that a resumed run changes, as "KEY: old -> new", for log_changes; on every rank, as the main
-    process sees the folder. ValueError: a fresh run where there are checkpoints, or a resumed one with another model.
+    process sees the folder. ValueError: another run writes there; a fresh run where there are checkpoints, or a resumed
+    one with another model or other data.
     """
-    if eval_only:
-        return []
     changes: list[str] = []
     problem = None
     if comm.is_main_process():
         try:
-            changes = _check_output_dir(cfg, resume=resume)
-        except ValueError as error:
+            RunLock(cfg, eval_only=eval_only).check()
+            changes = [] if eval_only else _check_output_dir(cfg, resume=resume)
+        except (FolderInUse, ValueError) as error:
             problem = str(error)
     changes, problem = comm.all_gather((changes, problem))[0]  # nobody goes on, and writes, before the check is done
     if problem is not None:
@@ -86,7 +145,42 @@ def _check_output_dir(cfg: CfgNode, *, resume: bool) -> list[str]:
             f"--resume in {folder}, but its checkpoints are of another model; in its config.yaml -> now:\n  {lines}\n"
             "Resume with the config of that run, or start a new one in another OUTPUT_DIR"
         )
+    saved = _data_of_last_checkpoint(folder)
+    if saved is not None and (problem := other_data(cfg, _fingerprint(cfg), saved)):
+        raise ValueError(problem)
     return [f"{key}: {text}" for key, text in changes.items()]
+
+
+def other_data(cfg: CfgNode, now: DataFingerprint | None, saved: Mapping[str, Any]) -> str:
+    """The refusal of a resumed run whose data sets have changed; "" where they have not.
+
+    now: None: unknown. saved: what the checkpoint says of them.
+    """
+    if now is None or not (differences := now.differences(saved)):
+        return ""
+    return (
+        f"--resume in {cfg.OUTPUT_DIR}, but its data have changed: {'; '.join(differences)}. Put the files back as "
+        "they were, or start a new run in another OUTPUT_DIR (with MODEL.WEIGHTS: from this one's weights)"
+    )
+
+
+def _data_of_last_checkpoint(folder: Path) -> Mapping[str, Any] | None:
+    """What the last checkpoint says of the run's data sets; None where it cannot be read, or says nothing.
+
+    Where another checkpoint has to be taken instead, the trainer compares with that one.
+    """
+    try:
+        name = (folder / "last_checkpoint").read_text().strip()
+        return read_checkpoint(folder / name, mapped=True).get("trainer", {}).get("data")
+    except (OSError, ValueError):
+        return None
+
+
+def _fingerprint(cfg: CfgNode) -> DataFingerprint | None:
+    try:
+        return DataFingerprint(cfg)
+    except (OSError, ValueError, KeyError, AssertionError):  # missing: the checks of the data sets say it better
+        return None
 
 
 def _is_another_model(key: str) -> bool:

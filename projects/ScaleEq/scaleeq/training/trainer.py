@@ -3,7 +3,8 @@
 Source: the override points of Detectron2's DefaultTrainer, so that its users find what they know. Deviations: the step
 is our own (step.py), and a loss or a gradient that is not finite stops every rank before it harms the weights; random
 numbers and training samples are functions of the seed and the iteration, so a resumed run goes on as if it had never
-stopped; an enabled scale equalizer is calibrated before the first iteration.
+stopped; an enabled scale equalizer is calibrated before the first iteration; a signal ends the training after the step
+that it finds, with a checkpoint; one run at a time writes to a folder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ import scaleeq.backbones
 import scaleeq.data
 import scaleeq.heads
 import scaleeq.segmentor
+from scaleeq.data.fingerprint import DataFingerprint
 from scaleeq.engine import (
     CfgNode,
     DatasetEvaluator,
@@ -34,17 +37,19 @@ from scaleeq.engine import (
     TrainerBase,
     build_model,
     comm,
+    largest_over_ranks,
     verify_results,
     wrap_ddp,
 )
 from scaleeq.engine.checkpoint_misfits import optimizer_misfits, state_misfits
+from scaleeq.stopping import Stopped, check_stop, request_stop, stop_requested, stop_signals
 
 from .ema import WeightAverage
 from .evaluate import build_evaluator, copy_main_buffers, test_on_datasets
-from .hooks import StopTraining
+from .hooks import EarlyStop, StopTraining
 from .metrics import gather_metrics
 from .norms import warn_of_single_values
-from .output_dir import check_disk_space
+from .output_dir import RunLock, check_disk_space, other_data
 from .run_hooks import standard_hooks
 from .setup import check_before_training, compile_parts
 from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
@@ -53,6 +58,7 @@ from .writers import run_writers
 
 logger = logging.getLogger(__name__)
 
+STOPPED = "model_stopped"  # the checkpoint of a run that a signal ended between two of SOLVER.CHECKPOINT_PERIOD
 Results = dict[str, Any]
 
 
@@ -95,13 +101,32 @@ class Trainer(TrainerBase):
         warn_of_single_values(model, micro_batch=self.step.micro_batch)
         self.last_eval_results: Results = {}
         self._samples: Iterator[list[dict]] | None = None
+        self._lock = RunLock(cfg)
+        self._data: DataFingerprint | None = None
+        self._saved_data: dict[str, Any] | None = None  # of the checkpoint that was loaded
+        self._trained = -1  # the last iteration that has come to its hooks
+        self._from_stopped = False  # whether a checkpoint of an earlier stop is there
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from OUTPUT_DIR's last checkpoint if `resume` and there is one, else start with MODEL.WEIGHTS."""
+        """Continue from OUTPUT_DIR's last checkpoint if `resume` and there is one, else start with MODEL.WEIGHTS.
+
+        From here on to the end of train() no other run may write to OUTPUT_DIR.
+
+        FolderInUse: another run does. ValueError: the data sets are not those that the run began with.
+        """
+        self._take_folder()
+        try:
+            self._resume_or_load(resume)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _resume_or_load(self, resume: bool) -> None:
         if resume and self.checkpointer.has_checkpoint():
             file = self.checkpointer.get_checkpoint_file()
             self.checkpointer.load(file)
+            self._refuse_other_data()
             self.start_iter = self.iter + 1  # the checkpoint names the iteration that was finished
             if self.average:
                 self.average.resume(self.start_iter)
@@ -117,24 +142,105 @@ class Trainer(TrainerBase):
     def train(self) -> Results | None:  # type: ignore[override]
         """Run from start_iter to max_iter; returns the last evaluation's results on the main process, else None.
 
+        SIGINT, SIGTERM and SIGHUP end it after the running step, with a checkpoint; evaluation and calibration at the
+        next batch. A second one ends the process. The handlers of before come back.
+
+        FolderInUse: another run writes to OUTPUT_DIR. Stopped, a SystemExit: by a signal; --resume goes on.
         SystemExit: TEST.EXPECTED_RESULTS are not met.
         """
+        self._take_folder()
         try:
-            super().train(self.start_iter, self.max_iter)
-        except StopTraining as stop:
-            if stop.at_start:  # resumed after its early stop, it has only its evaluation left
-                self.evaluate()
+            with stop_signals(at_once=False):
+                check_stop()
+                self._train()
+        except Stopped as stop:
+            stop.told = True
+            logger.warning("Stopped by %s; the same command with --resume goes on", stop.signal_name)
+            raise
+        finally:
+            self._lock.release()
         if not comm.is_main_process():
             return None
         if self.cfg.TEST.EXPECTED_RESULTS:
             verify_results(self.cfg, self.last_eval_results)
         return self.last_eval_results
 
+    def _take_folder(self) -> None:
+        for warning in self._lock.acquire():
+            logger.warning(warning)
+
+    def _train(self) -> None:
+        if comm.is_main_process():
+            _ = self.data_fingerprint  # as the data are now, not at the first checkpoint
+            self._from_stopped = Path(self.cfg.OUTPUT_DIR, f"{STOPPED}.pth").is_file()
+        try:
+            super().train(self.start_iter, self.max_iter)
+        except StopTraining as stop:
+            if stop.at_start:  # resumed after its early stop, it has only its evaluation left
+                self.evaluate()
+
+    def after_step(self) -> None:
+        """The hooks, and the end of the training where a signal has come to any process: without an evaluation then."""
+        stop = largest_over_ranks(stop_requested(), comm)
+        self._trained = self.iter
+        if not stop:
+            super().after_step()
+            self._remove_stopped()
+            return
+        request_stop(stop)
+        self._hooks = [hook for hook in self._hooks if not isinstance(hook, (EvalHook, EarlyStop))]
+        super().after_step()
+        self._save_stopped()
+        comm.synchronize()  # who leaves sooner has the others ended by torchrun
+        raise Stopped(stop)
+
     def after_train(self) -> None:
         self.iter = min(self.iter, self.max_iter)  # one too many where a resumed run had nothing left to train
         if self.iter < self.max_iter:  # an error; in the last iteration the EvalHook would take it for the end
             self._hooks = [hook for hook in self._hooks if not isinstance(hook, EvalHook)]
+        if stop_requested():
+            self._save_stopped()
         super().after_train()
+        self._remove_stopped()
+
+    def _save_stopped(self) -> None:
+        """Save what the last checkpoint does not have yet, where the iteration in progress has come to its hooks."""
+        if self._trained != self.iter or not comm.is_main_process():
+            return
+        regular = [f"model_{self.iter:07d}"] + ["model_final"] * (self.iter == self.max_iter - 1)
+        if self._last_checkpoint() not in regular:
+            self.checkpointer.save(STOPPED, iteration=self.iter)
+        self._trained = -1
+
+    def _remove_stopped(self) -> None:
+        """It has served as soon as there is a later checkpoint."""
+        if self._from_stopped and self._last_checkpoint() != STOPPED:
+            Path(self.cfg.OUTPUT_DIR, f"{STOPPED}.pth").unlink(missing_ok=True)
+            self._from_stopped = False
+
+    def _last_checkpoint(self) -> str:
+        """The name of the checkpoint that last_checkpoint names, without its suffix; "" without one."""
+        file = Path(self.cfg.OUTPUT_DIR, "last_checkpoint")
+        return file.read_text().strip().removesuffix(".pth") if file.is_file() else ""
+
+    def _refuse_other_data(self) -> None:
+        problem = ""
+        if comm.is_main_process():
+            if self._saved_data is None:
+                logger.warning(
+                    "The checkpoint does not say on which images the run began: that they are the same is not checked"
+                )
+            else:
+                problem = other_data(self.cfg, self.data_fingerprint, self._saved_data)
+        if problem := comm.all_gather(problem)[0]:
+            raise ValueError(problem)
+
+    @property
+    def data_fingerprint(self) -> DataFingerprint:
+        """Of the data sets as they are when it is asked for first: every file's size is read."""
+        if self._data is None:
+            self._data = DataFingerprint(self.cfg)
+        return self._data
 
     def run_step(self) -> None:
         """One optimizer step on the next batch."""
@@ -168,13 +274,16 @@ class Trainer(TrainerBase):
         return cfg
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, hooks (the schedule among them), optimizer, loss scaler, seed, and which weights are evaluated."""
+        """Iteration, hooks (the schedule among them), optimizer, loss scaler, seed, which weights are evaluated, and
+        the fingerprint of the data sets, on the main process, which saves."""
+        data = {"data": self.data_fingerprint.state_dict()} if comm.is_main_process() else {}
         return {
             **super().state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.step.scaler.state_dict(),
             "seed": self.seed,
             "evaluated_weights": self.evaluated_model()[1],
+            **data,
         }
 
     def misfits(self, state_dict: Any) -> list[str]:
@@ -191,6 +300,7 @@ class Trainer(TrainerBase):
         if state_dict.get("scaler"):
             self.step.scaler.load_state_dict(state_dict["scaler"])
         self.seed = state_dict.get("seed", self.seed)
+        self._saved_data = state_dict.get("data")
 
     # ------------------------------------------------------------------------------------------------ what to override
 

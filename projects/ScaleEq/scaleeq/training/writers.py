@@ -28,14 +28,25 @@ class EvaluationWriter(PeriodicWriter):
         super().__init__(writers, period)
         self._all = list(writers)
         self._periods = period, eval_period
+        self._written = -1  # the last iteration that was
 
     def after_step(self) -> None:
         super().after_step()
-        done = self.trainer.iter + 1
+        done, last = self.trainer.iter + 1, self.trainer.max_iter
         period, eval_period = self._periods
-        if eval_period > 0 and done % eval_period == 0 and done % period and done != self.trainer.max_iter:
+        if eval_period > 0 and done % eval_period == 0 and done % period and done != last:
             for writer in self._all:
                 writer.write()
+            self._written = self.trainer.iter
+        elif done % period == 0 or done == last:
+            self._written = self.trainer.iter
+
+    def after_train(self) -> None:
+        """Where training ends early, its last iteration may be written: Detectron2's printer cannot do so twice."""
+        if self.trainer.iter != self._written:
+            return super().after_train()
+        for writer in self._all:
+            writer.close()
 
 
 def run_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:

@@ -28,7 +28,6 @@ def fusion(**options) -> Fusion:
             "widths are a 2, b 4, 6 in all, but the conv.* 5 input",
         ),
         ({"combine": "concat"}, r"combine is 'concat'; give a module such as Concat\(\)"),
-        ({"combine": Sum(), "mix": None}, "Sum adds branches of one width; theirs are a 2, b 3"),
         ({"equalizer": "module"}, r"equalizer is 'module'; give an EqualizerSpec"),
         ({"equalizer": True}, r"equalizer is True; give an EqualizerSpec"),
         ({"reference": "c"}, "reference branch 'c' is not one of a, b"),
@@ -82,3 +81,8 @@ def test_the_width_that_counts_is_that_of_the_transferred_branch():
 def test_pool_scales(scales):
     with pytest.raises(ValueError, match=r"POOL_SCALES is .*; give a list of different positive whole numbers"):
         pyramid_pooling(4, 2, pool_scales=scales)
+
+
+def test_a_sum_of_branches_of_several_widths():
+    with pytest.raises(ValueError, match="Sum adds branches of one width; theirs are a 2, b 1"):  # would be broadcast
+        fusion(branches={"a": Branch(2), "b": Branch(1)}, combine=Sum(), mix=None)(maps(a=2, b=1))

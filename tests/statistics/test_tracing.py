@@ -273,3 +273,35 @@ def test_a_convolution_that_also_leads_on_is_no_gate():
 
     trace = trace_concatenations(ThreeMaps(build, part=nn.Conv2d(15, 15, 1)), images())
     assert trace.found["part"] == (4, 6, 5)
+
+
+def test_what_a_norm_has_scaled_is_one_map_of_a_later_concatenation():
+    net = ThreeMaps(lambda net, a, b, c: cat(net.norm(cat(a, c)).relu(), b[..., :]), norm=nn.BatchNorm2d(9))
+    report = equalize(net, [images()], num_images=-1)
+    assert [branch.channels for branch in report.fusions["fuse"].values()] == [9, 6] and not report.passed_over
+
+
+def test_a_resized_map_of_which_the_trail_had_ended_counts_as_resized():
+    def build(net, a, b, c):
+        dense = net.norm(cat(a, c)).relu()[..., ::2, ::2]
+        return cat(F.interpolate(dense, scale_factor=2.0), c, a[:, :1])
+
+    assert trace_concatenations(ThreeMaps(build, norm=nn.BatchNorm2d(9)), images()).found == {"fuse": (9, 5, 1)}
+
+
+def test_maps_that_were_added_to_are_branches_of_a_later_concatenation():
+    net = ThreeMaps(lambda net, a, b, c: cat(cat(a, c) + net.part(torch.cat([a, c], 1)), b), part=nn.Conv2d(9, 9, 1))
+    assert trace_concatenations(net, images()).found == {"fuse": (4, 5, 6)}
+
+
+def test_a_branch_that_is_a_concatenation_not_followed_is_named():
+    net = ThreeMaps(lambda net, a, b, c: cat(cat(a, c).sort(-1)[0], b))
+    report = equalize(net, [images()], num_images=-1)
+    assert [branch.channels for branch in report.fusions["fuse"].values()] == [9, 6]
+    assert report.passed_over == {"fuse, branch 1": "reads 4 + 5 channels through sort, as one map"}
+
+
+def test_a_sum_over_a_stack_is_no_concatenation():
+    net = ThreeMaps(lambda net, a, b, c: torch.stack([b, b, b]).sum(0), 6)
+    trace = trace_concatenations(net, images())
+    assert not trace.found and not trace.passed_over(())

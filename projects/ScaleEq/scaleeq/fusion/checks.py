@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -12,7 +12,13 @@ from ..layers import per_weight
 from .precision import fits, is_reduced
 
 if TYPE_CHECKING:
-    from .fusion import Fusion
+    from .fusion import Branch, Fusion
+
+
+class OtherInputs(ValueError, KeyError):
+    """Inputs that are not those of the branches; a KeyError too, as a missing key of a dict is."""
+
+    __str__ = Exception.__str__  # a KeyError's is quoted
 
 
 def refuse_channels(channels: Any) -> None:
@@ -50,11 +56,7 @@ def refuse_branches(branches: Any, kind: type, combine: Any, mix: Any) -> None:
         raise ValueError(f"combine is {combine!r}; give a module such as Concat(), or make_combine('concat')")
     widths = {name: branch.channels for name, branch in branches.items()}
     stated = ", ".join(f"{name} {width}" for name, width in widths.items())
-    if not combine.concatenates:
-        if len(set(widths.values())) > 1:
-            raise ValueError(f"{type(combine).__name__} adds branches of one width; theirs are {stated}")
-        return
-    conv = getattr(mix, "consumer", None)
+    conv = getattr(mix, "consumer", None) if combine.concatenates else None
     if conv is not None and conv.in_channels != sum(widths.values()):
         raise ValueError(
             f"the branches' widths are {stated}, {sum(widths.values())} in all, but the convolution that reads them "
@@ -63,14 +65,20 @@ def refuse_branches(branches: Any, kind: type, combine: Any, mix: Any) -> None:
 
 
 def refuse_inputs(fusion: Fusion, inputs: Any) -> None:
-    """ValueError for inputs that are not one map for each branch."""
+    """ValueError for inputs that are not one map, or one for each branch; for a sum of branches of several widths."""
+    widths = {name: cast("Branch", branch).channels for name, branch in fusion.branches.items()}
+    if not fusion.combine.concatenates and len(set(widths.values())) > 1:
+        stated = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise ValueError(f"{type(fusion.combine).__name__} adds branches of one width; theirs are {stated}")
+    if isinstance(inputs, torch.Tensor):
+        return
     if isinstance(inputs, Mapping) and inputs.keys() == fusion.branches.keys():
         return
     names = ", ".join(fusion.branches)
     if not isinstance(inputs, Mapping):
         kind = type(inputs).__name__
         raise ValueError(f"a Fusion's inputs are a {kind}; give one map, or a dict of maps for {names}")
-    raise ValueError(
+    raise OtherInputs(
         f"a Fusion's inputs are {', '.join(map(str, inputs)) or 'none'}, and its branches are {names}: give a map for "
         "each of these, and nothing else"
     )

@@ -123,8 +123,7 @@ class Fusion(nn.Module):
 
         ValueError: inputs that are not those of the branches; a branch of another width than stated.
         """
-        if not isinstance(inputs, torch.Tensor):
-            refuse_inputs(self, inputs)
+        refuse_inputs(self, inputs)
         sources = {
             name: cast(Branch, branch).lateral(inputs if isinstance(inputs, torch.Tensor) else inputs[name])
             for name, branch in self.branches.items()

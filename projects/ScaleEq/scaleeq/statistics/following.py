@@ -48,6 +48,7 @@ MIXES = _names(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear matmul mm bmm baddbmm "
     "addmm einsum tensordot scaled_dot_product_attention multi_head_attention_forward deform_conv2d"
 )
+REDUCTIONS = _names("sum mean amax amin max min prod norm std var logsumexp")
 ONLY_SHAPES_READ = _names(
     "zeros_like ones_like empty_like full_like rand_like randn_like new_tensor new_zeros new_ones new_empty new_full"
 )
@@ -60,7 +61,8 @@ class Known:
     labels: of its dimensions, broadcastable to its shape, float32; 0 where it was padded. None: not asked for yet.
     stretched: it came out of a resizing, and has not been concatenated since.
     gate: it came out of a sigmoid, a tanh or a softmax.
-    ended: in words, what the trail of a concatenation ended in; empty where there was none or it goes on.
+    ended: in words, what the trail of a concatenation ended in; empty where there was none or it goes on. Labels beside
+        it say which channels will be branches of their own in a later concatenation; without, it is one map there.
     widths, maps: of the concatenation, where the trail has ended or the labels are those of one.
     through: convolutions that read a concatenation, and from whose output it was computed.
     """
@@ -92,11 +94,13 @@ class Joined:
     resized: maps of a concatenation that had just been resized.
     read: convolution -> the maps that it read.
     gates: convolutions whose output came back to the maps that they read as a factor.
+    merged: map -> what is known of the concatenation that it is, because the trail of that had ended.
     """
 
     resized: set[int] = field(default_factory=set)
     read: dict[str, frozenset[int]] = field(default_factory=dict)
     gates: set[str] = field(default_factory=set)
+    merged: dict[int, Known] = field(default_factory=dict)
     concatenations: int = 0
 
 
@@ -172,6 +176,7 @@ class Follow(TorchFunctionMode):
             (POINTWISE, self._keep),
             (PRODUCTS, self._combine),
             (SUMS, self._combine),
+            (REDUCTIONS, self._reduce),
         ):
             if name in names or name in names:
                 return rule
@@ -191,7 +196,7 @@ class Follow(TorchFunctionMode):
         parts = [t for t in tensors if t.numel()]
         if any(part.dim() != parts[0].dim() for part in parts):
             return {}
-        labels = [self._renewed(self._labelled(part), part.dim()) for part in parts]
+        labels = [self._renewed(part) for part in parts]
         sizes = [max(part.shape[d] for part in labels) for d in range(labels[0].dim())]
         if name == "stack":
             joined = torch.stack([part.expand(sizes) for part in labels], dim)
@@ -204,9 +209,10 @@ class Follow(TorchFunctionMode):
         through = frozenset().union(*(one.through for one in known))
         return {out: self._with(joined, Known(gate=all(one.gate for one in known), through=through))}
 
-    def _renewed(self, known: Known, dims: int) -> torch.Tensor:
+    def _renewed(self, part: torch.Tensor) -> torch.Tensor:
         """Labels of a part of a concatenation with new numbers; a part whose trail has ended is one map."""
-        labels = torch.ones((1,) * dims) if known.labels is None else known.labels
+        known = self._labelled(part)
+        labels = torch.full((1,) * part.dim(), -1.0, device=part.device) if known.labels is None else known.labels
         renewed = torch.zeros_like(labels)
         for old in labels.unique().tolist():
             if old:
@@ -214,6 +220,8 @@ class Follow(TorchFunctionMode):
                 renewed[labels == old] = float(new)
                 if known.stretched or int(old) in self.joined.resized:
                     self.joined.resized.add(new)
+                if merged := self.joined.merged.get(int(old)) or (known.ended and old == -1.0 and known):
+                    self.joined.merged[new] = merged
         return renewed
 
     def _with(self, labels: torch.Tensor, known: Known) -> Known:
@@ -227,7 +235,7 @@ class Follow(TorchFunctionMode):
         source = tensors[0]
         known = self._labelled(source)
         if known.labels is None:
-            return {}
+            return dict.fromkeys(tensors_of(out), known)
         labels = known.labels.to(source.device).expand(source.shape)
         if name in SHAPES:
             moved: Any = labels.reshape(out.shape)
@@ -249,10 +257,11 @@ class Follow(TorchFunctionMode):
         """Elements, or channels, are changed each on its own."""
         result, source = next(tensors_of(out)), tensors[0]
         known = self._labelled(source)
-        if not result.is_floating_point() or known.labels is None or result.dim() != source.dim():
+        if not result.is_floating_point() or result.dim() != source.dim():
             return {}
         if name in SPATIAL:
-            if result.shape[:2] != source.shape[:2] or any(size > 1 for size in known.labels.shape[2:]):
+            uniform = known.labels is None or all(size == 1 for size in known.labels.shape[2:])
+            if result.shape[:2] != source.shape[:2] or not uniform:
                 return {}
         elif result.shape != source.shape:
             return {}
@@ -274,7 +283,7 @@ class Follow(TorchFunctionMode):
         same = self._same(maps)
         if not same and (name not in PRODUCTS or not any(self.of(t).joined for t in maps)):
             self.end([out], tensors, "a sum of maps")
-            return {out: self.of(out)}
+            return {out: self._paired(self.of(out), maps)}
         main = maps[0] if same else next(t for t in maps if self.of(t).joined)
         known = self._labelled(main)
         others = [t for t in tensors if t is not main and not (same and any(t is one for one in maps))]
@@ -283,9 +292,29 @@ class Follow(TorchFunctionMode):
         self.joined.gates |= gates
         if not same:
             self.end([out], [main], "a product of maps")
-            known = self.of(out)
+            known = self._paired(self.of(out), maps)
         through = (factors - gates).union(*(self.of(t).through for t in tensors if all(t is not o for o in others)))
         return {out: replace(known, gate=all(self.of(t).gate for t in tensors), through=through)}
+
+    def _paired(self, known: Known, maps: list[torch.Tensor]) -> Known:
+        """What was made of several maps of one size, one of them a concatenation, keeps its channels apart."""
+        labels = [self._labelled(one).labels for one in maps]
+        if not known.ended or any(one is None for one in labels):
+            return known
+        pairs = torch.stack(torch.broadcast_tensors(*(one for one in labels if one is not None)))
+        kinds, which = pairs.flatten(1).unique(dim=1, return_inverse=True)
+        numbers = torch.tensor([float(next(self._numbers)) for _ in range(kinds.shape[1])], device=pairs.device)
+        return replace(known, labels=numbers[which].view(pairs.shape[1:]))
+
+    def _reduce(
+        self, name: str, func: Any, args: Any, kwargs: Any, out: Any, tensors: Any
+    ) -> dict[torch.Tensor, Known]:
+        """Over the dimension along which its maps lie, they become one; over others, the trail ends."""
+        known = self._labelled(tensors[0])
+        dims = kwargs.get("dim", args[1] if len(args) > 1 else range(tensors[0].dim()))
+        reduced = {dim % tensors[0].dim() for dim in ([dims] if isinstance(dims, int) else dims)}
+        lie = {dim for dim, size in enumerate(known.labels.shape) if size > 1} if known.labels is not None else {-1}
+        return dict.fromkeys(tensors_of(out), Known(through=known.through)) if lie <= reduced else {}
 
     def _same(self, maps: list[torch.Tensor]) -> bool:
         """Whether tensors hold the same maps in the same places."""
@@ -306,7 +335,7 @@ class Follow(TorchFunctionMode):
         through = known.through
         if isinstance(value, torch.Tensor) and value.dim() and value.is_floating_point():
             of_value = self._labelled(value)
-            part(labels).copy_(self._renewed(of_value, value.dim()).expand(value.shape))
+            part(labels).copy_(self._renewed(value).expand(value.shape))
             through = through | of_value.through
         else:
             part(labels).fill_(0)

@@ -22,7 +22,7 @@ from ..layers import normalizes_channels
 from .following import MIXES, ONLY_SHAPES_READ, Follow, Joined, Known, tensors_of
 from .mode import measuring
 
-NORMS = ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm")
+NORMS = ("batch_norm", "instance_norm")  # give each channel a scale of its own
 SHOWN = 8  # widths of a concatenation that are written out
 
 
@@ -33,6 +33,7 @@ class Trace:
     calls: convolution -> how many times it ran, in running order.
     read: convolution -> (widths, whether each had been resized) of the maps that it read side by side.
     not_followed: what read a concatenation in a way that cannot be equalized -> how.
+    merged: convolution -> branch of it that is a concatenation whose trail had ended -> how.
     gates: convolutions whose output comes back, as a factor, to the maps that they read, and goes nowhere else.
     outside: convolution -> the function that used its weight outside of its own forward.
     concatenations: how many concatenations of maps over channels there were.
@@ -43,6 +44,7 @@ class Trace:
     calls: Counter[str] = field(default_factory=Counter)
     read: dict[str, tuple[tuple[int, ...], tuple[bool, ...]]] = field(default_factory=dict)
     not_followed: dict[str, str] = field(default_factory=dict)
+    merged: dict[str, dict[str, str]] = field(default_factory=dict)
     gates: set[str] = field(default_factory=set)
     outside: dict[str, str] = field(default_factory=dict)
     concatenations: int = 0
@@ -64,6 +66,8 @@ class Trace:
         for name, (widths, resized) in self.read.items():
             if name not in equalized:
                 reasons[name] = f"reads {in_words(widths)} channels" + self._reason(name, any(resized))
+        for name in filter(self.merged.__contains__, equalized):
+            reasons |= {f"{name}, branch {number}": how for number, how in self.merged[name].items()}
         return reasons
 
     def _reason(self, name: str, resized: bool) -> str:
@@ -214,6 +218,9 @@ class _Watch:
             )
         else:
             widths, maps = zip(*runs, strict=True)
+            merged = {n: self.follow.joined.merged.get(one, Known()) for n, one in enumerate(maps, 1)}
+            notes = {str(n): f"{_ended(one)}, as one map" for n, one in merged.items() if one.ended not in ("", *NORMS)}
+            self.trace.merged |= {name: notes} if notes else {}
             self.trace.read.setdefault(name, (widths, tuple(one in self.follow.joined.resized for one in maps)))
         self.follow.joined.read[name] = known.maps
         return frozenset((name,))
@@ -236,7 +243,7 @@ class _Watch:
 def _ended(known: Known) -> str:
     if known.ended.startswith("a "):
         return f"reads {known.ended}, one of them a concatenation of {_maps(known)}"
-    why = ", which gives channels a scale of its own" if known.ended in NORMS else ""
+    why = ", which gives each channel a scale of its own" if known.ended in NORMS else ""
     return f"reads {_maps(known)} through {known.ended}{why}"
 
 

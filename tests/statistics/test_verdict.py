@@ -79,8 +79,8 @@ def test_titles_name_the_head():
 
     model = nn.Module()
     model.head = Decoder()
-    facts = facts_of("head.merges.p2", Fusion({"a": Branch(2), "b": Branch(2)}, combine=Sum()), model)
-    assert facts.title == "Decoder, merges p2" and facts.widths == {"a": 2, "b": 2} and not facts.has_weights
+    facts = facts_of("head.merges.p2", Fusion({"a": Branch(2), "b": Branch(3)}, combine=Sum()), model)
+    assert facts.title == "Decoder, merges p2" and facts.widths == {"a": 2, "b": 3} and not facts.has_weights
 
 
 ABOUT = {

@@ -60,7 +60,6 @@ def end(how: int) -> int:
     ("how", "words"),
     [
         (signal.SIGKILL, "was killed by SIGKILL"),
-        (signal.SIGTERM, "was killed by SIGTERM"),
         (signal.SIGSEGV, "was killed by SIGSEGV"),
         (-3, "ended by itself with exit code 3"),
     ],

@@ -12,11 +12,11 @@ Nothing else is changed: the equalized model is a copy. Data sets are found unde
 
 from __future__ import annotations
 
-import argparse
-import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 from scaleeq.engine import load_config, setup_logger
 from scaleeq.statistics.page import write_report
@@ -26,7 +26,7 @@ from scaleeq.training.scales import analyze_scales
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file")
     what.add_argument("--theory", action="store_true", help="compare closed forms with random maps instead (a minute)")
@@ -51,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.counting import count_config, count_table, image_size
@@ -27,11 +28,8 @@ from scaleeq.training.timing import time_configs, time_table
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; behind the config files, and at its end, are KEY VALUE pairs."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s --config-file C [C ...] [--size H W] [--count] [--json] [KEY VALUE ...]",
-    )
+    parser = console.parser(__doc__)
+    parser.usage = "%(prog)s --config-file C [C ...] [--size H W] [--count] [--json] [KEY VALUE ...]"
     parser.add_argument("--config-file", nargs="+", required=True, metavar="C", help="*.yaml")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, pixels")
     parser.add_argument("--count", action="store_true", help="count, do not time")
@@ -71,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -6,11 +6,11 @@ Example: python tools/benchmark_equalize.py --widths 128 128 128 128 --out-chann
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from scaleeq.statistics.benchmark import equalized_conv_cost
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=[128] * 4, help="channels of the branches")
     parser.add_argument("--out-channels", type=int, default=128)
     parser.add_argument("--kernel", type=int, default=3)
@@ -37,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from .engine import build_model
 from .fusion import Aligned
+from .segmentor import check_names
 
 PARTS = ("backbone", "pyramid", "head", "other")
 AUXILIARY = "auxiliary"
@@ -65,6 +66,7 @@ def build_on_meta(cfg: Any) -> nn.Module:
     """The model of a config on the meta device: shapes without numbers, so no pretrained weights are fetched."""
     cfg = cfg.clone()
     cfg.defrost()
+    check_names(cfg)
     cfg.MODEL.DEVICE = "meta"
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""
     with torch.device("meta"):

@@ -9,8 +9,12 @@ import torch
 from torch import nn
 
 from . import backbones, heads  # noqa: F401  (registers them)
+from .choices import one_of
+from .config.check import OUR_ARCHITECTURES
 from .engine import (
+    BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
     Backbone,
     ImageList,
     build_backbone,
@@ -62,6 +66,7 @@ class ScaleEqSegmentor(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
+        check_names(cfg)
         if "fpn" not in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.FPN != get_cfg().MODEL.FPN:
             raise ValueError("MODEL.FPN is set, but ScaleEqSegmentor does not read it; use MODEL.PYRAMID")
         backbone: Any = build_backbone(cfg)
@@ -148,6 +153,16 @@ class ScaleEqSegmentor(nn.Module):
         for target, label in zip(padded, labels, strict=True):
             target[: label.shape[-2], : label.shape[-1]] = label
         return padded
+
+
+def check_names(cfg: Any) -> None:
+    """ValueError, with the choices, for a name of MODEL that nothing is registered under."""
+    names = {"META_ARCHITECTURE": (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)}
+    if cfg.MODEL.META_ARCHITECTURE in OUR_ARCHITECTURES:  # Detectron2's may read neither of these
+        names["BACKBONE.NAME"] = (cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
+        names["SEM_SEG_HEAD.NAME"] = (cfg.MODEL.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY)
+    for key, (name, registry) in names.items():
+        one_of(name, [registered for registered, _ in registry], key=f"MODEL.{key}")
 
 
 def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, SegmentationLoss]:

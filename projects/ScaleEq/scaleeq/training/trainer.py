@@ -34,12 +34,12 @@ from scaleeq.engine import (
     build_model,
     comm,
     default_writers,
-    verify_results,
     wrap_ddp,
 )
 
 from .ema import WeightAverage
 from .evaluate import build_evaluator, copy_main_buffers, test_on_datasets
+from .expected import check_expected_results, check_rows, require_expected
 from .hooks import StopTraining
 from .metrics import gather_metrics
 from .output_dir import check_disk_space
@@ -124,7 +124,7 @@ class Trainer(TrainerBase):
         if not comm.is_main_process():
             return None
         if self.cfg.TEST.EXPECTED_RESULTS:
-            verify_results(self.cfg, self.last_eval_results)
+            require_expected(self.cfg, self.last_eval_results)
         return self.last_eval_results
 
     def after_train(self) -> None:
@@ -208,12 +208,20 @@ class Trainer(TrainerBase):
     def check(cls, cfg: CfgNode) -> None:
         """Raise what is wrong with a config before anything is built, reading the first records of its data sets."""
         check_before_training(cfg)
+        cls.check_evaluators(cfg)
+
+    @classmethod
+    def check_evaluators(cls, cfg: CfgNode) -> None:
+        """ValueError: no evaluator for a data set of DATASETS.TEST, or none that has TEST.EXPECTED_RESULTS."""
         for name in cfg.DATASETS.TEST:
             cls.build_evaluator(cfg, name)
+        is_ours = cls.build_evaluator.__func__ is Trainer.build_evaluator.__func__  # type: ignore[attr-defined]
+        (check_expected_results if is_ours else check_rows)(cfg)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model on MODEL.DEVICE, in the memory format of MODEL.CHANNELS_LAST."""
+        scaleeq.segmentor.check_names(cfg)
         model = build_model(cfg)
         if cfg.MODEL.CHANNELS_LAST:
             model = model.to(memory_format=torch.channels_last)

@@ -1,0 +1,79 @@
+"""Everything that can be known to be wrong with a run before its first log line, and before its folder is touched.
+
+The checks are those of the run itself, which makes them again; the model is built on the meta device, where it has
+shapes and no numbers, so that its refusals, the optimizer's and those of a file of weights come before hundreds of
+lines of log too, and once for all processes of a job. No random number of the run is drawn: it is seeded afterwards.
+Own design.
+"""
+
+from __future__ import annotations
+
+import os
+
+from scaleeq.config.check import OUR_ARCHITECTURES
+from scaleeq.console import quiet
+from scaleeq.counting import build_on_meta
+from scaleeq.engine import CfgNode, SafeCheckpointer
+
+from .evaluate import evaluated_file
+from .output_dir import check_output_dir
+from .setup import check_before_evaluation, choose_device
+from .solver import build_gradient_clipper
+from .step import autocast_dtype, micro_batch_size
+from .trainer import Trainer
+
+
+def rehearse(
+    cfg: CfgNode,
+    trainer_class: type[Trainer] = Trainer,
+    *,
+    resume: bool = False,
+    eval_only: bool = False,
+    num_processes: int = 1,
+) -> None:
+    """Refuse a run that would fail, without a word and without a file.
+
+    num_processes: of the job that will be started.
+
+    ValueError, KeyError, FileNotFoundError, OSError, ImportError: what is wrong, and the way out.
+    """
+    cfg = cfg.clone()
+    with quiet():
+        choose_device(cfg)
+        if eval_only:
+            check_before_evaluation(cfg)
+            trainer_class.check_evaluators(cfg)
+        else:
+            trainer_class.check(cfg)
+            micro_batch_size(cfg, num_processes)
+            autocast_dtype(cfg)
+            build_gradient_clipper(cfg)
+        check_output_dir(cfg, resume=resume, eval_only=eval_only)
+        _check_model(cfg, trainer_class, resume=resume, eval_only=eval_only)
+
+
+def _check_model(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool, eval_only: bool) -> None:
+    """The model, its optimizer, and the file that its weights come from."""
+    file = cfg.MODEL.TIMM.PRETRAINED_FILE
+    if file and not os.path.isfile(file):
+        raise FileNotFoundError(f"MODEL.TIMM.PRETRAINED_FILE: there is no file {file!r}")
+    is_ours = trainer_class.build_model.__func__ is Trainer.build_model.__func__  # type: ignore[attr-defined]
+    if not is_ours or cfg.MODEL.META_ARCHITECTURE not in OUR_ARCHITECTURES:
+        return  # others need not build on the meta device
+    model = build_on_meta(cfg)
+    if not eval_only:
+        trainer_class.build_lr_scheduler(cfg, trainer_class.build_optimizer(cfg, model))
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+    if eval_only:
+        path = evaluated_file(cfg, checkpointer, resume=resume)
+    elif resume and checkpointer.has_checkpoint():
+        path = ""  # the run compares it with its own state, and falls back on an older one
+    else:
+        path = cfg.MODEL.WEIGHTS
+    if not path or "://" in path:  # fetched when the run needs it
+        return
+    try:
+        checkpointer.load_weights(path, strict=cfg.MODEL.WEIGHTS_STRICT or eval_only)
+    except (FileNotFoundError, ValueError) as error:
+        kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
+        raise kind(f"MODEL.WEIGHTS: {error}" if path == cfg.MODEL.WEIGHTS else str(error)) from error

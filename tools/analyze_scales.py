@@ -21,7 +21,7 @@ console.start()
 from scaleeq.engine import load_config, setup_logger
 from scaleeq.statistics.page import write_report
 from scaleeq.statistics.theory import write_theory
-from scaleeq.training import choose_device
+from scaleeq.training import check_labels, check_model, check_weights, choose_device
 from scaleeq.training.scales import analyze_scales
 
 
@@ -40,8 +40,14 @@ def main() -> None:
         print(write_theory(arguments.output))
         return
     cfg = load_config(arguments.config_file, arguments.opts)
-    choose_device(cfg)
+    weights = arguments.weights or cfg.MODEL.WEIGHTS
+    with console.quiet():
+        check_labels(cfg, keys=("TRAIN",))
+        model = check_model(cfg)
+        if model is not None:
+            check_weights(model, weights, key="--weights" if arguments.weights else "MODEL.WEIGHTS")
     setup_logger(name="scaleeq")
+    choose_device(cfg)
     content = analyze_scales(cfg, weights=arguments.weights, num_batches=arguments.batches)
     content["about"]["config"] = arguments.config_file
     for path in write_report(content, arguments.output):

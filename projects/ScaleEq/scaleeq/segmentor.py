@@ -98,7 +98,7 @@ class ScaleEqSegmentor(nn.Module):
         if self.training:
             targets = self._targets(batched_inputs, size)
             return self.losses(self.backbone(images.tensor), targets)
-        logits = resize(self.logits(images.tensor).float(), (size[0], size[1]))
+        logits = resize(self._inference_logits(images.tensor).float(), (size[0], size[1]))
         results = []
         for image_logits, record, image_size in zip(logits, batched_inputs, images.image_sizes, strict=True):
             height, width = record.get("height", image_size[0]), record.get("width", image_size[1])
@@ -115,6 +115,11 @@ class ScaleEqSegmentor(nn.Module):
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """images: (N, 3, H, W), normalised -> (N, num_classes, h, w) at the head's stride."""
         return self.sem_seg_head.logits(self.backbone(images))
+
+    def _inference_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """`logits` by the head's compiled path, where it has one."""
+        head = self.sem_seg_head
+        return getattr(head, "inference_logits", head.logits)(self.backbone(images))
 
     def losses(self, features: Mapping[str, Any], targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """features: the backbone's; targets: (N, H, W) -> name -> loss, the auxiliary ones named after their level."""

@@ -33,6 +33,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..choices import one_of
 from ..engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
 from ..layers import replace_batch_norms
 from .efficientnet import scaled_efficientnet
@@ -201,15 +202,15 @@ def create_body(
     """The timm model that returns the four levels and has nothing that they do not need; see TimmBackbone."""
     if ":" not in name and not timm.is_model(name):  # "hf-hub:..." and "local-dir:..." name a place, not a model
         nearest = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
-        raise ValueError(f"timm {timm.__version__} has no model {name!r}. Nearest: {', '.join(nearest) or 'none'}")
+        raise ValueError(
+            f"MODEL.TIMM.NAME is {name!r}, but timm {timm.__version__} has no model {name!r}. Nearest: "
+            f"{', '.join(nearest) or 'none'}"
+        )
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f"MODEL.TIMM.DROP_PATH_RATE is {drop_path_rate}: a probability in [0, 1) is needed")
     options = next((dict(given) for prefix, given in FAMILY_OPTIONS.items() if name.startswith(prefix)), {})
     options |= {"features_only": True, "in_chans": in_channels, "out_indices": (-4, -3, -2, -1)}
-    if output_stride not in OUTPUT_STRIDES:
-        raise ValueError(
-            f"MODEL.TIMM.OUTPUT_STRIDE is {output_stride}; choose one of {', '.join(map(str, OUTPUT_STRIDES))}"
-        )
+    one_of(output_stride, OUTPUT_STRIDES, key="MODEL.TIMM.OUTPUT_STRIDE")
     if output_stride != OUTPUT_STRIDES[-1]:
         options["output_stride"] = output_stride
     if drop_path_rate > 0:

@@ -344,3 +344,8 @@ def markdown_table() -> str:
         kind += ", at least one" if row.filled else ", or None" if row.none else ""
         lines.append(f"| {key} | {kind}{f': {row.unit}' if row.unit else ''} | {values or bounds} |")
     return "\n".join(lines)
+
+
+def unread_table() -> str:
+    """The table of docs/config.md: keys, and sections that end with a point, that nothing reads."""
+    return "\n".join(["| key | why |", "|---|---|", *(f"| {key} | {reason} |" for key, reason in UNREAD.items())])

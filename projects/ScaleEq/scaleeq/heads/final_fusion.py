@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..choices import one_of
 from ..fusion import COMBINES, Branch, EqualizerSpec, Fusion, make_combine, make_transfer
 from ..layers.gate import GATES
 from ..ops.resize import RESIZE_MODES
@@ -39,11 +40,9 @@ class FusionOptions:
         )
 
     def __post_init__(self) -> None:
-        if self.gate not in GATES:
-            raise ValueError(f"MODEL.GATE is {self.gate!r}; choose one of {', '.join(GATES)}")
-        for key, kind, choices in (("TRANSFER", "transfer", FINAL_TRANSFERS), ("COMBINE", "combine", COMBINES)):
-            if (value := getattr(self, kind)) not in choices:
-                raise ValueError(f"MODEL.FUSION.{key}: {kind} {value!r} is unknown; choose one of {', '.join(choices)}")
+        one_of(self.gate, GATES, key="MODEL.GATE")
+        one_of(self.transfer, FINAL_TRANSFERS, key="MODEL.FUSION.TRANSFER")
+        one_of(self.combine, COMBINES, key="MODEL.FUSION.COMBINE")
 
     @property
     def context_gate_kind(self) -> str:

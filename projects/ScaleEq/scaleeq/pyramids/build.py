@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..choices import one_of
 from ..fusion import COMBINES, DOWN_TRANSFERS, LATERALS, TRANSFERS, EqualizerSpec, make_transfer
 from ..layers import NormFactory
 from .bifpn import BiFPN
@@ -72,9 +73,7 @@ class PyramidOptions:
             ("combine", ("", *PYRAMID_COMBINES)),
             ("recursion", ("", *RECURSIONS)),
         ):
-            if (value := getattr(self, key)) not in choices:
-                known = ", ".join(filter(None, choices))
-                raise ValueError(f"MODEL.PYRAMID.{key.upper()} is {value!r}; choose one of {known}")
+            one_of(getattr(self, key), choices, key=f"MODEL.PYRAMID.{key.upper()}")
         if self.channels < 1 or self.repeats < 0 or any(number < 0 for number in self.output_convs):
             raise ValueError(f"MODEL.PYRAMID: CHANNELS, REPEATS and OUTPUT_CONVS count something; got {self}")
         self._refuse_combinations()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .evaluate import evaluate_only
 from .output_dir import check_disk_space, check_output_dir, evaluation_config, log_changes
-from .rehearsal import rehearse
+from .rehearsal import check_model, check_weights, rehearse
 from .setup import check_before_training, check_labels, choose_algorithms, choose_device, limit_threads, log_engine
 from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 from .trainer import Trainer
@@ -17,7 +17,9 @@ __all__ = [
     "check_before_training",
     "check_disk_space",
     "check_labels",
+    "check_model",
     "check_output_dir",
+    "check_weights",
     "choose_algorithms",
     "choose_device",
     "evaluate_only",

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from scaleeq import engine
+from scaleeq.choices import one_of
 from scaleeq.counting import count
 from scaleeq.data import find_dataset
 from scaleeq.data.reading import has_labels
@@ -121,8 +122,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     evaluator_type = metadata.get("evaluator_type")
     if evaluator_type != "sem_seg":
         raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
-    if test.ABSENT_CLASSES not in ABSENT_POLICIES:
-        raise ValueError(f"TEST.ABSENT_CLASSES is {test.ABSENT_CLASSES!r}; valid are {', '.join(ABSENT_POLICIES)}")
+    one_of(test.ABSENT_CLASSES, ABSENT_POLICIES, key="TEST.ABSENT_CLASSES")
     folder = Path(cfg.OUTPUT_DIR) / "inference"
     if len(cfg.DATASETS.TEST) > 1:
         folder /= dataset_name

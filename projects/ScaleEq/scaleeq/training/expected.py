@@ -10,7 +10,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-from scaleeq.choices import one_of
+from scaleeq.choices import did_you_mean, one_of
 from scaleeq.console import quiet
 from scaleeq.data import find_dataset
 from scaleeq.data.reading import has_labels
@@ -55,9 +55,10 @@ def check_expected_results(cfg: CfgNode) -> None:
         one_of(task, metrics, key=f"the task of {row} in {KEY}")
         if metric not in metrics[task]:
             off = "" if cfg.TEST.BOUNDARY else "; TEST.BOUNDARY is False, so there are none near boundaries"
-            short = [name for name in metrics[task] if not name.startswith(("IoU-", "ACC-")) or _alike(name, metric)]
+            short = [name for name in metrics[task] if not name.startswith(("IoU-", "ACC-"))]
             raise ValueError(
-                f"{KEY} names the metric {metric!r}; choose one of {', '.join(short)}, IoU-<class>, ACC-<class>{off}"
+                f"{KEY} names the metric {metric!r}; choose one of {', '.join(short)}, IoU-<class>, ACC-<class>"
+                f"{did_you_mean(metric, metrics[task])}{off}"
             )
         if not 0 <= value <= HIGHEST[task]:
             raise ValueError(
@@ -90,8 +91,3 @@ def require_expected(cfg: CfgNode, results: Mapping[str, Any]) -> None:
             if not abs((found := results.get(task, {}).get(metric, math.nan)) - value) <= tolerance
         ]
         raise SystemExit(f"error: {KEY} are not met: {'; '.join(differing)}") from None
-
-
-def _alike(name: str, metric: str) -> bool:
-    """Whether a class's metric is what a user has meant, but for its case or a missing prefix."""
-    return name.lower().endswith(metric.lower().rpartition("-")[2]) and bool(metric)

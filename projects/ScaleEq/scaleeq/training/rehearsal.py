@@ -9,6 +9,9 @@ Own design.
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from torch import nn
 
 from scaleeq.config.check import OUR_ARCHITECTURES
 from scaleeq.console import quiet
@@ -48,32 +51,52 @@ def rehearse(
             micro_batch_size(cfg, num_processes)
             autocast_dtype(cfg)
             build_gradient_clipper(cfg)
+        _check_folder(Path(cfg.OUTPUT_DIR))
         check_output_dir(cfg, resume=resume, eval_only=eval_only)
         _check_model(cfg, trainer_class, resume=resume, eval_only=eval_only)
 
 
-def _check_model(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool, eval_only: bool) -> None:
-    """The model, its optimizer, and the file that its weights come from."""
+def _check_folder(folder: Path) -> None:
+    """OSError: no folder can be made there, or nothing written into it."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"OUTPUT_DIR is {folder}, but {existing} is a file; choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"OUTPUT_DIR is {folder}, but nothing may be written into {existing}; choose another folder"
+        )
+
+
+def check_model(cfg: CfgNode, trainer_class: type[Trainer] = Trainer) -> nn.Module | None:
+    """The model on the meta device, after its refusals; None where it is another's, which need not be built there."""
     file = cfg.MODEL.TIMM.PRETRAINED_FILE
     if file and not os.path.isfile(file):
         raise FileNotFoundError(f"MODEL.TIMM.PRETRAINED_FILE: there is no file {file!r}")
     is_ours = trainer_class.build_model.__func__ is Trainer.build_model.__func__  # type: ignore[attr-defined]
-    if not is_ours or cfg.MODEL.META_ARCHITECTURE not in OUR_ARCHITECTURES:
-        return  # others need not build on the meta device
-    model = build_on_meta(cfg)
+    return build_on_meta(cfg) if is_ours and cfg.MODEL.META_ARCHITECTURE in OUR_ARCHITECTURES else None
+
+
+def check_weights(model: nn.Module, path: str, *, key: str = "MODEL.WEIGHTS", strict: bool = True) -> None:
+    """Refuse a file of weights that does not fit; a URL is fetched when the run needs it."""
+    if not path or "://" in path:
+        return
+    try:
+        SafeCheckpointer(model).load_weights(path, strict=strict)
+    except (FileNotFoundError, ValueError) as error:
+        kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
+        raise kind(f"{key}: {error}") from error
+
+
+def _check_model(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool, eval_only: bool) -> None:
+    """The model, its optimizer, and the file that its weights come from."""
+    model = check_model(cfg, trainer_class)
+    if model is None:
+        return
     if not eval_only:
         trainer_class.build_lr_scheduler(cfg, trainer_class.build_optimizer(cfg, model))
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     if eval_only:
         path = evaluated_file(cfg, checkpointer, resume=resume)
-    elif resume and checkpointer.has_checkpoint():
-        path = ""  # the run compares it with its own state, and falls back on an older one
-    else:
-        path = cfg.MODEL.WEIGHTS
-    if not path or "://" in path:  # fetched when the run needs it
-        return
-    try:
-        checkpointer.load_weights(path, strict=cfg.MODEL.WEIGHTS_STRICT or eval_only)
-    except (FileNotFoundError, ValueError) as error:
-        kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
-        raise kind(f"MODEL.WEIGHTS: {error}" if path == cfg.MODEL.WEIGHTS else str(error)) from error
+        check_weights(model, path, key="MODEL.WEIGHTS" if path == cfg.MODEL.WEIGHTS else "OUTPUT_DIR")
+    elif not (resume and checkpointer.has_checkpoint()):  # the run compares that one, and falls back on an older one
+        check_weights(model, cfg.MODEL.WEIGHTS, strict=cfg.MODEL.WEIGHTS_STRICT)

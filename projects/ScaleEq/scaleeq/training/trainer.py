@@ -79,7 +79,8 @@ class Trainer(TrainerBase):
             model, cfg.OUTPUT_DIR, keep=cfg.SOLVER.KEEP_CHECKPOINTS, trainer=weakref.proxy(self), **saved
         )
         check_disk_space(cfg, model)
-        compile_parts(model, enabled=cfg.MODEL.COMPILE)
+        for each in (model, self.average.model) if self.average else (model,):
+            compile_parts(each, enabled=cfg.MODEL.COMPILE)
         self.model = wrap_ddp(model)
         self.model.train()
         self.step = TrainingStep(

@@ -116,10 +116,10 @@ def test_calibration_sees_only_the_images_and_folding_keeps_the_logits():
     [
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res9']"], "the backbone has res2, res3, res4, res5"),
         (["MODEL.PYRAMID.NAME", "panet"], "MODEL.PYRAMID.NAME is 'panet'"),
-        (["MODEL.FUSION.TRANSFER", "cubic"], "transfer 'cubic' is unknown"),
-        (["MODEL.FUSION.COMBINE", "max"], "combine 'max' is unknown"),
+        (["MODEL.FUSION.TRANSFER", "cubic"], "MODEL.FUSION.TRANSFER is 'cubic'; choose one of"),
+        (["MODEL.FUSION.COMBINE", "max"], "MODEL.FUSION.COMBINE is 'max'; choose one of"),
         (["MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "8"], "set it to 4"),
-        (["MODEL.SEM_SEG_HEAD.NORM", "XN"], "NORM 'XN' is unknown"),
+        (["MODEL.SEM_SEG_HEAD.NORM", "XN"], "MODEL.SEM_SEG_HEAD.NORM is 'XN'; choose one of"),
         (["MODEL.SEM_SEG_HEAD.LOSS_TYPE", "dice"], "LOSS_TYPE is 'dice'"),
         (["MODEL.LOSS.AVERAGE_OVER", "some"], "AVERAGE_OVER is 'some'"),
         (["MODEL.AUX_HEAD.LOSS_WEIGHTS", "[0.4, 0.4]"], "give one weight per level"),
@@ -127,7 +127,7 @@ def test_calibration_sees_only_the_images_and_folding_keeps_the_logits():
         (["MODEL.SCALE_EQUALIZER.SCOPE", "pyramid"], "choose one of head, all"),
         (
             ["MODEL.SCALE_EQUALIZER.ENABLED", "True", "MODEL.SCALE_EQUALIZER.IMPLEMENTATION", "fold"],
-            "choose one of 'reparametrize', 'module'",
+            "choose one of reparametrize, module",
         ),
     ],
 )
@@ -136,12 +136,15 @@ def test_wrong_values_are_refused_with_the_way_out(options, message):
         make_model(*options)
 
 
-@pytest.mark.parametrize("key", ["PYRAMID.NAME", "PYRAMID.TRANSFER", "FUSION.TRANSFER", "FUSION.COMBINE"])
-def test_keys_of_parts_that_a_head_lacks_are_refused(key):
-    with pytest.raises(ValueError, match=f"MODEL.{key} is 'fpn', but FCNHead has no"):
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("PYRAMID.NAME", "fpn"), ("PYRAMID.TRANSFER", "gated"), ("FUSION.TRANSFER", "gated"), ("FUSION.COMBINE", "sum")],
+)
+def test_keys_of_parts_that_a_head_lacks_are_refused(key, value):
+    with pytest.raises(ValueError, match=f"MODEL.{key} is '{value}', but FCNHead has no"):
         make_model(
             *("MODEL.SEM_SEG_HEAD.NAME", "FCNHead", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res5']"),
-            *("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "32", f"MODEL.{key}", "fpn"),
+            *("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "32", f"MODEL.{key}", value),
         )
 
 

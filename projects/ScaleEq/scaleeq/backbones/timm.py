@@ -84,7 +84,7 @@ class TimmBackbone(Backbone):
         output_stride: 8, 16 or 32 pixels, of the levels that would have a larger stride.
 
         Raises ValueError for a model that timm does not know, that has no four levels, no stochastic depth, no known
-        stages or no dilated convolutions where they are asked for; FileNotFoundError or RuntimeError where pretrained
+        stages or no dilated convolutions where they are asked for; OSError where pretrained
         weights cannot be had.
         """
         super().__init__()
@@ -248,9 +248,7 @@ def _create_with_weights(
         try:
             body = make(name, pretrained=True, pretrained_cfg_overlay={"state_dict": weights}, **options)
         except RuntimeError as error:
-            raise RuntimeError(
-                f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}: {error}"
-            ) from error
+            raise ValueError(f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}: {error}") from error
         _require_loaded(body, weights, f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}")
         return body
     if not pretrained:
@@ -260,10 +258,11 @@ def _create_with_weights(
     except TypeError:
         raise
     except Exception as error:  # the hub's client has many errors of its own, by version and transport
-        raise RuntimeError(
-            f"timm could not get pretrained weights for {name}: {error}\nWhere the hub is out of reach, download the "
-            f"model's file elsewhere and name it in MODEL.TIMM.PRETRAINED_FILE (goes before MODEL.TIMM.PRETRAINED), or "
-            f"train from scratch with MODEL.TIMM.PRETRAINED False"
+        raise OSError(
+            f"MODEL.TIMM.PRETRAINED: timm could not get pretrained weights for {name}. Where the hub is out of reach, "
+            "download the model's file elsewhere and name it in MODEL.TIMM.PRETRAINED_FILE (goes before "
+            "MODEL.TIMM.PRETRAINED), or "
+            f"train from scratch with MODEL.TIMM.PRETRAINED False ({error})"
         ) from error
 
 
@@ -272,7 +271,7 @@ def _require_loaded(body: nn.Module, weights: dict[str, Tensor], message: str) -
     name, last = [(name, parameter) for name, parameter in body.named_parameters() if parameter.dim() > 1][-1]
     candidates = (weight.flatten() for weight in weights.values() if weight.numel() == last.numel())
     if not any(torch.equal(weight.to(last), last.flatten()) for weight in candidates):
-        raise RuntimeError(f"{message}: the weights of {name} are not in it")
+        raise ValueError(f"{message}: the weights of {name} are not in it")
 
 
 def _set_drop_path(body: nn.Module, name: str, rate: float) -> None:

@@ -120,7 +120,8 @@ def _check_classes(values: Mapping[str, Any]) -> None:
     weights = values["MODEL.LOSS.CLASS_WEIGHTS"]
     if weights and len(weights) != num_classes:
         raise ValueError(
-            f"MODEL.LOSS.CLASS_WEIGHTS has {len(weights)} numbers for MODEL.SEM_SEG_HEAD.NUM_CLASSES {num_classes}"
+            f"MODEL.LOSS.CLASS_WEIGHTS has {len(weights)} numbers for {num_classes} classes "
+            "(MODEL.SEM_SEG_HEAD.NUM_CLASSES)"
         )
     if weights and not any(weights):
         raise ValueError(

@@ -97,7 +97,9 @@ def atrous_pooling(
 
 def _check_different(key: str, numbers: Sequence[int]) -> None:
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 1:
-        raise ValueError(f"{key} is {list(numbers)}; give different positive whole numbers, at least one")
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.{key} is {list(numbers)}; give different positive whole numbers, at least one"
+        )
 
 
 def _gated(lateral: nn.Module, channels: int, gate: str) -> nn.Module:

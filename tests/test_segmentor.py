@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,29 @@ def test_fcn_head_is_a_main_head_too():
         "sem_seg_head.body": ["input", "convs"]
     }
     assert model.eval()(make_batch((64, 96)))[0]["sem_seg"].shape == (5, 64, 96)
+
+
+@pytest.mark.parametrize("name", ["UPerHead", "SemanticFPNHead"])
+def test_inference_goes_through_what_is_compiled(name):
+    """Backbone and head are two graphs; the head's was never made, and its parts ran one by one."""
+    model = make_model("MODEL.SEM_SEG_HEAD.NAME", name).eval()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    with torch.no_grad():
+        expected = model(make_batch((64, 96)))[0]["sem_seg"]
+        for part in (model.backbone, model.sem_seg_head):
+            part.compile(backend=backend)
+        assert torch.equal(model(make_batch((64, 96)))[0]["sem_seg"], expected)
+        assert len(graphs) == 2
+        model(make_batch((64, 96)))
+        assert len(graphs) == 2, "the second image of a size takes the graphs of the first"
+        copied = copy.deepcopy(model)
+        torch.nn.init.zeros_(copied.sem_seg_head.classifier.weight)
+        assert not copied(make_batch((64, 96)))[0]["sem_seg"].any(), "a copy has its own weights"
 
 
 needs_detectron2 = pytest.mark.skipif(not FEATURES.detection, reason="needs the Detectron2 engine")

@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=2, help="of SOLVER.IMS_PER_BATCH training samples")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     arguments = parser.parse_args()
+    if arguments.batches < 1:
+        parser.error(f"--batches is {arguments.batches}; at least one is needed")
 
     if arguments.theory:
         print(write_theory(arguments.output))

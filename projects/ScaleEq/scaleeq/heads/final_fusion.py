@@ -18,7 +18,7 @@ FINAL_TRANSFERS = (*RESIZE_MODES, "gated", "supervised_gated", "aligned")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FusionOptions:
-    """The keys of MODEL.FUSION, in lower case, and the gates; config.py says what each means.
+    """The keys of MODEL.FUSION, in lower case, and the gates; config/keys.py says what each means.
 
     gate: kind of unsupervised gates. context_gate: there are gates in the context module too.
     ValueError for an unknown value.

@@ -13,7 +13,7 @@ from .pixels import AVERAGES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossOptions:
-    """The keys of MODEL.LOSS, in lower case; config.py and docs/losses.md say what each means.
+    """The keys of MODEL.LOSS, in lower case; config/keys.py and docs/losses.md say what each means.
 
     ValueError for a value outside its range, and for two of OHEM, focal loss and label smoothing together: OHEM and the
     focal loss are two answers to one question, which pixels count, and each reads from a pixel's loss how hard it is,

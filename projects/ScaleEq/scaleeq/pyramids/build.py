@@ -29,7 +29,7 @@ OF_FPN = ("output_convs", "out_features", "recursion")  # options of "fpn" and "
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PyramidOptions:
-    """The keys of MODEL.PYRAMID, in lower case; config.py says what each means. Empty: as `name` implies.
+    """The keys of MODEL.PYRAMID, in lower case; config/keys.py says what each means. Empty: as `name` implies.
 
     ValueError for an unknown value, and for one that the pyramid of this name has no use for.
     """

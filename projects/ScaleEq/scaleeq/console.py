@@ -43,6 +43,8 @@ def start() -> None:
     Threads that wait by spinning make every step of a busy machine 5 to 10 times slower; torch reads it on its import.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not sys.warnoptions:  # Detectron2's imports warn of what torch will do one day: nothing for who runs a command
+        warnings.simplefilter("ignore", FutureWarning)
     if "--debug" in sys.argv[1:]:
         sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
         os.environ[DEBUG] = "1"

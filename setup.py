@@ -32,6 +32,7 @@ TEST = [
     *MODELS,
     "cityscapesscripts>=2.2",
     "import-linter>=2.1",
+    "markdown-it-py>=3.0",
     "pytest>=8.0",
     "pytest-timeout>=2.2",
     "pytest-xdist>=3.5",

@@ -7,11 +7,11 @@ Example: python -m evidence.benchmark_calibration --config-file configs/quicksta
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 import torch
 
@@ -24,7 +24,7 @@ from .recording_cost import recording_cost
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--size", type=int, nargs=2, default=[128, 128], metavar=("HEIGHT", "WIDTH"), help="pixels")
     parser.add_argument("--images", type=int, default=32)
@@ -50,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

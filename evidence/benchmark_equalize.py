@@ -5,11 +5,11 @@ Example: python -m evidence.benchmark_equalize --widths 128 128 128 128 --out-ch
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from .calibration_cost import equalized_conv_cost
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=[128] * 4, help="channels of the branches")
     parser.add_argument("--out-channels", type=int, default=128)
     parser.add_argument("--kernel", type=int, default=3)
@@ -36,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -16,7 +16,9 @@ import json
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 from scaleeq.data import read_labels
 from scaleeq.data.reading import read_instances
@@ -29,7 +31,7 @@ from .counting_speed.stored import in_fresh_process, memory_growth, time_stored
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("--images", type=int, default=6, help="different ones, of each size (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="passes over them, of each (default: %(default)s)")
     parser.add_argument("--peer-python", default="", metavar="PATH", help="an interpreter that has mmsegmentation")
@@ -72,4 +74,4 @@ def measure(arguments: argparse.Namespace) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

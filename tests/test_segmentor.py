@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -116,10 +117,10 @@ def test_calibration_sees_only_the_images_and_folding_keeps_the_logits():
     [
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res9']"], "the backbone has res2, res3, res4, res5"),
         (["MODEL.PYRAMID.NAME", "panet"], "MODEL.PYRAMID.NAME is 'panet'"),
-        (["MODEL.FUSION.TRANSFER", "cubic"], "transfer 'cubic' is unknown"),
-        (["MODEL.FUSION.COMBINE", "max"], "combine 'max' is unknown"),
+        (["MODEL.FUSION.TRANSFER", "cubic"], "MODEL.FUSION.TRANSFER is 'cubic'; choose one of"),
+        (["MODEL.FUSION.COMBINE", "max"], "MODEL.FUSION.COMBINE is 'max'; choose one of"),
         (["MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "8"], "set it to 4"),
-        (["MODEL.SEM_SEG_HEAD.NORM", "XN"], "NORM 'XN' is unknown"),
+        (["MODEL.SEM_SEG_HEAD.NORM", "XN"], "MODEL.SEM_SEG_HEAD.NORM is 'XN'; choose one of"),
         (["MODEL.SEM_SEG_HEAD.LOSS_TYPE", "dice"], "LOSS_TYPE is 'dice'"),
         (["MODEL.LOSS.AVERAGE_OVER", "some"], "AVERAGE_OVER is 'some'"),
         (["MODEL.AUX_HEAD.LOSS_WEIGHTS", "[0.4, 0.4]"], "give one weight per level"),
@@ -127,7 +128,7 @@ def test_calibration_sees_only_the_images_and_folding_keeps_the_logits():
         (["MODEL.SCALE_EQUALIZER.SCOPE", "pyramid"], "choose one of head, all"),
         (
             ["MODEL.SCALE_EQUALIZER.ENABLED", "True", "MODEL.SCALE_EQUALIZER.IMPLEMENTATION", "fold"],
-            "choose one of 'reparametrize', 'module'",
+            "choose one of reparametrize, module",
         ),
     ],
 )
@@ -136,12 +137,15 @@ def test_wrong_values_are_refused_with_the_way_out(options, message):
         make_model(*options)
 
 
-@pytest.mark.parametrize("key", ["PYRAMID.NAME", "PYRAMID.TRANSFER", "FUSION.TRANSFER", "FUSION.COMBINE"])
-def test_keys_of_parts_that_a_head_lacks_are_refused(key):
-    with pytest.raises(ValueError, match=f"MODEL.{key} is 'fpn', but FCNHead has no"):
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("PYRAMID.NAME", "fpn"), ("PYRAMID.TRANSFER", "gated"), ("FUSION.TRANSFER", "gated"), ("FUSION.COMBINE", "sum")],
+)
+def test_keys_of_parts_that_a_head_lacks_are_refused(key, value):
+    with pytest.raises(ValueError, match=f"MODEL.{key} is '{value}', but FCNHead has no"):
         make_model(
             *("MODEL.SEM_SEG_HEAD.NAME", "FCNHead", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res5']"),
-            *("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "32", f"MODEL.{key}", "fpn"),
+            *("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "32", f"MODEL.{key}", value),
         )
 
 
@@ -155,6 +159,29 @@ def test_fcn_head_is_a_main_head_too():
         "sem_seg_head.body": ["input", "convs"]
     }
     assert model.eval()(make_batch((64, 96)))[0]["sem_seg"].shape == (5, 64, 96)
+
+
+@pytest.mark.parametrize("name", ["UPerHead", "SemanticFPNHead"])
+def test_inference_goes_through_what_is_compiled(name):
+    """Backbone and head are two graphs; the head's was never made, and its parts ran one by one."""
+    model = make_model("MODEL.SEM_SEG_HEAD.NAME", name).eval()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    with torch.no_grad():
+        expected = model(make_batch((64, 96)))[0]["sem_seg"]
+        for part in (model.backbone, model.sem_seg_head):
+            part.compile(backend=backend)
+        assert torch.equal(model(make_batch((64, 96)))[0]["sem_seg"], expected)
+        assert len(graphs) == 2
+        model(make_batch((64, 96)))
+        assert len(graphs) == 2, "the second image of a size takes the graphs of the first"
+        copied = copy.deepcopy(model)
+        torch.nn.init.zeros_(copied.sem_seg_head.classifier.weight)
+        assert not copied(make_batch((64, 96)))[0]["sem_seg"].any(), "a copy has its own weights"
 
 
 needs_detectron2 = pytest.mark.skipif(not FEATURES.detection, reason="needs the Detectron2 engine")

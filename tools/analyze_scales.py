@@ -13,17 +13,18 @@ what upsampling does to random maps.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 from scaleeq.engine import load_config, setup_logger
 from scaleeq.statistics.page import write_report
-from scaleeq.training import choose_device
+from scaleeq.training import check_labels, check_model, check_weights, choose_device
 from scaleeq.training.scales import analyze_scales
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -37,7 +38,7 @@ def write_theory(output: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file")
     what.add_argument("--theory", action="store_true", help="compare closed forms with random maps instead (a minute)")
@@ -46,12 +47,20 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=2, help="of SOLVER.IMS_PER_BATCH training samples")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     arguments = parser.parse_args()
+    if arguments.batches < 1:
+        parser.error(f"--batches is {arguments.batches}; at least one is needed")
 
     if arguments.theory:
         sys.exit(write_theory(arguments.output))
     cfg = load_config(arguments.config_file, arguments.opts)
-    choose_device(cfg)
+    weights = arguments.weights or cfg.MODEL.WEIGHTS
+    with console.quiet():
+        check_labels(cfg, keys=("TRAIN",))
+        model = check_model(cfg)
+        if model is not None:
+            check_weights(model, weights, key="--weights" if arguments.weights else "MODEL.WEIGHTS")
     setup_logger(name="scaleeq")
+    choose_device(cfg)
     content = analyze_scales(cfg, weights=arguments.weights, num_batches=arguments.batches)
     content["about"]["config"] = arguments.config_file
     for path in write_report(content, arguments.output):
@@ -61,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.counting import count_config, count_table, image_size
@@ -30,11 +31,8 @@ KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")  # of a config, which ends t
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; after the configs, and at its end, are KEY VALUE pairs."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s --config-file C [C ...] [--size H W] [--count] [--json] [KEY VALUE ...]",
-    )
+    parser = console.parser(__doc__)
+    parser.usage = "%(prog)s --config-file C [C ...] [--size H W] [--count] [--json] [KEY VALUE ...]"
     parser.add_argument("--config-file", nargs="+", required=True, metavar="C", help="a file or a name, with +overlays")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, pixels")
     parser.add_argument("--count", action="store_true", help="count, do not time")
@@ -75,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -12,20 +12,19 @@ Exit code: 0 all is fine, 1 there are faults, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 from scaleeq.data.report import ALL, DEFAULT_SAMPLE, check_datasets, draw_sheets
 from scaleeq.data.splits import names_of
 from scaleeq.files import write_json
-from scaleeq.workers import WorkerKilledError
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME_OR_FOLDER")
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--all", action="store_const", dest="sample", const=ALL, help="read every image")
@@ -36,14 +35,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report, with all file names")
     arguments = parser.parse_args()
 
-    try:
-        names = list(dict.fromkeys(name for argument in arguments.names for name in names_of(argument)))
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        reports = check_datasets(names, sample=arguments.sample, workers=arguments.workers)
-    except WorkerKilledError as error:
-        raise SystemExit(f"error: {error}") from None
+    names = list(dict.fromkeys(name for argument in arguments.names for name in names_of(argument)))
+    reports = check_datasets(names, sample=arguments.sample, workers=arguments.workers)
     print("\n".join(report.text() for report in reports))
     if arguments.sheet:
         for path in draw_sheets(reports, arguments.sheet):
@@ -68,7 +61,4 @@ def counting(text: str) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("stopped; nothing is written")
+    console.run(main, stopped="stopped; nothing is written")

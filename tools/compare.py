@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 from scaleeq.comparison import (
     compare_runs,
@@ -38,7 +38,7 @@ TRAIN = Path(__file__).with_name("train_net.py")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("file", nargs="?", type=Path, metavar="FILE.yaml", help="the comparison")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/compare/<name of the file>")
     parser.add_argument("--jobs", default="auto", metavar="N", help="runs at a time; auto: by cores and memory")
@@ -92,4 +92,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

@@ -12,21 +12,21 @@ writes the same numbers, in the shape of a run's inference/results.json.
 
 from __future__ import annotations
 
-import argparse
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 from scaleeq.data import find_dataset, read_labels
 from scaleeq.data.reading import read_instances
 from scaleeq.engine import setup_logger
 from scaleeq.evaluation import ABSENT_POLICIES, Reader, score_predictions
 from scaleeq.files import write_json
-from scaleeq.workers import WorkerKilledError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("predictions", metavar="PRED_DIR")
     parser.add_argument("--dataset", required=True, metavar="NAME", help="for example camvid_sem_seg_val")
     parser.add_argument("--json", metavar="FILE", help="where the results are written too")
@@ -40,22 +40,17 @@ def main() -> None:
     parser.add_argument("--label-ids", action="store_true", help="the pictures hold the data set's raw values")
     arguments = parser.parse_args()
 
-    try:
-        find_dataset(arguments.dataset)
-        setup_logger(name="scaleeq")
-        results = score_predictions(
-            arguments.predictions,
-            arguments.dataset,
-            Reader(labels=read_labels, instances=read_instances),
-            absent=arguments.absent,
-            boundary=arguments.boundary,
-            label_ids=arguments.label_ids,
-            workers=arguments.workers,
-        )
-    except (ValueError, OSError, WorkerKilledError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("stopped; nothing is written") from None
+    find_dataset(arguments.dataset)
+    setup_logger(name="scaleeq")
+    results = score_predictions(
+        arguments.predictions,
+        arguments.dataset,
+        Reader(labels=read_labels, instances=read_instances),
+        absent=arguments.absent,
+        boundary=arguments.boundary,
+        label_ids=arguments.label_ids,
+        workers=arguments.workers,
+    )
     if arguments.json:
         write_json(arguments.json, results)
 
@@ -66,4 +61,4 @@ def _num_cpus() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main, stopped="stopped; nothing is written")

@@ -6,11 +6,11 @@ Example: python tools/plot_run.py output/quickstart --images 4 --weights model_b
 
 from __future__ import annotations
 
-import argparse
-import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 from scaleeq.engine import load_config
 from scaleeq.files import read_json
@@ -19,7 +19,7 @@ from scaleeq.training.pictures import branch_scales, plot_branch_scales, plot_pr
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("output_dir", type=Path, help="of a run: holds config.yaml and weights")
     parser.add_argument("--images", type=int, default=4, help="rows of the picture of predictions")
     parser.add_argument("--weights", default="model_final.pth", help="a checkpoint inside output_dir")
@@ -40,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -11,19 +11,18 @@ MATLAB's files need two libraries more: pip install -e '.[prepare]'.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 from scaleeq.data.preparation import CONVERSIONS, prepare_dataset
-from scaleeq.workers import WorkerKilledError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("dataset", choices=CONVERSIONS)
     parser.add_argument("--root", help="the directory of all data sets; default: $DETECTRON2_DATASETS, or ./datasets")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; default: one per core")
@@ -31,19 +30,14 @@ def main() -> None:
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    try:
-        names = prepare_dataset(
-            arguments.dataset,
-            root=arguments.root,
-            workers=arguments.workers,
-            allow_incomplete=arguments.allow_incomplete,
-        )
-    except (OSError, ValueError, ImportError, WorkerKilledError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
+    names = prepare_dataset(
+        arguments.dataset,
+        root=arguments.root,
+        workers=arguments.workers,
+        allow_incomplete=arguments.allow_incomplete,
+    )
     print(*names, sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main, stopped="stopped; the same command goes on from here")

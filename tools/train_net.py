@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from typing import Any
 
-# Threads that wait by spinning make every step of a busy machine 5 to 10 times slower. Read when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 from scaleeq.engine import (
     CfgNode,
@@ -44,9 +44,16 @@ from scaleeq.training import (
     limit_threads,
     log_changes,
     log_engine,
+    rehearse,
 )
 
 logger = logging.getLogger("scaleeq.train_net")
+
+
+def check(args: argparse.Namespace, num_processes: int) -> None:
+    """Raise what is wrong with the command line, before the job's processes are started and anything is logged."""
+    cfg = load_config(args.config_file, args.opts)
+    rehearse(cfg, Trainer, resume=args.resume, eval_only=args.eval_only, num_processes=num_processes)
 
 
 def setup(args: argparse.Namespace, cfg: CfgNode, warnings: list[str]) -> None:
@@ -77,4 +84,5 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    run_job(main, default_argument_parser(epilog=__doc__).parse_args())
+    parser = console.adopt(default_argument_parser(epilog=__doc__))
+    console.run(lambda: run_job(main, parser.parse_args(), check=check))

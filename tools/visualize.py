@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from scaleeq import console
+
+console.start()
 
 from scaleeq.config import add_scaleeq_config
 from scaleeq.data import find_dataset
@@ -35,19 +36,15 @@ from scaleeq.training.visualization import (
 
 
 def main() -> int:
-    parser = build_parser()
-    arguments = parser.parse_intermixed_args()
+    arguments = build_parser().parse_intermixed_args()
     images_and_options(arguments)
-    try:
-        check(arguments)
-        if arguments.dataset:
-            find_dataset(arguments.dataset)
-            images = dataset_images(arguments.dataset, num=arguments.num, only=arguments.names)
-        else:
-            images = picture_files(arguments.images, leave_out=arguments.output)
-        look = predictions(arguments, images)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        parser.error(str(error.args[0] if isinstance(error, KeyError) else error))
+    check(arguments)
+    if arguments.dataset:
+        find_dataset(arguments.dataset)
+        images = dataset_images(arguments.dataset, num=arguments.num, only=arguments.names)
+    else:
+        images = picture_files(arguments.images, leave_out=arguments.output)
+    look = predictions(arguments, images)
     title = f"{arguments.dataset or 'Images'}: {arguments.predictions or arguments.weights}"
     faults = write_sheets(images, look, look.classes, arguments.output, kinds=arguments.maps, title=title)
     print(f"{len(images) - len(faults)} of {len(images)} images drawn: {arguments.output / 'index.html'}")
@@ -55,7 +52,7 @@ def main() -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGE_OR_FOLDER")
     parser.add_argument("--config-file", metavar="FILE", help="of the model; a run's config.yaml, for example")
     parser.add_argument("--weights", metavar="FILE", help="default: MODEL.WEIGHTS of the config")
@@ -119,7 +116,4 @@ def predictions(arguments: argparse.Namespace, images: dict) -> ModelPredictions
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("stopped; the sheets so far are whole, index.html is not of this run")
+    console.run(main, stopped="stopped; the sheets so far are whole, index.html is not of this run")

@@ -9,13 +9,15 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+from markdown_it import MarkdownIt
 from scipy import stats
 
 from scaleeq.comparison import comparison_table, summarize_comparison, verdicts, write_report
-from scaleeq.comparison.figures import band
+from scaleeq.comparison.figures import band, draw_curves
 from scaleeq.comparison.page import page
 from scaleeq.comparison.runs import changed_keys, curve, finish_run, read_metrics, read_run, thinned
 from scaleeq.comparison.summary import question
+from scaleeq.comparison.tables import HEADERS, markdown
 
 from .folders import write_comparison, write_run
 
@@ -128,6 +130,23 @@ def test_the_page_is_one_file_for_every_screen(content):
         root = ElementTree.fromstring(base64.b64decode(data))
         assert root.tag.endswith("svg")
     assert not re.search(r"\bnan\b", parsed.text)
+
+
+def test_words_that_markdown_would_read(content):
+    """Oracle: markdown-it-py, which finds one table of as many cells, words as they were written, and no tag."""
+    name = "a|b <i>*x*</i> $y _z"
+    variants = {name if key == "wide" else key: value for key, value in content["variants"].items()}
+    variants[name] = {**variants[name], "differs_in": {"OUTPUT_DIR": "<b>|`x`"}}
+    compared = {name if key == "wide" else key: value for key, value in content["comparisons"].items()}
+    odd = {**content, "variants": variants, "comparisons": compared, "comment": "# Is it?\n- <b>", "metric": "*m*"}
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown(odd))
+    texts = ["".join(child.content for child in token.children or ()) for token in tokens if token.type == "inline"]
+    assert name in texts and any(text.startswith(f"{name} against off: ") for text in texts)
+    assert f"{name}: OUTPUT_DIR '<b>|`x`'" in texts and "# Is it?- <b>" in texts
+    assert sum(token.type == "td_open" for token in tokens) == len(variants) * len(HEADERS)
+    assert [token.tag for token in tokens if token.type == "heading_open"] == ["h1"]
+    assert not any(child.type == "html_inline" for token in tokens for child in token.children or ())
+    assert "<i>" not in page(odd) and draw_curves(odd, "curve", "*m*").count("<svg") == 1
 
 
 def test_band_of_curves_of_different_length():

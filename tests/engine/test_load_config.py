@@ -129,6 +129,38 @@ def test_wrong_overrides(opts: list[str], error: type[Exception], message: str) 
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "written"),
+    [
+        ("MODEL.SCALE_EQUALIZER.ENABLED", "true", "True"),
+        ("MODEL.SCALE_EQUALIZER.ENABLED", "yes", "True"),
+        ("MODEL.SCALE_EQUALIZER.ENABLED", "0", "False"),
+        ("SOLVER.WEIGHT_DECAY_BIAS", "none", "None"),
+        ("SOLVER.WEIGHT_DECAY_BIAS", "null", "None"),
+        ("SOLVER.BASE_LR", "0,01", "0.01"),
+        ("SOLVER.BASE_LR", "1", "1.0"),
+        ("SOLVER.MAX_ITER", "1e4", "10000"),
+        ("SOLVER.STEPS", "100", "[100]"),
+        ("DATASETS.TRAIN", "my_train", "['my_train']"),
+        ("DATASETS.TRAIN", "a,b", "['a', 'b']"),
+        ("DATASETS.TRAIN", "[a, b]", "['a', 'b']"),
+        ("INPUT.CROP.SIZE", "512", "[512]"),
+        ("WANDB.NAME", "123", "'123'"),
+    ],
+)
+def test_what_to_write_instead(key: str, value: str, written: str) -> None:
+    with pytest.raises(ValueError, match=rf"{key} is .*; write (.*)$") as caught:
+        load_config(None, [key, value])
+    assert str(caught.value).partition("; write ")[2].strip('"') == written
+    if written != "[512]":  # of two sides
+        load_config(None, [key, written])
+
+
+def test_a_truth_value_of_yaml_for_a_word(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"MODEL.LOSS.OHEM is of type str .*write it in quotes"):
+        load_config(write(tmp_path, "a.yaml", "MODEL: {LOSS: {OHEM: off}}"))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no config file .*nowhere\.yaml$"):
         load_config(tmp_path / "nowhere.yaml")

@@ -131,7 +131,8 @@ REFUSED = {
     "psp, wrong gate": ([*PSP, f"{HEAD}CONTEXT_GATE", "True", "MODEL.GATE", "open"], "MODEL.GATE is 'open'"),
     "aspp, transfer": ([*ASPP, f"{FUSION}TRANSFER", "nearest"], "ASPPHead has no branches of different sizes"),
     "aspp, widths": ([*ASPP, f"{HEAD}ASPP_CHANNELS", "16"], "leave ASPP_CHANNELS 0"),
-    "aspp, dilations": ([*ASPP, f"{HEAD}ASPP_DILATIONS", "[0, 6]"], r"ASPP_DILATIONS is \[0, 6\]; give different"),
+    "aspp, dilations": ([*ASPP, f"{HEAD}ASPP_DILATIONS", "[0, 6]"], r"ASPP_DILATIONS is \[0, 6\]; expected a list"),
+    "aspp, dilations twice": ([*ASPP, f"{HEAD}ASPP_DILATIONS", "[6, 6]"], r"ASPP_DILATIONS is \[6, 6\]; give diff"),
     "aspp, stride": (
         [*ASPP, f"{HEAD}IN_FEATURES", "['res2']", f"{HEAD}COMMON_STRIDE", "4"],
         "no dilations are known for a level of stride 4, only for 8, 16, 32; set MODEL.SEM_SEG_HEAD.ASPP_DILATIONS",
@@ -157,7 +158,7 @@ REFUSED = {
     "fcn and a pyramid": ([*FCN_LEVELS, f"{PYRAMID}NAME", "fpn"], "FCNHead has no pyramid"),
     "fcn, levels, sum": ([*FCN_LEVELS, f"{FUSION}COMBINE", "softmax"], "COMBINE 'softmax' adds branches of one width"),
     "uper, none, sum": ([*UPER, f"{PYRAMID}NAME", "none", f"{FUSION}COMBINE", "sum"], "adds branches of one width"),
-    "uper, deconv": ([*UPER, f"{FUSION}TRANSFER", "deconv"], "transfer 'deconv' is unknown; choose one of bilinear, "),
+    "uper, deconv": ([*UPER, f"{FUSION}TRANSFER", "deconv"], "TRANSFER is 'deconv'; choose one of '', bilinear, "),
     "uper, norm": ([*UPER, f"{PYRAMID}NORM", "GN"], "UPerHead has no norms but those of SEM_SEG_HEAD.NORM"),
     "semantic_fpn, concat": ([*SEMANTIC_FPN, f"{FUSION}COMBINE", "concat"], "classifies the sum of its branches"),
     "semantic_fpn, transfer": ([*SEMANTIC_FPN, f"{FUSION}TRANSFER", "gated"], "each branch is upsampled step by step"),
@@ -176,7 +177,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(case):
 def test_unknown_values_are_refused_by_every_head(options):
     for key, value, message in (
         ("MODEL.SCALE_EQUALIZER.SCOPE", "some", "SCOPE is 'some'"),
-        (f"{HEAD}NORM", "XN", "NORM 'XN' is unknown"),
+        (f"{HEAD}NORM", "XN", "NORM is 'XN'; choose one of"),
         (f"{HEAD}IN_FEATURES", "['res5', 'res5']", "name each level once"),
         (f"{HEAD}IN_FEATURES", "['res9']", r"IN_FEATURES is \['res9'\]; the backbone has res2, res3, res4, res5"),
     ):

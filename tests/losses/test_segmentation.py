@@ -243,9 +243,15 @@ def ohem_values(name: str) -> dict:
         ({"dice_weight": -1.0}, "DICE_WEIGHT is -1.0"),
         ({"lovasz_weight": -1.0}, "LOVASZ_WEIGHT is -1.0"),
         ({"dice_weight": float("nan")}, "DICE_WEIGHT is nan"),
-        ({"ohem": "top_k", "focal_gamma": 2.0}, "LOSS.OHEM 'top_k' and LOSS.FOCAL_GAMMA 2.0 are set together"),
-        ({"ohem": "threshold", "label_smoothing": 0.1}, "LOSS.OHEM 'threshold' and LOSS.LABEL_SMOOTHING 0.1"),
-        ({"focal_gamma": 2.0, "label_smoothing": 0.1}, "LOSS.FOCAL_GAMMA 2.0 and LOSS.LABEL_SMOOTHING 0.1"),
+        (
+            {"ohem": "top_k", "focal_gamma": 2.0},
+            "MODEL.LOSS.OHEM 'top_k' and MODEL.LOSS.FOCAL_GAMMA 2.0 are set together",
+        ),
+        (
+            {"ohem": "threshold", "label_smoothing": 0.1},
+            "MODEL.LOSS.OHEM 'threshold' and MODEL.LOSS.LABEL_SMOOTHING 0.1",
+        ),
+        ({"focal_gamma": 2.0, "label_smoothing": 0.1}, "MODEL.LOSS.FOCAL_GAMMA 2.0 and MODEL.LOSS.LABEL_SMOOTHING 0.1"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, message):

@@ -10,6 +10,7 @@ import os
 import signal
 from pathlib import Path
 
+from scaleeq import console
 from scaleeq.data.reading import read_image
 from scaleeq.engine import comm, default_argument_parser, run_job, setup_logger
 from scaleeq.training import Trainer
@@ -38,4 +39,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, default_argument_parser().parse_args())
+    console.run(lambda: run_job(main, default_argument_parser().parse_args()))

@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from scaleeq import console
 from scaleeq.data.camvid import load_camvid
 from scaleeq.data.catalog import register_dataset
 from scaleeq.engine import DatasetCatalog, MetadataCatalog, load_config
-from scaleeq.training import check_before_training, choose_device
+from scaleeq.training import Trainer, check_before_training, choose_device
+from scaleeq.training.expected import metric_names, require_expected
 
 from .tiny import OTHER_TEST_SET, TEST_SET, tiny_config
 
@@ -67,7 +69,6 @@ def test_nothing_is_wrong_with_the_tiny_config(tmp_path):
         ({"SOLVER__EARLY_STOP_PATIENCE": 2, "TEST__EVAL_PERIOD": 1, "DATASETS__TEST": ()}, r"EARLY_STOP_PATIENCE"),
         ({"TEST__EXPECTED_RESULTS": [["sem_seg", "mIoU", 80.0]]}, r"EXPECTED_RESULTS.*tolerance"),
         ({"TEST__EXPECTED_RESULTS": ["sem_seg", "mIoU", 80.0, 1.0]}, r"EXPECTED_RESULTS.*tolerance"),
-        ({"TEST__EXPECTED_RESULTS": [["sem_seg", "miou", 80.0, 1.0]]}, r"'miou'.*mIoU"),
         ({"TEST__EXPECTED_RESULTS": [["sem_seg", "mIoU", 80.0, -1.0]]}, r"nothing can meet"),
         (
             {"TEST__EXPECTED_RESULTS": [["sem_seg", "mIoU", 80.0, 1.0]], "DATASETS__TEST": (TEST_SET, OTHER_TEST_SET)},
@@ -75,11 +76,42 @@ def test_nothing_is_wrong_with_the_tiny_config(tmp_path):
         ),
         ({"DATASETS__TRAIN": ()}, r"DATASETS.TRAIN is empty"),
         ({"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 1}, r"NUM_CLASSES is 1, but .* 8 classes; set it to 8"),
+        ({"MODEL__META_ARCHITECTURE": "ScaleSegmentor"}, r"MODEL.META_ARCHITECTURE is .*ScaleEqSegmentor"),
+        ({"MODEL__BACKBONE__NAME": "build_tim_backbone"}, r"MODEL.BACKBONE.NAME is .*did you mean build_timm_backbone"),
+        ({"MODEL__SEM_SEG_HEAD__NAME": "UperHead"}, r"MODEL.SEM_SEG_HEAD.NAME is .*did you mean UPerHead"),
+        ({"DATASETS__TEST": ("toy_sem_seg_vla",)}, r"DATASETS.TEST: there is no data set.*toy_sem_seg_val"),
     ],
 )
 def test_keys_that_do_not_go_together(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         check_before_training(tiny_config(tmp_path, **changes))
+
+
+EXPECTED = {
+    "a value above all": (["sem_seg", "mIoU", 101.0, 1.0], r"mIoU is in \[0, 100\]"),
+    "a value below all": (["sem_seg", "mIoU", -1.0, 5.0], r"mIoU is in \[0, 100\]"),
+    "a task": (["semseg", "mIoU", 50.0, 1.0], r"'semseg'; choose one of sem_seg"),
+    "a metric": (["sem_seg", "miou", 50.0, 1.0], r"'miou'; choose one of mIoU, .*did you mean mIoU"),
+    "a class": (["sem_seg", "IoU-skye", 50.0, 1.0], r"'IoU-skye'.*did you mean IoU-sky\?"),
+    "no such evaluator": (["validation", "loss", 1.0, 1.0], r"'validation'; choose one of sem_seg"),
+    "near boundaries": (["sem_seg", "boundary_IoU", 50.0, 1.0], r"TEST.BOUNDARY is False"),
+}
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_results_that_no_run_can_have(tmp_path, case):
+    row, message = EXPECTED[case]
+    with pytest.raises(ValueError, match=f"TEST.EXPECTED_RESULTS.*{message}|{message}.*TEST.EXPECTED_RESULTS"):
+        Trainer.check(tiny_config(tmp_path, TEST__EXPECTED_RESULTS=[row]))
+
+
+def test_results_that_a_run_can_have(tmp_path):
+    rows = [["sem_seg", "IoU-sky", 100, 0.0], ["validation", "loss", 3.0, 1.0], ["sem_seg", "trimap_mIoU_3px", 5, 1]]
+    with console.quiet():
+        names = metric_names(tiny_config(tmp_path, TEST__BOUNDARY=True), TEST_SET)["sem_seg"]
+    rows[2][1] = next(name for name in names if "trimap" in name)
+    changes = {"TEST__EXPECTED_RESULTS": rows, "TEST__VALIDATION_LOSS": True, "TEST__BOUNDARY": True}
+    Trainer.check(tiny_config(tmp_path, **changes))
 
 
 def test_keys_that_do_go_together(tmp_path):
@@ -198,6 +230,37 @@ def test_files_that_are_not_there_or_no_pictures(tmp_path, add_set):
     (tmp_path / "1_labels.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"DATASETS.TEST names gappy_sem_seg.*1_labels\.png"):
         check_before_training(cfg)
+
+
+@pytest.mark.parametrize("link", ["", "file", "folder"])
+def test_training_images_are_not_tested_on(tmp_path, add_set, link):
+    records = picture_records(tmp_path, np.zeros((4, 4), np.uint8))
+    train = add_set("train_sem_seg", records)
+    other = records[3]["file_name"]
+    if link == "file":
+        (tmp_path / "linked.png").symlink_to(other)
+        other = str(tmp_path / "linked.png")
+    elif link == "folder":
+        (tmp_path / "linked").symlink_to(tmp_path)
+        other = str(tmp_path / "linked" / "3.png")
+    test = add_set("test_sem_seg", [*picture_records(make(tmp_path / "test"), np.zeros((4, 4), np.uint8)),
+                                    {**records[3], "file_name": other}])  # fmt: skip
+    names = {"DATASETS__TRAIN": (train,), "DATASETS__TEST": (test,)}
+    with pytest.raises(ValueError, match=r"test_sem_seg, of whose 7 images 1 are in .*ALLOW_OVERLAP True"):
+        check_before_training(tiny_config(tmp_path, **names))
+    check_before_training(tiny_config(tmp_path, **names, DATASETS__ALLOW_OVERLAP=True))
+
+
+def make(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_expected_results_that_are_not_met_end_in_one_line(tmp_path):
+    cfg = tiny_config(tmp_path, TEST__EXPECTED_RESULTS=[["sem_seg", "mIoU", 80.0, 1.0], ["sem_seg", "pACC", 5.0, 1.0]])
+    with pytest.raises(SystemExit) as ended:
+        require_expected(cfg, {"sem_seg": {"mIoU": 40.0, "pACC": 5.5}})
+    assert ended.value.code == "error: TEST.EXPECTED_RESULTS are not met: sem_seg/mIoU is 40, expected 80.0 +- 1.0"
 
 
 def test_wandb_is_asked_for_before_anything_is_built(tmp_path, monkeypatch):

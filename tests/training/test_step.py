@@ -82,9 +82,8 @@ def test_a_batch_is_cut_evenly(tmp_path, batch, passes, world_size, size):
 
 @pytest.mark.parametrize(("batch", "passes", "world_size"), [(4, 3, 1), (4, 2, 4), (0, 1, 1), (4, 0, 1)])
 def test_a_batch_that_cannot_be_cut_is_refused(tmp_path, batch, passes, world_size):
-    cfg = tiny_config(tmp_path, SOLVER__IMS_PER_BATCH=batch, SOLVER__ACCUMULATE=passes)
     with pytest.raises(ValueError, match=r"SOLVER\.(IMS_PER_BATCH|ACCUMULATE)"):
-        micro_batch_size(cfg, world_size)
+        micro_batch_size(tiny_config(tmp_path, SOLVER__IMS_PER_BATCH=batch, SOLVER__ACCUMULATE=passes), world_size)
 
 
 # ---------------------------------------------------------------------------------------------------- random state

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from scaleeq import engine
 from scaleeq.engine import load_config
 
 from .tiny import BASE, OPTIONS
@@ -38,11 +37,22 @@ def test_two_processes_train_and_one_repeats_their_number(tmp_path):
 
 
 def test_a_mistake_is_told_and_the_exit_status_says_so(tmp_path):
-    refused = run("--eval-only", OUTPUT_DIR=tmp_path, **{"DATASETS.TEST": ("toy_sem_seg_val",)})
-    assert refused.returncode != 0
-    assert "MODEL.WEIGHTS" in refused.stderr
-    assert (tmp_path / "inference" / "config.yaml").is_file()
-    assert f"Engine: {engine.NAME}" in (tmp_path / "inference" / "log.txt").read_text()
+    options = {"OUTPUT_DIR": tmp_path / "run", "DATASETS.TEST": ("toy_sem_seg_val",)}
+    refused = run("--eval-only", **options)
+    assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (2, "", 1), refused.stderr
+    assert refused.stderr.startswith("error: ") and "MODEL.WEIGHTS" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [[], ["--num-gpus", "2"]])
+def test_a_mistake_is_told_once_by_any_number_of_processes(tmp_path, processes):
+    options = {"OUTPUT_DIR": tmp_path / "run", "DATASETS.TEST": ("toy_sem_seg_val",), "SOLVER.IMS_PER_BATCH": 3}
+    refused = run(*processes, "--debug", **options, **{"SOLVER.ACCUMULATE": 2})
+    assert refused.returncode == 2 and not refused.stdout, refused.stderr
+    assert refused.stderr.startswith("Traceback")
+    assert refused.stderr.splitlines()[-1].startswith("error: SOLVER.IMS_PER_BATCH is")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):

@@ -13,7 +13,7 @@ from scaleeq.statistics import require_calibrated
 from scaleeq.training import Trainer, evaluate_only
 from scaleeq.training.evaluate import hash_weights
 
-from .tiny import OTHER_TEST_SET, TEST_SET, tiny_config
+from .tiny import OTHER_TEST_SET, TEST_SET, OneStep, tiny_config
 
 ONE_ITERATION = {"SOLVER__MAX_ITER": 1, "SOLVER__WARMUP_ITERS": 0}
 
@@ -221,9 +221,9 @@ def test_gradients_are_clipped_between_backward_and_step(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_change(tmp_path):
-    cfg = tiny_config(tmp_path, MODEL__PIXEL_STD=[0.0, 0.0, 0.0])
     seed_all_rng(0)
-    trainer = Trainer(cfg)
+    trainer = Trainer(tiny_config(tmp_path))
+    trainer.model.pixel_std.zero_()  # no config can say so
     before = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()}
     with pytest.raises(FloatingPointError, match=r"(?s)iteration 0.*loss_sem_seg nan"):
         trainer.train()
@@ -280,3 +280,11 @@ def test_hash_knows_names_types_shapes_and_values():
         {"a": weights["a"], "c": weights["b"]},
     ]
     assert len({digest, *map(hash_weights, others)}) == 5
+
+
+def test_the_averaged_model_is_compiled_too(tmp_path):
+    trainer = OneStep(tiny_config(tmp_path, MODEL__COMPILE=True, SOLVER__EMA_DECAY=0.9))
+    evaluated, kind = trainer.evaluated_model()
+    assert kind == "ema" and evaluated is not trainer.checkpointer.model
+    for model in (evaluated, trainer.checkpointer.model):
+        assert model.backbone._compiled_call_impl is not None and model.sem_seg_head._compiled_logits is not None

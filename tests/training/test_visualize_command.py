@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from scaleeq import console
+
 from .tiny import TEST_SET
 from .visualization_data import photos, saved_model
 
@@ -59,7 +61,7 @@ def test_wrong_usage(command, monkeypatch, capsys, line, message):
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setattr(sys, "argv", ["visualize.py", *line.split()])
     with pytest.raises(SystemExit) as error:
-        command.main()
+        console.run(command.main)
     assert error.value.code == 2
     assert re.search(message, capsys.readouterr().err)
 

@@ -21,6 +21,8 @@ from torch.utils.flop_counter import flop_registry
 
 from .engine import build_model
 from .fusion import Aligned
+from .markdown import code
+from .segmentor import check_names
 
 PARTS = ("backbone", "pyramid", "head", "other")
 AUXILIARY = "auxiliary"
@@ -65,6 +67,7 @@ def build_on_meta(cfg: Any) -> nn.Module:
     """The model of a config on the meta device: shapes without numbers, so no pretrained weights are fetched."""
     cfg = cfg.clone()
     cfg.defrost()
+    check_names(cfg)
     cfg.MODEL.DEVICE = "meta"
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""
     with torch.device("meta"):
@@ -86,7 +89,7 @@ def count_table(records: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for record in records:
         params, macs, kinds = (record[key] for key in ("params_by_part", "macs_by_part", "macs_by_kind"))
-        cells = [f"`{record['config']}`", "x".join(map(str, record["size"]))]
+        cells = [code(record["config"], in_table=True), "x".join(map(str, record["size"]))]
         cells += [cell(number, 1e6, 2) for number in (record["params"], *(params.get(part, 0) for part in parts))]
         cells += [cell(number, 1e9, 1) for number in (record["macs"], *(macs.get(part, 0) for part in parts))]
         rows.append([*cells, *(cell(kinds[kind], 1e9, 1) for kind in KINDS[1:])])

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .choices import one_of
 from .engine import get_cfg
 from .ops import resize
 
@@ -149,8 +150,8 @@ class InferenceOptions:
     combine: str = "softmax"
 
     def __post_init__(self) -> None:
-        _one_of("TEST.SLIDE.AGGREGATE_ON", self.aggregate_on, AGGREGATE_ON)
-        _one_of("TEST.AUG.COMBINE", self.combine, COMBINES)
+        one_of(self.aggregate_on, AGGREGATE_ON, key="TEST.SLIDE.AGGREGATE_ON")
+        one_of(self.combine, COMBINES, key="TEST.AUG.COMBINE")
         if any(not 0 < scale < math.inf for scale in self.scales):
             raise ValueError(f"TEST.AUG.SCALES is {list(self.scales)}; scales are factors above 0, such as 0.75")
         if self.window is None:
@@ -274,8 +275,3 @@ def _height_and_width(key: str, value: Sequence[int]) -> tuple[int, int] | None:
     if len(sizes) > 2 or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes):
         raise ValueError(f"{key} is {sizes}; give one number of pixels, as [512], or height and width, as [512, 1024]")
     return (sizes[0], sizes[-1]) if sizes else None
-
-
-def _one_of(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{key} is {value!r}; choose one of {', '.join(choices)}")

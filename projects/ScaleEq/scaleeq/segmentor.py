@@ -9,8 +9,12 @@ import torch
 from torch import nn
 
 from . import backbones, heads  # noqa: F401  (registers them)
+from .choices import one_of
+from .config.check import OUR_ARCHITECTURES
 from .engine import (
+    BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
     Backbone,
     ImageList,
     build_backbone,
@@ -62,6 +66,7 @@ class ScaleEqSegmentor(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
+        check_names(cfg)
         if "fpn" not in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.FPN != get_cfg().MODEL.FPN:
             raise ValueError("MODEL.FPN is set, but ScaleEqSegmentor does not read it; use MODEL.PYRAMID")
         backbone: Any = build_backbone(cfg)
@@ -93,7 +98,7 @@ class ScaleEqSegmentor(nn.Module):
         if self.training:
             targets = self._targets(batched_inputs, size)
             return self.losses(self.backbone(images.tensor), targets)
-        logits = resize(self.logits(images.tensor).float(), (size[0], size[1]))
+        logits = resize(self._inference_logits(images.tensor).float(), (size[0], size[1]))
         results = []
         for image_logits, record, image_size in zip(logits, batched_inputs, images.image_sizes, strict=True):
             height, width = record.get("height", image_size[0]), record.get("width", image_size[1])
@@ -111,6 +116,11 @@ class ScaleEqSegmentor(nn.Module):
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """images: (N, 3, H, W), normalised -> (N, num_classes, h, w) at the head's stride."""
         return self.sem_seg_head.logits(self.backbone(images))
+
+    def _inference_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """`logits` by the head's compiled path, where it has one."""
+        head = self.sem_seg_head
+        return getattr(head, "inference_logits", head.logits)(self.backbone(images))
 
     def losses(self, features: Mapping[str, Any], targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """features: the backbone's; targets: (N, H, W) -> name -> loss, the auxiliary ones named after their level."""
@@ -156,6 +166,16 @@ def _labels(record: dict[str, Any]) -> torch.Tensor:
     if "sem_seg" not in record:
         raise ValueError(f"{record.get('file_name', 'a sample')} has no 'sem_seg' labels to train on")
     return record["sem_seg"]
+
+
+def check_names(cfg: Any) -> None:
+    """ValueError, with the choices, for a name of MODEL that nothing is registered under."""
+    names = {"META_ARCHITECTURE": (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)}
+    if cfg.MODEL.META_ARCHITECTURE in OUR_ARCHITECTURES:  # Detectron2's may read neither of these
+        names["BACKBONE.NAME"] = (cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
+        names["SEM_SEG_HEAD.NAME"] = (cfg.MODEL.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY)
+    for key, (name, registry) in names.items():
+        one_of(name, [registered for registered, _ in registry], key=f"MODEL.{key}")
 
 
 def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, SegmentationLoss]:

@@ -19,11 +19,13 @@ from typing import TypeVar
 
 import cv2
 
+from scaleeq.console import RunFailed
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-class WorkerKilledError(RuntimeError):
+class WorkerKilledError(RunFailed):
     """A worker process ended in the middle of its work; no fault of the task, as far as anybody knows."""
 
 

@@ -17,6 +17,7 @@ from itertools import accumulate
 
 from torch import nn
 
+from ..choices import one_of
 from .freezing import STEM, stages_of
 
 WAYS = ("stage", "block")
@@ -33,8 +34,7 @@ def layer_ids(backbone: nn.Module, by: str) -> tuple[dict[str, int], int]:
     Returns parameter name, as in backbone.named_parameters() -> 0 (stem) to the number of layers.
     ValueError: an unknown way to count, or a backbone whose stages or blocks are not known.
     """
-    if by not in WAYS:
-        raise ValueError(f"SOLVER.LAYER_DECAY_BY is {by!r}; choose one of {', '.join(WAYS)}")
+    one_of(by, WAYS, key="SOLVER.LAYER_DECAY_BY")
     body = getattr(backbone, "body", None)
     if not isinstance(body, nn.Module):
         raise ValueError(f"the layers of {type(backbone).__name__} are not known: set SOLVER.LAYER_DECAY 1")

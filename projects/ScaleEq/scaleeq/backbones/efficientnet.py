@@ -28,11 +28,14 @@ def scaled_efficientnet(
     base = re.sub(r"\..*", "", name)
     if base not in BASES:
         raise ValueError(
-            f"MODEL.TIMM: WIDTH_MULTIPLIER and DEPTH_MULTIPLIER are of {' and '.join(BASES)}, not of NAME {name!r}"
+            f"MODEL.TIMM.WIDTH_MULTIPLIER and MODEL.TIMM.DEPTH_MULTIPLIER are of {' and '.join(BASES)}, not of NAME "
+            f"{name!r}"
         )
     width, depth = multipliers
     if width <= 0 or depth <= 0:
-        raise ValueError(f"MODEL.TIMM: WIDTH_MULTIPLIER {width} and DEPTH_MULTIPLIER {depth} must be positive")
+        raise ValueError(
+            f"MODEL.TIMM.WIDTH_MULTIPLIER {width} and MODEL.TIMM.DEPTH_MULTIPLIER {depth} must be positive"
+        )
     if base.startswith("tf_"):
         options = {"bn_eps": 1e-3, "pad_type": "same"} | options
     return _gen_efficientnet(base, channel_multiplier=width, depth_multiplier=depth, pretrained=pretrained, **options)

@@ -20,6 +20,7 @@ import timm
 import torch
 from torch import nn
 
+from ..choices import one_of
 from ..engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
 from ..fusion import Branch, Concat, Fusion, Keep, Resize, Sum
 from ..layers import ConvNormAct, Gate, LogitsGate, replace_batch_norms
@@ -188,8 +189,7 @@ class HRNetBackbone(Backbone):
                 f"MODEL.TIMM.NAME is {name!r}, but this backbone is an HRNet; choose one of "
                 f"{', '.join(timm.list_models('hrnet*'))}"
             )
-        if gates not in GATES:
-            raise ValueError(f"MODEL.HRNET.GATES is {gates!r}; choose one of {', '.join(GATES)}")
+        one_of(gates, GATES, key="MODEL.HRNET.GATES")
         if len(aux_loss_weights) != len(AUX_STAGES):
             raise ValueError(
                 f"MODEL.HRNET.AUX_LOSS_WEIGHTS is {list(aux_loss_weights)}; give one for each of {AUX_STAGES}"

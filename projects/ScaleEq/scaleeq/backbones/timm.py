@@ -33,6 +33,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..choices import one_of
 from ..engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
 from ..engine.checkpoint_container import read_content
 from ..engine.checkpoint_file import refuse_faults, state_dict_of
@@ -85,7 +86,7 @@ class TimmBackbone(Backbone):
         output_stride: 8, 16 or 32 pixels, of the levels that would have a larger stride.
 
         Raises ValueError for a model that timm does not know, that has no four levels, no stochastic depth, no known
-        stages or no dilated convolutions where they are asked for; FileNotFoundError or RuntimeError where pretrained
+        stages or no dilated convolutions where they are asked for; OSError where pretrained
         weights cannot be had.
         """
         super().__init__()
@@ -203,15 +204,15 @@ def create_body(
     """The timm model that returns the four levels and has nothing that they do not need; see TimmBackbone."""
     if ":" not in name and not timm.is_model(name):  # "hf-hub:..." and "local-dir:..." name a place, not a model
         nearest = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
-        raise ValueError(f"timm {timm.__version__} has no model {name!r}. Nearest: {', '.join(nearest) or 'none'}")
+        raise ValueError(
+            f"MODEL.TIMM.NAME is {name!r}, but timm {timm.__version__} has no model {name!r}. Nearest: "
+            f"{', '.join(nearest) or 'none'}"
+        )
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f"MODEL.TIMM.DROP_PATH_RATE is {drop_path_rate}: a probability in [0, 1) is needed")
     options = next((dict(given) for prefix, given in FAMILY_OPTIONS.items() if name.startswith(prefix)), {})
     options |= {"features_only": True, "in_chans": in_channels, "out_indices": (-4, -3, -2, -1)}
-    if output_stride not in OUTPUT_STRIDES:
-        raise ValueError(
-            f"MODEL.TIMM.OUTPUT_STRIDE is {output_stride}; choose one of {', '.join(map(str, OUTPUT_STRIDES))}"
-        )
+    one_of(output_stride, OUTPUT_STRIDES, key="MODEL.TIMM.OUTPUT_STRIDE")
     if output_stride != OUTPUT_STRIDES[-1]:
         options["output_stride"] = output_stride
     if drop_path_rate > 0:
@@ -249,9 +250,7 @@ def _create_with_weights(
         try:
             body = make(name, pretrained=True, pretrained_cfg_overlay={"state_dict": weights}, **options)
         except RuntimeError as error:
-            raise RuntimeError(
-                f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}: {error}"
-            ) from error
+            raise ValueError(f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}: {error}") from error
         _require_loaded(body, weights, f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}")
         parameters = [parameter for parameter, _ in body.named_parameters()]
         refuse_faults({"model": body.state_dict()}, parameters, f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r}")
@@ -263,10 +262,11 @@ def _create_with_weights(
     except TypeError:
         raise
     except Exception as error:  # the hub's client has many errors of its own, by version and transport
-        raise RuntimeError(
-            f"timm could not get pretrained weights for {name}: {error}\nWhere the hub is out of reach, download the "
-            f"model's file elsewhere and name it in MODEL.TIMM.PRETRAINED_FILE (goes before MODEL.TIMM.PRETRAINED), or "
-            f"train from scratch with MODEL.TIMM.PRETRAINED False"
+        raise OSError(
+            f"MODEL.TIMM.PRETRAINED: timm could not get pretrained weights for {name}. Where the hub is out of reach, "
+            "download the model's file elsewhere and name it in MODEL.TIMM.PRETRAINED_FILE (goes before "
+            "MODEL.TIMM.PRETRAINED), or "
+            f"train from scratch with MODEL.TIMM.PRETRAINED False ({error})"
         ) from error
 
 
@@ -299,7 +299,7 @@ def _require_loaded(body: nn.Module, weights: dict[str, Tensor], message: str) -
     name, last = [(name, parameter) for name, parameter in body.named_parameters() if parameter.dim() > 1][-1]
     candidates = (weight.flatten() for weight in weights.values() if weight.numel() == last.numel())
     if not any(torch.equal(weight.to(last), last.flatten()) for weight in candidates):
-        raise RuntimeError(f"{message}: the weights of {name} are not in it")
+        raise ValueError(f"{message}: the weights of {name} are not in it")
 
 
 def _set_drop_path(body: nn.Module, name: str, rate: float) -> None:

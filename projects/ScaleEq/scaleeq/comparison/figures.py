@@ -47,10 +47,10 @@ def draw_curves(content: Content, key: str, label: str) -> str:
         for index, (name, variant) in enumerate(content["variants"].items()):
             iterations, mean, least, most = band([run[key] for run in variant["runs"].values() if run[key]])
             color, line = f"C{index % NUM_COLORS}", ("-", "--", ":")[index // NUM_COLORS % 3]
-            axes.plot(iterations, mean, line, label=name, linewidth=1.4, marker="o", markersize=2.5, color=color)
+            axes.plot(iterations, mean, line, label=plain(name), linewidth=1.4, marker="o", markersize=2.5, color=color)
             axes.fill_between(iterations, least, most, color=color, alpha=0.15, linewidth=0)
         axes.set_xlabel("iteration")
-        axes.set_ylabel(label)
+        axes.set_ylabel(plain(label))
         if key == "loss" and 0 < LOG_FACTOR * axes.dataLim.y0 < axes.dataLim.y1:
             axes.set_yscale("log")
         num = len(content["variants"])
@@ -77,12 +77,17 @@ def draw_differences(content: Content) -> str:
                     axes.plot([compared["low"], compared["high"]], [row - 0.08] * 2, color=color, linewidth=2)
         axes.set_yticks(
             range(len(names)),
-            [f"{name}\nagainst {content['comparisons'][name]['baseline']}" for name in names],
+            [plain(f"{name}\nagainst {content['comparisons'][name]['baseline']}") for name in names],
             fontsize=8,
         )
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlabel(f"difference of {content['metric']}")
+        axes.set_xlabel(plain(f"difference of {content['metric']}"))
         return _svg(figure)
+
+
+def plain(words: str) -> str:
+    """Words as matplotlib shows them unchanged: no formula between dollars, and no legend's entry is hidden."""
+    return ("\N{ZERO WIDTH SPACE}" if words.startswith("_") else "") + words.replace("$", r"\$")
 
 
 def _svg(figure: Any) -> str:

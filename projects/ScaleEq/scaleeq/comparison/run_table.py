@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from scaleeq.engine import load_config
 from scaleeq.files import read_json, write_json, write_text
+from scaleeq.markdown import table
 
 from .plan import differing, flat
 from .runs import IGNORED_KEYS, curve, read_metrics
@@ -96,7 +95,7 @@ def runs_table(records: Sequence[Mapping[str, Any]], metric: str = "sem_seg/mIoU
         for record in records
     ]
     headers = [header.format(metric=metric) for header in HEADERS]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    return table(rows, headers)
 
 
 def write_runs(records: Sequence[Mapping[str, Any]], output: Path, metric: str = "sem_seg/mIoU") -> list[Path]:

@@ -7,11 +7,15 @@ from typing import Any
 
 from tabulate import tabulate
 
+from scaleeq.markdown import code, line, table, text
+
 Content = Mapping[str, Any]
 
 
 def comparison_table(content: Content, *, style: str = "github") -> str:
     """One row a variant: its mean, and its difference to its baseline."""
+    if style == "github":
+        return table(rows(content), HEADERS)
     return tabulate(rows(content), headers=HEADERS, tablefmt=style, disable_numparse=True)
 
 
@@ -102,17 +106,18 @@ def notes(content: Content) -> list[str]:
 def markdown(content: Content) -> str:
     """comparison.md."""
     differs = [
-        f"- `{name}`: " + (", ".join(f"{key} {value!r}" for key, value in variant["differs_in"].items()) or "-")
+        f"- {code(name)}: "
+        + (", ".join(text(f"{key} {value!r}") for key, value in variant["differs_in"].items()) or "-")
         for name, variant in content["variants"].items()
     ]
     parts = [
-        f"# {content['name']}",
-        content["comment"],
-        "\n".join(f"- {text}" for text in verdicts(content).values()),
+        f"# {text(content['name'])}",
+        "\n".join(map(line, content["comment"].splitlines())),
+        "\n".join(f"- {line(verdict)}" for verdict in verdicts(content).values()),
         comparison_table(content),
-        "\n\n".join(notes(content)),
+        "\n\n".join(map(line, notes(content))),
         "Where the variants differ:\n\n" + "\n".join(differs),
-        f"Printed by tools/compare.py from {content['file']} (sha256 {content['file_sha256'][:12]}); "
+        f"Printed by tools/compare.py from {text(content['file'])} (sha256 {content['file_sha256'][:12]}); "
         f"engine {', '.join(content['engines']) or 'not run'}; "
         + ", ".join(f"{name} {version}" for name, version in content["versions"].items() if name != "engine")
         + ".",

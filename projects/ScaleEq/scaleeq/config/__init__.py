@@ -1,6 +1,23 @@
-"""What a config may say, and the files behind its name; needs neither torch nor an engine."""
+"""The config: keys with their defaults (keys), the values that can be meant (ranges), the check of all of them
+(check), and the files behind a config's name (parts).
 
+Needs neither torch nor an engine, so that a wrong value is told before either is loaded.
+"""
+
+from .check import check_config
 from .keys import add_scaleeq_config
 from .parts import config_files, config_root, list_configs
+from .ranges import RANGES, UNREAD, Range, markdown_table, unread_table
 
-__all__ = ["add_scaleeq_config", "config_files", "config_root", "list_configs"]
+__all__ = [
+    "RANGES",
+    "UNREAD",
+    "Range",
+    "add_scaleeq_config",
+    "check_config",
+    "config_files",
+    "config_root",
+    "list_configs",
+    "markdown_table",
+    "unread_table",
+]

@@ -1,7 +1,7 @@
 """Every config key that ScaleEq adds to Detectron2's tree, once, with its unit and its source.
 
-An empty string means "as the head, or NAME, implies". Values are checked where they are read (`from_config`), where the
-error can name the valid choices; keys of Detectron2's own projects (DeepLab, MaskFormer) keep their names and meaning.
+An empty string means "as the head, or NAME, implies". ranges.py says which values can be meant; keys of Detectron2's
+own projects (DeepLab, MaskFormer) keep their names and meaning.
 """
 
 from __future__ import annotations
@@ -132,6 +132,7 @@ def _add_scale_equalizer_keys(cfg: Any, node: Any) -> None:
 
 def _add_data_and_solver_keys(cfg: Any, node: Any) -> None:
     cfg.DATASETS.TRAIN_FRACTION = 1.0  # share of each data set's images to train on, spread evenly over its list
+    cfg.DATASETS.ALLOW_OVERLAP = False  # True: an image may be in TRAIN and in TEST, to overfit on purpose
     # DeepLab's keys: a crop in which one class covers more than this share of the labelled pixels is drawn again.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     # MaskFormer's key: SSD's photometric distortion.

@@ -6,17 +6,18 @@ required.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import os
 import platform
 import sys
 
 import scaleeq.engine as engine
+from scaleeq import console
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m scaleeq.engine", description="Report the training engine.")
+    parser = console.parser("Report the training engine.")
+    parser.prog = "python -m scaleeq.engine"
     parser.add_argument("--require", choices=("detectron2", "standalone"), help="fail unless this engine is chosen")
     args = parser.parse_args(argv)
     try:
@@ -67,4 +68,5 @@ def _devices() -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.start()
+    console.run(main)

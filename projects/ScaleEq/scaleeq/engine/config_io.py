@@ -9,13 +9,14 @@ paths are local.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from scaleeq.config import add_scaleeq_config, config_files
+from scaleeq.config import add_scaleeq_config, check_config, config_files
 from scaleeq.engine import CfgNode, get_cfg
 
 BASE_KEY = "_BASE_"
@@ -27,14 +28,14 @@ def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgN
     path: a YAML file, or a config's name, each with +overlays (None or "": none);
     opts: KEY VALUE KEY VALUE ..., each value as text or of the right type;
     base: the defaults, left as they are (None: Detectron2's keys and ScaleEq's).
-    Raises FileNotFoundError, KeyError for unknown keys, ValueError for all else that is wrong with a file or a pair.
+    Raises FileNotFoundError, KeyError for unknown keys, ValueError for all else that is wrong with a file or a pair,
+    and for values that cannot be meant (scaleeq.config).
     """
     if base is None:
-        cfg = get_cfg()
-        add_scaleeq_config(cfg)
-    else:
-        cfg = base.clone()
-        cfg.defrost()
+        base = get_cfg()
+        add_scaleeq_config(base)
+    cfg = base.clone()
+    cfg.defrost()
     for part in config_files(path) if path else ():
         for file, tree in read_yaml_files(part):
             for key, value in _leaves(tree, cfg, str(file)):
@@ -46,6 +47,7 @@ def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgN
         )
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         _set(cfg, str(key), value, "command line")
+    check_config(cfg, base)
     return cfg
 
 
@@ -123,11 +125,42 @@ def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
         cfg.merge_from_list([key, value])
     except (ValueError, AssertionError) as error:
         given = cfg._decode_cfg_value(value)
-        hint = f"; write {float(given)}" if isinstance(old, float) and type(given) is int else ""
         raise ValueError(
             f"{source}: {key} is of type {type(old).__name__} (now {old!r}) and cannot be {given!r}, "
-            f"of type {type(given).__name__}{hint}"
+            f"of type {type(given).__name__}{_instead(given, old)}"
         ) from error
+
+
+def _instead(given: Any, old: Any) -> str:
+    """ "; write ..." where a value of another type than `old` looks like one of that type."""
+    text = str(given).strip()
+    written = ""
+    if isinstance(old, bool):
+        written = {"true": "True", "yes": "True", "on": "True", "1": "True"}.get(text.lower(), "")
+        written = written or {"false": "False", "no": "False", "off": "False", "0": "False"}.get(text.lower(), "")
+    elif text.lower() in ("none", "null", "~"):
+        written = "None" if old is None else ""
+    elif isinstance(old, float) and isinstance(given, int):
+        written = str(float(given))
+    elif isinstance(old, (int, float)) and re.fullmatch(r"-?\d+,\d+", str(given)):  # a decimal comma
+        written = text.replace(",", ".") if isinstance(old, float) else ""
+    elif isinstance(old, int) and isinstance(given, float) and given.is_integer():
+        written = str(int(given))
+    elif isinstance(old, (list, tuple)) and not isinstance(given, dict):
+        entries = [entry.strip(" '\"") for entry in text.strip("[]()").split(",")]
+        written = f'"{[_literal(entry) for entry in entries if entry]}"'
+    elif isinstance(old, str) and isinstance(given, bool):
+        return "; in YAML off, on, yes and no are truth values: write it in quotes, as 'off'"
+    elif isinstance(old, str) and not isinstance(given, dict):
+        written = f"\"'{text}'\""
+    return f"; write {written}" if written else ""
+
+
+def _literal(text: str) -> Any:
+    try:
+        return yaml.safe_load(text) if re.fullmatch(r"[-+.\de]+", text) else text
+    except yaml.YAMLError:
+        return text
 
 
 def _walk(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from scaleeq import console
 from scaleeq.engine import comm, default_argument_parser, launch
 from scaleeq.stopping import SIGNALS, Stopped, check_stop, request_stop, share_stops, stop_signals
 
@@ -38,24 +39,35 @@ CAUSE_FIRST_S = 10.0  # longer than torchrun's look at its processes, which is e
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 Main = Callable[[argparse.Namespace], Any]
+Check = Callable[[argparse.Namespace, int], None]
 
 
-def run_job(main: Main, args: argparse.Namespace) -> None:
+def run_job(main: Main, args: argparse.Namespace, *, check: Check | None = None) -> None:
     """Run `main(args)` in every process of the job; returns when all of them have.
 
     Under torchrun this process is one of the job's and joins it. Else `args` says how many there are: num_gpus
     (without CUDA: processes) on each of num_machines, of which this is machine_rank; dist_url is where rank 0 listens.
 
     main: found by its module and name, because processes are spawned.
+    check: called with `args` and the number of processes of the job before there are any (under torchrun by the first
+        process of each machine, before it joins), so that a mistake is told once.
 
-    ValueError: options that contradict each other or the machine. SystemExit: a process failed; the message is what it
-    said, or which signal ended it. Stopped: a signal asked the job to end, 130 after SIGINT, 143 after SIGTERM, SIGHUP.
+    ValueError: options that contradict each other or the machine; what `check` says; a mistake that a process has
+    found. SystemExit: a process failed; the message is what it said, or which signal ended it. Stopped: a signal asked
+    the job to end, 130 after SIGINT, 143 after SIGTERM and SIGHUP.
     """
     try:
         with stop_signals(at_once=True):
             if all(name in os.environ for name in TORCHRUN[:3]):
+                _check_torchrun(args)
+                if check and os.environ["LOCAL_RANK"] == "0":
+                    check(args, int(os.environ["WORLD_SIZE"]))
                 _join(main, args)
-            elif _check_options(args) == 1:
+                return
+            processes = _check_options(args)
+            if check:
+                check(args, processes)
+            if processes == 1:
                 main(args)
             else:
                 _launch(main, args)
@@ -121,7 +133,7 @@ def _launch(main: Main, args: argparse.Namespace) -> None:
     try:
         with stop_signals(at_once=False):  # the processes end by themselves
             launch(
-                _run_rank,
+                _run_launched,
                 max(args.num_gpus, 1),
                 num_machines=args.num_machines,
                 machine_rank=args.machine_rank,
@@ -130,6 +142,8 @@ def _launch(main: Main, args: argparse.Namespace) -> None:
                 timeout=TIMEOUT,
             )
     except (ProcessRaisedException, ProcessExitedException) as error:
+        if text := console.mistake_in(str(error)):
+            raise console.Mistake(text) from error
         rank = args.machine_rank * max(args.num_gpus, 1) + error.error_index
         raise _stopped(error) or SystemExit(f"\n{_description(error, rank)}") from None
     finally:
@@ -158,14 +172,28 @@ def _description(error: ProcessRaisedException | ProcessExitedException, rank: i
 
 @record  # tells torchrun the error
 def _join(main: Main, args: argparse.Namespace) -> None:
-    _check_torchrun(args)
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()
-    _run_rank(main, args)
+    try:
+        _run_rank(main, args)
+    except Exception as error:
+        if comm.get_rank() and console.mistake(error):
+            time.sleep(CAUSE_FIRST_S)  # the first process tells the same mistake, and torchrun ends this one
+        raise
+
+
+def _run_launched(main: Main, args: argparse.Namespace, asked: Any) -> None:
+    """_run_rank in a process whose command tells what went wrong."""
+    try:
+        _run_rank(main, args, asked)
+    except Exception as error:
+        if text := console.mistake(error):
+            raise console.Mistake(text) from error
+        raise
 
 
 def _run_rank(main: Main, args: argparse.Namespace, asked: Any = None) -> None:

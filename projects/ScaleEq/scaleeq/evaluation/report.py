@@ -9,6 +9,7 @@ import numpy as np
 from tabulate import tabulate
 
 from scaleeq.evaluation.confusion import ABSENT_POLICIES, Metrics, metrics_from_counts
+from scaleeq.markdown import text
 
 
 def in_percent(metrics: Metrics, class_names: Sequence[str]) -> dict[str, float]:
@@ -83,7 +84,9 @@ def _class_table(
 ) -> str:
     share = 100 * confusion.sum(axis=1) / max(1, confusion.sum())
     columns = [100 * metrics.iou, 100 * metrics.accuracy, *by_class.values(), share]
-    rows = [(name, *map(number, values)) for name, values in zip(class_names, zip(*columns, strict=True), strict=True)]
+    rows = [
+        (text(name), *map(number, values)) for name, values in zip(class_names, zip(*columns, strict=True), strict=True)
+    ]
     return tabulate(
         rows,
         headers=("class", "IoU", "accuracy", *by_class, "% of pixels"),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..choices import one_of
+
 IMPLEMENTATIONS = ("reparametrize", "module", "init", "init_scaled")
 GRANULARITIES = ("branch", "channel")
 STATISTICS = ("std", "rms", "grad")
@@ -38,11 +40,7 @@ class EqualizerSpec:
             ("statistics_of", STATISTICS_OF),
             ("control", CONTROLS),
         ):
-            value = getattr(self, key)
-            if value not in choices:
-                raise ValueError(
-                    f"MODEL.SCALE_EQUALIZER.{key.upper()} is {value!r}; choose one of {', '.join(map(repr, choices))}"
-                )
+            one_of(getattr(self, key), choices, key=f"MODEL.SCALE_EQUALIZER.{key.upper()}")
         if self.control and not self.center:
             raise ValueError(f"MODEL.SCALE_EQUALIZER.CONTROL {self.control!r} needs center=True")
         if self.control and self.granularity != "branch":

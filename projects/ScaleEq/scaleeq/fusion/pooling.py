@@ -99,7 +99,9 @@ def _check_different(key: str, numbers: Sequence[int]) -> None:
     if isinstance(numbers, str) or not all(isinstance(number, int) for number in numbers):
         raise ValueError(f"{key} is {numbers!r}; give a list of different positive whole numbers")
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 1:
-        raise ValueError(f"{key} is {list(numbers)}; give different positive whole numbers, at least one")
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.{key} is {list(numbers)}; give different positive whole numbers, at least one"
+        )
 
 
 def _gated(lateral: nn.Module, channels: int, gate: str) -> nn.Module:

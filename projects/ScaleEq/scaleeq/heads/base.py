@@ -6,7 +6,7 @@ or None, losses), so it also works inside Detectron2's SemanticSegmentor and Pan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +64,7 @@ class SegmentationHead(nn.Module):
     ):
         super().__init__()
         refuse_levels(input_shape)
+        self._compiled_logits: Callable[[Features], torch.Tensor] | None = None
         if num_classes < 1:
             raise ValueError(f"NUM_CLASSES is {num_classes}; a head needs at least one class")
         self.in_features = list(input_shape)
@@ -101,6 +102,19 @@ class SegmentationHead(nn.Module):
             return None, {"loss_sem_seg": self.loss(logits, targets), **self._gate_losses(targets)}
         stride = self.common_stride
         return F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False), {}
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """torch.compile what training calls, the head itself, and what inference calls, its logits."""
+        super().compile(*args, **kwargs)
+        self._compiled_logits = torch.compile(self.logits, *args, **kwargs)
+
+    def inference_logits(self, features: Features) -> torch.Tensor:
+        """`logits`, compiled where the head is."""
+        return self._compiled_logits(features) if self._compiled_logits else self.logits(features)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is compiled, as torch has it: a copy would call the original."""
+        return {**super().__getstate__(), "_compiled_logits": None}
 
     def _gate_losses(self, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """targets: (N, H, W) -> "loss_gate_<fusion>_<branch>" -> loss of that supervised gate's own prediction."""
@@ -158,16 +172,18 @@ def resolve_norm(name: str) -> NormFactory | None:
     return norm_factory(name)
 
 
-def resolve_levels(levels: list[str], input_shape: Mapping[str, ShapeSpec]) -> dict[str, Level]:
-    """The levels of IN_FEATURES, finest first, and in the backbone's order where strides are equal.
+def resolve_levels(
+    levels: list[str], input_shape: Mapping[str, ShapeSpec], key: str = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
+) -> dict[str, Level]:
+    """The levels of `key`, finest first, and in the backbone's order where strides are equal.
 
     ValueError, with the levels that there are, for another one, and for one that is named twice.
     """
     missing = [level for level in levels if level not in input_shape]
     if missing or not levels:
-        raise ValueError(f"IN_FEATURES is {levels}; the backbone has {', '.join(input_shape)}")
+        raise ValueError(f"{key} is {levels}; the backbone has {', '.join(input_shape)}")
     if len(set(levels)) < len(levels):
-        raise ValueError(f"IN_FEATURES is {levels}; name each level once")
+        raise ValueError(f"{key} is {levels}; name each level once")
     found = {name: Level(s.channels or 0, s.stride or 0) for name, s in input_shape.items() if name in levels}
     return dict(sorted(found.items(), key=lambda item: item[1].stride))
 
@@ -210,8 +226,7 @@ def head_arguments(
 def common_arguments(cfg: Any) -> dict[str, Any]:
     """The constructor arguments of SegmentationHead that every head reads from the same keys."""
     head = cfg.MODEL.SEM_SEG_HEAD
-    if head.LOSS_TYPE != "cross_entropy":
-        raise ValueError(f"MODEL.SEM_SEG_HEAD.LOSS_TYPE is {head.LOSS_TYPE!r}; choose 'cross_entropy'")
+    one_of(head.LOSS_TYPE, ("cross_entropy",), key="MODEL.SEM_SEG_HEAD.LOSS_TYPE")
     return {
         "num_classes": head.NUM_CLASSES,
         "dropout": head.DROPOUT,
@@ -252,8 +267,7 @@ def refuse_keys(cfg: Any, head: str, lacks: Mapping[str, str]) -> None:
 def equalizer_specs(cfg: Any) -> dict[str, EqualizerSpec | None]:
     """Which Fusions are equalized: "head" and "pyramid" -> spec or None, from MODEL.SCALE_EQUALIZER."""
     keys = cfg.MODEL.SCALE_EQUALIZER
-    if keys.SCOPE not in ("head", "all"):
-        raise ValueError(f"MODEL.SCALE_EQUALIZER.SCOPE is {keys.SCOPE!r}; choose one of head, all")
+    one_of(keys.SCOPE, ("head", "all"), key="MODEL.SCALE_EQUALIZER.SCOPE")
     if not keys.ENABLED:
         return {"head": None, "pyramid": None}
     spec = EqualizerSpec(

@@ -110,8 +110,8 @@ def auxiliary_heads(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str,
     keys = cfg.MODEL.AUX_HEAD
     if len(keys.IN_FEATURES) != len(keys.LOSS_WEIGHTS):
         raise ValueError(
-            f"MODEL.AUX_HEAD has {len(keys.IN_FEATURES)} IN_FEATURES {keys.IN_FEATURES} "
-            f"but {len(keys.LOSS_WEIGHTS)} LOSS_WEIGHTS {keys.LOSS_WEIGHTS}; give one weight per level"
+            f"MODEL.AUX_HEAD.IN_FEATURES has {len(keys.IN_FEATURES)} levels {keys.IN_FEATURES} but "
+            f"MODEL.AUX_HEAD.LOSS_WEIGHTS {len(keys.LOSS_WEIGHTS)} {keys.LOSS_WEIGHTS}; give one weight per level"
         )
     options = LossOptions.from_config(cfg).without_ohem()
     heads = {}
@@ -122,7 +122,7 @@ def auxiliary_heads(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str,
         )
         heads[level] = FCNHead(
             **shared,
-            input_shape=resolve_levels([level], input_shape),
+            input_shape=resolve_levels([level], input_shape, "MODEL.AUX_HEAD.IN_FEATURES"),
             channels=keys.CONVS_DIM,
             num_convs=1,
             concat_input=False,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..choices import one_of
 from ..fusion import COMBINES, Branch, EqualizerSpec, Fusion, make_combine, make_transfer
 from ..layers.gate import GATES
 from ..ops.resize import RESIZE_MODES
@@ -17,7 +18,7 @@ FINAL_TRANSFERS = (*RESIZE_MODES, "gated", "supervised_gated", "aligned")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FusionOptions:
-    """The keys of MODEL.FUSION, in lower case, and the gates; config.py says what each means.
+    """The keys of MODEL.FUSION, in lower case, and the gates; config/keys.py says what each means.
 
     gate: kind of unsupervised gates. context_gate: there are gates in the context module too.
     ValueError for an unknown value.
@@ -39,11 +40,9 @@ class FusionOptions:
         )
 
     def __post_init__(self) -> None:
-        if self.gate not in GATES:
-            raise ValueError(f"MODEL.GATE is {self.gate!r}; choose one of {', '.join(GATES)}")
-        for key, kind, choices in (("TRANSFER", "transfer", FINAL_TRANSFERS), ("COMBINE", "combine", COMBINES)):
-            if (value := getattr(self, kind)) not in choices:
-                raise ValueError(f"MODEL.FUSION.{key}: {kind} {value!r} is unknown; choose one of {', '.join(choices)}")
+        one_of(self.gate, GATES, key="MODEL.GATE")
+        one_of(self.transfer, FINAL_TRANSFERS, key="MODEL.FUSION.TRANSFER")
+        one_of(self.combine, COMBINES, key="MODEL.FUSION.COMBINE")
 
     @property
     def context_gate_kind(self) -> str:

@@ -54,7 +54,8 @@ def _group_norm(channels: int) -> nn.Module:
     groups = 32
     if channels % groups:
         raise ValueError(
-            f"NORM 'GN' has {groups} groups, which do not divide {channels} channels; use 'BN' or other channels"
+            f"NORM 'GN' has {groups} groups, which do not divide {channels} channels; use 'BN' or other channels "
+            "(MODEL.SEM_SEG_HEAD.NORM, MODEL.PYRAMID.NORM, and the widths beside them)"
         )
     return nn.GroupNorm(groups, channels)
 

@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from ..choices import one_of
 from .ohem import OHEM_KINDS
 from .pixels import AVERAGES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossOptions:
-    """The keys of MODEL.LOSS, in lower case; config.py and docs/losses.md say what each means.
+    """The keys of MODEL.LOSS, in lower case; config/keys.py and docs/losses.md say what each means.
 
     ValueError for a value outside its range, and for two of OHEM, focal loss and label smoothing together: OHEM and the
     focal loss are two answers to one question, which pixels count, and each reads from a pixel's loss how hard it is,
@@ -33,8 +34,8 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_weights", tuple(self.class_weights))
-        _one_of("AVERAGE_OVER", self.average_over, AVERAGES)
-        _one_of("OHEM", self.ohem, ("off", *OHEM_KINDS))
+        one_of(self.average_over, AVERAGES, key="MODEL.LOSS.AVERAGE_OVER")
+        one_of(self.ohem, ("off", *OHEM_KINDS), key="MODEL.LOSS.OHEM")
         _within(
             "CLASS_WEIGHTS", self.class_weights, min(self.class_weights, default=0) >= 0, "weights are not negative"
         )
@@ -53,7 +54,7 @@ class LossOptions:
             "FOCAL_GAMMA": self.focal_gamma,
             "LABEL_SMOOTHING": self.label_smoothing,
         }
-        chosen = [f"LOSS.{name} {value!r}" for name, value in hardness.items() if value]
+        chosen = [f"MODEL.LOSS.{name} {value!r}" for name, value in hardness.items() if value]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} are set together, which has no meaning; keep one of them")
 
@@ -68,18 +69,15 @@ class LossOptions:
     def check_classes(self, num_classes: int) -> None:
         """ValueError where the class weights are those of another number of classes."""
         if self.class_weights and len(self.class_weights) != num_classes:
-            raise ValueError(f"LOSS.CLASS_WEIGHTS has {len(self.class_weights)} numbers for {num_classes} classes")
+            raise ValueError(
+                f"MODEL.LOSS.CLASS_WEIGHTS has {len(self.class_weights)} numbers for {num_classes} classes"
+            )
 
     def without_ohem(self) -> LossOptions:
         """These options with the loss of every pixel kept: what an auxiliary head is trained with."""
         return dataclasses.replace(self, ohem="off")
 
 
-def _one_of(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"LOSS.{name} is {value!r}; choose one of {', '.join(choices)}")
-
-
 def _within(name: str, value: object, fits: bool, expected: str) -> None:
     if not fits:
-        raise ValueError(f"LOSS.{name} is {value}; {expected}")
+        raise ValueError(f"MODEL.LOSS.{name} is {value}; {expected}")

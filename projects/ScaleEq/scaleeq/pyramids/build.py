@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..choices import one_of
 from ..fusion import COMBINES, DOWN_TRANSFERS, LATERALS, TRANSFERS, EqualizerSpec, make_transfer
 from ..fusion.checks import refuse_widths
 from ..layers import NormFactory
@@ -29,7 +30,7 @@ OF_FPN = ("output_convs", "out_features", "recursion")  # options of "fpn" and "
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PyramidOptions:
-    """The keys of MODEL.PYRAMID, in lower case; config.py says what each means. Empty: as `name` implies.
+    """The keys of MODEL.PYRAMID, in lower case; config/keys.py says what each means. Empty: as `name` implies.
 
     ValueError for an unknown value, and for one that the pyramid of this name has no use for.
     """
@@ -73,9 +74,7 @@ class PyramidOptions:
             ("combine", ("", *PYRAMID_COMBINES)),
             ("recursion", ("", *RECURSIONS)),
         ):
-            if (value := getattr(self, key)) not in choices:
-                known = ", ".join(filter(None, choices))
-                raise ValueError(f"MODEL.PYRAMID.{key.upper()} is {value!r}; choose one of {known}")
+            one_of(getattr(self, key), choices, key=f"MODEL.PYRAMID.{key.upper()}")
         for key in ("output_convs", "out_features"):
             if isinstance(value := getattr(self, key), str):
                 raise ValueError(f"MODEL.PYRAMID.{key.upper()} is the string {value!r}; give a list")

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from scaleeq import engine
+from scaleeq.choices import one_of
 from scaleeq.counting import count
 from scaleeq.data import find_dataset
 from scaleeq.data.reading import has_labels
@@ -33,7 +34,6 @@ from scaleeq.engine import (
     comm,
     inference_on_dataset,
     print_csv_format,
-    verify_results,
 )
 from scaleeq.evaluation import ABSENT_POLICIES, SemSegEvaluator, ValidationLossEvaluator, dataset_parts
 from scaleeq.evaluation.writing import output_writers
@@ -42,7 +42,8 @@ from scaleeq.inference import Inference
 from scaleeq.statistics import require_calibrated
 from scaleeq.stopping import UntilStopped
 
-from .setup import check_labels
+from .expected import require_expected
+from .setup import check_before_evaluation, compile_parts
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -57,19 +58,14 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
 
     ValueError: there are no weights to load. SystemExit: TEST.EXPECTED_RESULTS are not met.
     """
-    check_labels(cfg)
+    check_before_evaluation(cfg)
+    trainer_class.check_evaluators(cfg)
     model = trainer_class.build_model(cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
-    from_run = resume and checkpointer.has_checkpoint()
-    if not from_run and not cfg.MODEL.WEIGHTS:
-        raise ValueError(
-            "refusing to score a model without weights: MODEL.WEIGHTS is empty and there is no checkpoint to resume. "
-            "Add MODEL.WEIGHTS path/to/model_final.pth, or --resume with OUTPUT_DIR set to a training run "
-            f"(now {cfg.OUTPUT_DIR})"
-        )
-    weights_file = checkpointer.get_checkpoint_file() if from_run else cfg.MODEL.WEIGHTS
+    weights_file = evaluated_file(cfg, checkpointer, resume=resume)
     weights_kind = checkpointer.load_weights(weights_file)
     logger.info("Evaluating the %s weights of %s", weights_kind, weights_file)
+    compile_parts(model, enabled=cfg.MODEL.COMPILE)
     path = Path(cfg.OUTPUT_DIR) / "inference" / "results.json"
     if comm.is_main_process():
         path.unlink(missing_ok=True)  # of an earlier evaluation: it would stay beside this one's files after a kill
@@ -95,8 +91,25 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
         }
         write_json(path, record)
         logger.info("Results written to %s", path)
-        verify_results(cfg, results)
+        require_expected(cfg, results)
     return results
+
+
+def evaluated_file(cfg: CfgNode, checkpointer: SafeCheckpointer, *, resume: bool) -> str:
+    """The checkpoint that is evaluated: OUTPUT_DIR's last one, where `resume` asks for it and there is one, or
+    MODEL.WEIGHTS.
+
+    ValueError: there is neither.
+    """
+    if resume and checkpointer.has_checkpoint():
+        return checkpointer.get_checkpoint_file()
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError(
+            "refusing to score a model without weights: MODEL.WEIGHTS is empty and there is no checkpoint to resume. "
+            "Add MODEL.WEIGHTS path/to/model_final.pth, or --resume with OUTPUT_DIR set to a training run "
+            f"(now {cfg.OUTPUT_DIR})"
+        )
+    return cfg.MODEL.WEIGHTS
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -110,8 +123,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     evaluator_type = metadata.get("evaluator_type")
     if evaluator_type != "sem_seg":
         raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
-    if test.ABSENT_CLASSES not in ABSENT_POLICIES:
-        raise ValueError(f"TEST.ABSENT_CLASSES is {test.ABSENT_CLASSES!r}; valid are {', '.join(ABSENT_POLICIES)}")
+    one_of(test.ABSENT_CLASSES, ABSENT_POLICIES, key="TEST.ABSENT_CLASSES")
     folder = Path(cfg.OUTPUT_DIR) / "inference"
     if len(cfg.DATASETS.TEST) > 1:
         folder /= dataset_name

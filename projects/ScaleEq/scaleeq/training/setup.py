@@ -6,35 +6,45 @@ checkpoint, or never. The checks of the output folder are in `output_dir`. Own d
 
 from __future__ import annotations
 
+import functools
 import logging
-import math
-import numbers
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from scaleeq import engine
+from scaleeq.config import check_config
 from scaleeq.data.catalog import ONE_CLASS, Record, datasets_root
 from scaleeq.data.folder import find_dataset
+from scaleeq.data.mapper import SegmentationMapper
 from scaleeq.data.reading import has_labels, read_pair
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, comm
 from scaleeq.inference import InferenceOptions
+from scaleeq.segmentor import check_names
 
+from .expected import check_rows
 from .step import micro_batch_size
 from .writers import import_wandb
 
 logger = logging.getLogger(__name__)
 
 NUM_FIRST_RECORDS = 4  # of each data set are read before training
-OVERALL_METRICS = ("mIoU", "fwIoU", "mACC", "pACC")
+DATASET_KEYS = ("TRAIN", "TEST")  # of DATASETS
 
 
 def choose_device(cfg: CfgNode) -> None:
-    """Set MODEL.DEVICE to "cpu", and say so, where it asks for CUDA and there is none; `cfg` must not be frozen."""
+    """Set MODEL.DEVICE to "cpu", and say so, where it asks for CUDA and there is none; `cfg` must not be frozen.
+
+    ValueError: there are GPUs, but not the one that it names.
+    """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.info("MODEL.DEVICE is %r but no CUDA device is available: running on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+    index = torch.device(cfg.MODEL.DEVICE).index or 0
+    if cfg.MODEL.DEVICE.startswith("cuda") and index >= torch.cuda.device_count():
+        raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, but there are {torch.cuda.device_count()} GPUs")
 
 
 def log_engine() -> None:
@@ -76,13 +86,30 @@ def check_before_training(cfg: CfgNode) -> None:
 
     ValueError, KeyError, FileNotFoundError, ImportError: what is wrong, and the way out.
     """
+    check_config(cfg)
+    check_names(cfg)
     micro_batch_size(cfg, comm.get_world_size())
     check_schedule(cfg)
     check_evaluation(cfg)
+    check_rows(cfg)
     if cfg.WANDB.ENABLED:
         import_wandb()
     check_labels(cfg)
+    SegmentationMapper.from_config(cfg, is_train=True)
     check_first_records(cfg)
+    check_overlap(cfg)
+
+
+def check_before_evaluation(cfg: CfgNode) -> None:
+    """What check_before_training says of an evaluation alone."""
+    check_config(cfg)
+    check_names(cfg)
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty; name a data set, for example \"('toy_sem_seg_val',)\"")
+    InferenceOptions.from_config(cfg)
+    check_labels(cfg, keys=("TEST",))
+    SegmentationMapper.from_config(cfg, is_train=False)
+    check_first_records(cfg, keys=("TEST",))
 
 
 def check_schedule(cfg: CfgNode) -> None:
@@ -110,7 +137,7 @@ def check_schedule(cfg: CfgNode) -> None:
 def check_evaluation(cfg: CfgNode) -> None:
     """ValueError: what the config expects of evaluations cannot be, because of how it sets them up."""
     InferenceOptions.from_config(cfg)
-    tests, expected = cfg.DATASETS.TEST, cfg.TEST.EXPECTED_RESULTS
+    tests = cfg.DATASETS.TEST
     patience = cfg.SOLVER.EARLY_STOP_PATIENCE
     if patience < 0 or (patience and not (tests and 0 < cfg.TEST.EVAL_PERIOD < cfg.SOLVER.MAX_ITER)):
         raise ValueError(
@@ -118,36 +145,22 @@ def check_evaluation(cfg: CfgNode) -> None:
             f"TEST.EVAL_PERIOD {cfg.TEST.EVAL_PERIOD} and SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER} there are none while "
             "training; set TEST.EVAL_PERIOD below MAX_ITER, or EARLY_STOP_PATIENCE 0"
         )
-    if expected and len(tests) != 1:
-        raise ValueError(
-            f"TEST.EXPECTED_RESULTS is compared with one data set's results, but DATASETS.TEST is {tuple(tests)}"
-        )
-    for row in expected:
-        kinds = (str, str, numbers.Real, numbers.Real)
-        if len(row) != 4 or not all(map(isinstance, row, kinds)):
-            raise ValueError(
-                f"TEST.EXPECTED_RESULTS has the row {row!r}; expected [task, metric, value, tolerance], for example "
-                "['sem_seg', 'mIoU', 40.0, 0.5]"
-            )
-        task, metric, value, tolerance = row
-        if task == "sem_seg" and metric not in OVERALL_METRICS and not metric.startswith(("IoU-", "ACC-")):
-            raise ValueError(
-                f"TEST.EXPECTED_RESULTS names the metric {metric!r}; choose one of {', '.join(OVERALL_METRICS)}, "
-                "IoU-<class>, ACC-<class>"
-            )
-        if not (math.isfinite(value) and tolerance >= 0):
-            raise ValueError(f"TEST.EXPECTED_RESULTS has the row {row!r}, which nothing can meet")
 
 
-def check_labels(cfg: CfgNode) -> None:
+def check_labels(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> None:
     """Compare the head's classes and ignore label with those of every data set of the run, before anything is built.
 
     ValueError: there is no such data set, or its labels differ from the head's; unnoticed, that is an index error in
     the loss, or a silent mistake. FileNotFoundError: a folder named as a data set lacks something.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        metadata = find_dataset(name)
+    named = [(name, key) for key in keys for name in cfg.DATASETS[key]]
+    for name, key in named:
+        try:
+            metadata = find_dataset(name)
+        except (ValueError, OSError) as error:
+            kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
+            raise kind(f"DATASETS.{key}: {error}") from error
         classes = metadata.get("stuff_classes")
         if classes is not None and len(classes) != head.NUM_CLASSES:
             raise ValueError(
@@ -164,16 +177,16 @@ def check_labels(cfg: CfgNode) -> None:
         raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}: {ONE_CLASS}")
 
 
-def check_first_records(cfg: CfgNode) -> None:
+def check_first_records(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> None:
     """Read the first few records of every data set of the run, also of those that are needed only hours later.
 
     FileNotFoundError: a data set is missing or has no image. ValueError: labels are missing, of another size than
     their image, or outside the classes.
     """
-    if not cfg.DATASETS.TRAIN:
+    if "TRAIN" in keys and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty; name a data set, for example ('toy_sem_seg_train',)")
     head = cfg.MODEL.SEM_SEG_HEAD
-    for key, names in (("DATASETS.TRAIN", cfg.DATASETS.TRAIN), ("DATASETS.TEST", cfg.DATASETS.TEST)):
+    for key, names in ((f"DATASETS.{key}", cfg.DATASETS[key]) for key in keys):
         for name in names:
             for record in _records(name, key)[:NUM_FIRST_RECORDS]:
                 if not has_labels(record):
@@ -188,6 +201,48 @@ def check_first_records(cfg: CfgNode) -> None:
                 except (ValueError, OSError) as error:  # PIL's for a file that is no picture is an OSError
                     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
                     raise kind(f"{key} names {name}: {error}") from error
+
+
+def check_overlap(cfg: CfgNode) -> None:
+    """ValueError: an image is in DATASETS.TRAIN and in DATASETS.TEST, whose score would then be of what was learned.
+
+    Images are compared by their files, wherever links lead; copies are not found. ALLOW_OVERLAP: they are not compared.
+    """
+    if cfg.DATASETS.ALLOW_OVERLAP:
+        return
+    links: dict[str, set[str]] = {}
+    trained = {
+        real_file(record["file_name"], links): name
+        for name in cfg.DATASETS.TRAIN
+        for record in _records(name, "DATASETS.TRAIN")
+    }
+    for name in cfg.DATASETS.TEST:
+        files = [record["file_name"] for record in _records(name, "DATASETS.TEST")]
+        shared = [file for file in files if real_file(file, links) in trained]
+        if shared:
+            raise ValueError(
+                f"DATASETS.TEST names {name}, of whose {len(files)} images {len(shared)} are in DATASETS.TRAIN's "
+                f"{trained[real_file(shared[0], links)]} too, such as {shared[0]}: test on others. To overfit on "
+                "purpose, set DATASETS.ALLOW_OVERLAP True"
+            )
+
+
+def real_file(file: str, links: dict[str, set[str]]) -> str:
+    """The file without links. links: folder -> the links in it; filled here, as one look at a folder tells them all."""
+    folder, name = os.path.split(os.path.abspath(file))
+    if folder not in links:
+        try:
+            links[folder] = {entry.name for entry in os.scandir(folder) if entry.is_symlink()}
+        except OSError:  # records that are no files
+            links[folder] = set()
+    if name in links[folder]:
+        return os.path.realpath(file)
+    return os.path.join(_real_folder(folder), name)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _records(name: str, key: str) -> list[Record]:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from scaleeq.choices import one_of
 from scaleeq.engine import CfgNode
 from scaleeq.fusion import scale_optimizer_steps
 
@@ -31,10 +32,6 @@ WARMUPS = ("linear", "constant")
 CLIP_TYPES = ("value", "norm", "full_model")
 
 
-def _unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:
-    return ValueError(f"{key} is {value!r}; choose one of {', '.join(choices)}")
-
-
 # ---------------------------------------------------------------------------------------------------- optimizer
 
 
@@ -44,14 +41,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     ValueError: SOLVER.OPTIMIZER is unknown, the model has nothing to train, or LAYER_DECAY does not fit its backbone.
     """
     solver = cfg.SOLVER
+    one_of(solver.OPTIMIZER, OPTIMIZERS, key="SOLVER.OPTIMIZER")
     groups = groups_from_config(cfg, model)
     optimizer: torch.optim.Optimizer
     if solver.OPTIMIZER == "SGD":
         optimizer = torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
-    elif solver.OPTIMIZER == "ADAMW":
-        optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR)
     else:
-        raise _unknown("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
+        optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR)
     scale_optimizer_steps(model, optimizer)
     return optimizer
 
@@ -91,8 +87,8 @@ def lr_multiplier(cfg: CfgNode) -> Multiplier:
     ValueError: an unknown schedule or warm-up method, or a cosine that ends above its start.
     """
     solver = cfg.SOLVER
-    if solver.WARMUP_METHOD not in WARMUPS:
-        raise _unknown("SOLVER.WARMUP_METHOD", solver.WARMUP_METHOD, WARMUPS)
+    one_of(solver.WARMUP_METHOD, WARMUPS, key="SOLVER.WARMUP_METHOD")
+    one_of(solver.LR_SCHEDULER_NAME, SCHEDULES, key="SOLVER.LR_SCHEDULER_NAME")
     if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":
         return _warmup_times_poly(solver)
     return _warmup_then(_decay(solver), solver)
@@ -115,10 +111,8 @@ def _decay(solver: CfgNode) -> Callable[[float], float]:
         if not 0.0 <= ending <= 1.0:
             raise ValueError(f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}; it lies in [0, BASE_LR={solver.BASE_LR}]")
         return lambda iteration: cosine(iteration, max_iter=solver.MAX_ITER, ending=ending)
-    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
-        milestones = sorted(solver.STEPS)
-        return lambda iteration: multi_step(iteration, milestones=milestones, gamma=solver.GAMMA)
-    raise _unknown("SOLVER.LR_SCHEDULER_NAME", solver.LR_SCHEDULER_NAME, SCHEDULES)
+    milestones = sorted(solver.STEPS)
+    return lambda iteration: multi_step(iteration, milestones=milestones, gamma=solver.GAMMA)
 
 
 def _warmup_then(decay: Callable[[float], float], solver: CfgNode) -> Multiplier:
@@ -155,13 +149,12 @@ def build_gradient_clipper(cfg: CfgNode) -> Clipper | None:
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
         return None
+    one_of(clip.CLIP_TYPE, CLIP_TYPES, key="SOLVER.CLIP_GRADIENTS.CLIP_TYPE")
     limit, norm_type = float(clip.CLIP_VALUE), float(clip.NORM_TYPE)
     if clip.CLIP_TYPE == "value":
         return lambda parameters: nn.utils.clip_grad_value_(parameters, limit)
     if clip.CLIP_TYPE == "full_model":
         return lambda parameters: nn.utils.clip_grad_norm_(parameters, limit, norm_type)
-    if clip.CLIP_TYPE != "norm":
-        raise _unknown("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip.CLIP_TYPE, CLIP_TYPES)
 
     def clip_each(parameters: list[nn.Parameter]) -> None:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -20,6 +20,7 @@ from tabulate import tabulate
 from torch import nn
 
 from scaleeq.engine import CfgNode
+from scaleeq.markdown import code
 
 from .step import autocast_dtype
 from .trainer import Trainer
@@ -125,7 +126,7 @@ def time_table(records: Sequence[Mapping[str, Any]]) -> str:
     """Markdown of records with "config", "size" and what time_configs gives."""
     rows = [
         (
-            f"`{record['config']}`",
+            code(record["config"], in_table=True),
             "x".join(map(str, record["size"])),
             *(
                 text

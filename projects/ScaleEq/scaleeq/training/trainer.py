@@ -38,7 +38,6 @@ from scaleeq.engine import (
     build_model,
     comm,
     largest_over_ranks,
-    verify_results,
     wrap_ddp,
 )
 from scaleeq.engine.checkpoint_misfits import optimizer_misfits, state_misfits
@@ -46,6 +45,7 @@ from scaleeq.stopping import Stopped, check_stop, request_stop, stop_requested, 
 
 from .ema import WeightAverage
 from .evaluate import build_evaluator, copy_main_buffers, test_on_datasets
+from .expected import check_expected_results, check_rows, require_expected
 from .hooks import EarlyStop, StopTraining
 from .metrics import gather_metrics
 from .norms import warn_of_single_values
@@ -87,7 +87,8 @@ class Trainer(TrainerBase):
             model, cfg.OUTPUT_DIR, keep=cfg.SOLVER.KEEP_CHECKPOINTS, trainer=weakref.proxy(self), **saved
         )
         check_disk_space(cfg, model)
-        compile_parts(model, enabled=cfg.MODEL.COMPILE)
+        for each in (model, self.average.model) if self.average else (model,):
+            compile_parts(each, enabled=cfg.MODEL.COMPILE)
         self.model = wrap_ddp(model)
         self.model.train()
         self.step = TrainingStep(
@@ -162,7 +163,7 @@ class Trainer(TrainerBase):
         if not comm.is_main_process():
             return None
         if self.cfg.TEST.EXPECTED_RESULTS:
-            verify_results(self.cfg, self.last_eval_results)
+            require_expected(self.cfg, self.last_eval_results)
         return self.last_eval_results
 
     def _take_folder(self) -> None:
@@ -328,12 +329,20 @@ class Trainer(TrainerBase):
     def check(cls, cfg: CfgNode) -> None:
         """Raise what is wrong with a config before anything is built, reading the first records of its data sets."""
         check_before_training(cfg)
+        cls.check_evaluators(cfg)
+
+    @classmethod
+    def check_evaluators(cls, cfg: CfgNode) -> None:
+        """ValueError: no evaluator for a data set of DATASETS.TEST, or none that has TEST.EXPECTED_RESULTS."""
         for name in cfg.DATASETS.TEST:
             cls.build_evaluator(cfg, name)
+        is_ours = cls.build_evaluator.__func__ is Trainer.build_evaluator.__func__  # type: ignore[attr-defined]
+        (check_expected_results if is_ours else check_rows)(cfg)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model on MODEL.DEVICE, in the memory format of MODEL.CHANNELS_LAST."""
+        scaleeq.segmentor.check_names(cfg)
         model = build_model(cfg)
         if cfg.MODEL.CHANNELS_LAST:
             model = model.to(memory_format=torch.channels_last)

@@ -1,0 +1,93 @@
+"""TEST.EXPECTED_RESULTS: refused before training where no run can meet them, compared after the last evaluation.
+
+Which metrics there are is asked of the evaluators themselves, with no image counted. Own design.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+from scaleeq.choices import did_you_mean, one_of
+from scaleeq.console import quiet
+from scaleeq.data import find_dataset
+from scaleeq.data.reading import has_labels
+from scaleeq.engine import CfgNode, DatasetCatalog, verify_results
+from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator, dataset_parts
+
+KEY = "TEST.EXPECTED_RESULTS"
+HIGHEST = {"sem_seg": 100.0, "validation": math.inf}  # task -> of each of its metrics; the lowest is 0
+
+
+def check_rows(cfg: CfgNode) -> None:
+    """ValueError: a row is no [task, metric, value, tolerance], or there is no one data set to compare with."""
+    tests, expected = cfg.DATASETS.TEST, cfg.TEST.EXPECTED_RESULTS
+    if expected and len(tests) != 1:
+        raise ValueError(f"{KEY} is compared with one data set's results, but DATASETS.TEST is {tuple(tests)}")
+    for row in expected:
+        kinds = (str, str, numbers.Real, numbers.Real)
+        if not isinstance(row, (list, tuple)) or len(row) != 4 or not all(map(isinstance, row, kinds)):
+            raise ValueError(
+                f"{KEY} has the row {row!r}; expected [task, metric, value, tolerance], for example "
+                "['sem_seg', 'mIoU', 40.0, 0.5]"
+            )
+        value, tolerance = float(row[2]), float(row[3])
+        if not (math.isfinite(value) and math.isfinite(tolerance) and tolerance >= 0):
+            raise ValueError(f"{KEY} has the row {row!r}, which nothing can meet: the tolerance is 0 or more")
+
+
+def check_expected_results(cfg: CfgNode) -> None:
+    """check_rows; and that our evaluators have each metric, and that it can have the value.
+
+    ValueError: no run can meet a row.
+    """
+    check_rows(cfg)
+    if not cfg.TEST.EXPECTED_RESULTS:
+        return
+    (dataset_name,) = cfg.DATASETS.TEST
+    metrics = metric_names(cfg, dataset_name)
+    if not metrics:
+        raise ValueError(f"{KEY} cannot be met: {dataset_name} has no labels to score with")
+    for task, metric, value, tolerance in cfg.TEST.EXPECTED_RESULTS:
+        row = [task, metric, value, tolerance]
+        one_of(task, metrics, key=f"the task of {row} in {KEY}")
+        if metric not in metrics[task]:
+            off = "" if cfg.TEST.BOUNDARY else "; TEST.BOUNDARY is False, so there are none near boundaries"
+            short = [name for name in metrics[task] if not name.startswith(("IoU-", "ACC-"))]
+            raise ValueError(
+                f"{KEY} names the metric {metric!r}; choose one of {', '.join(short)}, IoU-<class>, ACC-<class>"
+                f"{did_you_mean(metric, metrics[task])}{off}"
+            )
+        if not 0 <= value <= HIGHEST[task]:
+            raise ValueError(
+                f"{KEY} has the row {row!r}, which nothing can meet: {metric} is in [0, {HIGHEST[task]:g}]"
+            )
+
+
+def metric_names(cfg: CfgNode, dataset_name: str) -> dict[str, list[str]]:
+    """Task -> the metrics that an evaluation on a data set has, as TEST asks for them; {} without labels."""
+    find_dataset(dataset_name)
+    if not any(map(has_labels, DatasetCatalog.get(dataset_name))):
+        return {}
+    parts = dataset_parts(dataset_name, absent=cfg.TEST.ABSENT_CLASSES, boundary=cfg.TEST.BOUNDARY)
+    evaluators: list[Any] = [SemSegEvaluator(dataset_name, parts=parts, distributed=False)]
+    if cfg.TEST.VALIDATION_LOSS:
+        evaluators.append(ValidationLossEvaluator(dataset_name, distributed=False))
+    with quiet():
+        results = [evaluator.evaluate() for evaluator in evaluators]
+    return {task: list(metrics) for result in results for task, metrics in result.items()}
+
+
+def require_expected(cfg: CfgNode, results: Mapping[str, Any]) -> None:
+    """SystemExit, in one line: results differ from TEST.EXPECTED_RESULTS."""
+    try:
+        verify_results(cfg, results)
+    except SystemExit:
+        differing = [
+            f"{task}/{metric} is {found:.4g}, expected {value} +- {tolerance}"
+            for task, metric, value, tolerance in cfg.TEST.EXPECTED_RESULTS
+            if not abs((found := results.get(task, {}).get(metric, math.nan)) - value) <= tolerance
+        ]
+        raise SystemExit(f"error: {KEY} are not met: {'; '.join(differing)}") from None

@@ -157,7 +157,7 @@ class Worker:
             shutil.copy2(root / file, folder / "tree" / file)
         environment = os.environ | {
             "PYTHONPATH": str(self.package.parent), "TMPDIR": str(folder / "tmp"),
-            "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # what else is installed costs seconds a mutant
+            "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # others' plugins cost seconds
             "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MPLBACKEND": "Agg",
         }  # fmt: skip
         environment.setdefault("DETECTRON2_DATASETS", str(root / "datasets"))
@@ -319,11 +319,9 @@ def report(campaign: Campaign, mutants: list[Mutant], equivalents: Path) -> floa
     percent = 100 * killed / max(killed + counts["survived"], 1)
     command = ["git", "-C", str(campaign.root), "describe", "--always", "--dirty"]
     commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    say(
-        f"{len(mutants)} mutants of {campaign.package} at {commit or 'no commit'}: {killed} killed, {counts['timeout']}"
-    )
-    say(f"of them by a timeout; {counts['survived']} survived, {counts['equivalent']} equivalent, {counts['untested']}")
-    say(f"untested; {percent:.1f} % of those that can be killed")
+    totals = ", ".join(f"{counts[name]} {name}" for name in ("killed", "timeout", "survived", "equivalent", "untested"))
+    say(f"{campaign.package} at {commit or 'no commit'}, {len(mutants)} mutants: {totals}")
+    say(f"killed, of those that can be: {percent:.1f} %")
     return percent
 
 

@@ -107,6 +107,16 @@ def test_batch_norm_equals_torch_and_trains_on_one_value_per_channel():
     assert all(torch.equal(value, before[key]) for key, value in ours.state_dict().items())
 
 
+def test_batch_norm_of_one_image_takes_its_statistics_where_it_has_several_pixels():
+    ours, theirs = BatchNorm2d(3), nn.BatchNorm2d(3)
+    for size in [(1, 2), (2, 1), (5, 4)]:
+        x = 3 * torch.randn(1, 3, *size) + 2
+        assert torch.equal(ours(x), theirs(x))
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+    one = torch.randn(2, 3, 1, 1)  # two images of one pixel each
+    assert torch.equal(ours(one), theirs(one))
+
+
 def test_norms_by_name():
     x = torch.randn(2, 64, 3, 5)
     assert norm_factory("") is None

@@ -118,12 +118,13 @@ def wait_for(child: int, seconds: float) -> int | None:
             os.waitpid(child, 0)
 
 
-def serve(folder: Path) -> int:
+def serve() -> None:
     """A line of JSON with paths and seconds in, a line with how their tests ended out, until the command has ended."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    sys.path[0] = ""  # was the folder of this file
+    sys.path[0] = ""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = Path.cwd().parent
     log, scratch = folder / "log.txt", folder / "tmp"
     try:
         for name in ["pytest", "pytest_timeout", *strangers(Path.cwd())]:
@@ -144,7 +145,6 @@ def serve(folder: Path) -> int:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()
-    return 0
 
 
 class Worker:
@@ -161,7 +161,9 @@ class Worker:
             "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MPLBACKEND": "Agg",
         }  # fmt: skip
         environment.setdefault("DETECTRON2_DATASETS", str(root / "datasets"))
-        command = [sys.executable, str(Path(__file__).resolve()), "--serve", str(folder)]
+        # Not this file itself: a process that a test spawns would run it again.
+        start = f"import sys; sys.path[0] = {str(Path(__file__).parent)!r}; from mutants import serve; serve()"
+        command = [sys.executable, "-c", start]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             command, cwd=folder / "tree", env=environment, stdin=pipe, stdout=pipe, text=True, start_new_session=True
@@ -339,15 +341,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--equivalents", type=Path, metavar="FILE", help="default: docs/results/mutants.json")
     parser.add_argument("--root", type=Path, default=ROOT, help="of the project; default: this one")
     parser.add_argument("--package", default="projects/ScaleEq/scaleeq", help="below the root")
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The exit status."""
     arguments = parse(argv)
-    if arguments.serve:
-        return serve(arguments.serve)
     root = arguments.root.resolve()
     package = root / arguments.package
     mutants = draw(package, arguments.mutants, arguments.seed, arguments.only)

@@ -41,9 +41,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Tests that lie elsewhere than in tests/<folder of the module>, by the beginning of the module's path.
 EXTRA_TESTS = {
+    "config.py": ["tests/training/test_configs.py", "tests/training/test_setup.py", "tests/engine/test_load_config.py"],
     "fusion/": ["tests/test_fusion_configs.py", "tests/test_grid.py"],
     "heads/": ["tests/test_segmentor.py", "tests/test_fusion_configs.py", "tests/test_aux_logits.py"],
     "losses/": ["tests/test_aux_logits.py"],
+    "pictures.py": ["tests/training/test_pictures.py", "tests/training/test_visualization.py"],
+    "published.py": ["tests/test_papers.py", "tests/heads/test_eseg.py"],
     "pyramids/": ["tests/test_fusion_configs.py", "tests/test_grid.py"],
     "statistics/": ["tests/test_theory_page.py"],
     "training/": ["tests/test_recipes.py"],
@@ -199,14 +202,22 @@ def say(*words: object) -> None:
 
 
 def tests_of(root: Path, path: str) -> tuple[list[str], list[str]]:
-    """The test file of a module, if there is one, and the other tests of its folder."""
-    folder, stem = root / "tests" / path.partition("/")[0], Path(path).stem
-    files = sorted(folder.rglob("test_*.py")) if folder.is_dir() else sorted((root / "tests").glob("test_*.py"))
-    names = [str(file.relative_to(root)) for file in files]
-    mirrors = [name for name in names if Path(name).name == f"test_{stem}.py"]
-    extra = [name for start, more in EXTRA_TESTS.items() if path.startswith(start) for name in more]
-    others = [name for name in [*names, *extra] if name not in mirrors and (root / name).is_file()]
-    return mirrors, sorted(others, key=lambda name: not re.search(rf"\b{stem}\b", (root / name).read_text()))
+    """The test file of a module, if there is one, and the other tests of its folder, those that name it first.
+
+    A module in no folder has the tests beside tests/'s folders that name it.
+    """
+    folder, stem = root / "tests" / path.rpartition("/")[0].partition("/")[0], Path(path).stem
+    own = folder.is_dir() and folder != root / "tests"
+    files = sorted(folder.rglob("test_*.py") if own else (root / "tests").glob("test_*.py"))
+    extra = [root / name for start, more in EXTRA_TESTS.items() if path.startswith(start) for name in more]
+    names_it = {file: bool(re.search(rf"\b{stem}\b", file.read_text())) for file in [*files, *extra] if file.is_file()}
+    kept = [
+        str(file.relative_to(root))
+        for file in sorted(names_it, key=lambda file: not names_it[file])
+        if own or names_it[file]
+    ]
+    mirrors = [name for name in kept if Path(name).name == f"test_{stem}.py"]
+    return mirrors, [name for name in kept if name not in mirrors]
 
 
 class Campaign:
@@ -241,19 +252,17 @@ class Campaign:
         self.keep(test, green=done.green, seconds=done.seconds, failed=done.failed)
 
     def judge(self, worker: Worker, mutant: Mutant) -> None:
-        seconds, tested = 0.0, False
+        stages, seconds = tests_of(self.root, mutant.path), 0.0
+        green = [[path for path in stage if self.records[path]["green"]] for stage in stages]
         with worker.mutated(mutant):
-            for stage in tests_of(self.root, mutant.path):
-                paths = [path for path in stage if self.records[path]["green"]]
-                if not paths:
-                    continue
-                usual, tested = sum(self.records[path]["seconds"] for path in paths), True
-                done = worker.test(paths, 30 + 3 * usual)
+            for paths in filter(None, green):
+                done = worker.test(paths, 30 + 3 * sum(self.records[path]["seconds"] for path in paths))
                 seconds += done.seconds
                 if not done.green:
                     result = "timeout" if done.code is None else "killed"
-                    return self.keep(mutant.identity, result=result, by=done.failed, seconds=seconds)
-        self.keep(mutant.identity, result="survived" if tested else "untested", by="", seconds=seconds)
+                    return self.keep(mutant.identity, result=result, by=done.failed, seconds=round(seconds, 1))
+        result = "survived" if any(green) or not any(stages) else "untested"
+        self.keep(mutant.identity, result=result, by="", seconds=round(seconds, 1))
 
     def run(self, mutants: list[Mutant], num_workers: int) -> None:
         self.results.parent.mkdir(parents=True, exist_ok=True)

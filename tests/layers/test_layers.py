@@ -68,6 +68,14 @@ def test_folding_no_shift_leaves_a_plain_convolution_without_bias():
     assert folded.bias is None
 
 
+@pytest.mark.parametrize("geometry", ["1x1", "3x3"])
+def test_a_shift_of_one_channel_of_one_group_is_folded(geometry):
+    conv = double_conv(4, 4, groups=2, bias=False, **CONVS[geometry])
+    x, shift = torch.randn(1, 4, 5, 6, dtype=torch.float64), torch.tensor([3.0, 0.0, 0.0, 0.0])
+    folded = fold_input_affine(conv, torch.ones(4), shift)
+    torch.testing.assert_close(folded(x), conv(x + shift.double()[:, None, None]), rtol=0, atol=1e-12)
+
+
 def test_other_padding_is_refused():
     with pytest.raises(ValueError, match="'reflect' is not supported"):
         fold_input_affine(double_conv(2, 2, 3, padding=1, padding_mode="reflect"), torch.ones(2), torch.ones(2))

@@ -74,7 +74,7 @@ def children(node: ast.AST) -> Iterator[ast.AST]:
                 continue
             if isinstance(child, ast.keyword) and child.arg in LOOKS:
                 continue
-            if isinstance(child, ast.If) and re.search("TYPE_CHECKING|__name__", ast.unparse(child.test)):
+            if isinstance(child, ast.If) and re.match("(typing.)?TYPE_CHECKING|__name__", ast.unparse(child.test)):
                 continue
             if not (isinstance(child, ast.Assign) and ast.unparse(child.targets[0]) == "__all__"):
                 yield child
@@ -100,7 +100,8 @@ class Finder:
 
     def swap(self, kind: ast.AST, left: Any, right: Any) -> None:
         """The operator between two operands."""
-        if type(kind) not in OPERATORS or is_sequence(left) or is_sequence(right):
+        arithmetic = isinstance(kind, ast.operator)
+        if type(kind) not in OPERATORS or (arithmetic and (is_sequence(left) or is_sequence(right))):
             return
         if isinstance(kind, ast.Is | ast.IsNot) and getattr(right, "value", "") is not None:
             return

@@ -64,7 +64,7 @@ def tools(monkeypatch):
 @pytest.fixture
 def project(tmp_path) -> Path:
     files = {"src/tiny/__init__.py": "", "src/tiny/module.py": SOURCE, "tests/test_module.py": TEST}
-    files["tests/test_broken.py"] = "def test_of_another_day():\n    assert False\n"
+    files["tests/test_broken.py"] = "def test_of_another_day():\n    assert not 'module'\n"
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -121,6 +121,29 @@ def test_a_mutant_changes_its_place_alone(tools, operator, after):
     differing = [i for i, pair in enumerate(zip(SOURCE.splitlines(), changed, strict=True)) if pair[0] != pair[1]]
     assert differing == [mutant.line - 1]
     assert mutant.lines(SOURCE.encode())[1] == changed[mutant.line - 1].strip() == after
+
+
+@pytest.mark.parametrize(
+    ("line", "operators"),
+    [
+        ('a = b == "range"', ["== to !="]),
+        ('a = "x" + b + f"{1}"', []),
+        ("a = b if type(b).__name__ != c else d", ["!= to =="]),
+        ("if TYPE_CHECKING:\n    a = 1", []),
+        ("if __name__ == '__main__':\n    a = 1", []),
+        ("a = b is not c", []),
+        ("a -= -1", ["- to +", "1 to 0", "1 to 2", "deleted"]),
+        ("a = b[:, 1:, ::2]", ["1 to 0", "1 to 2", "2 to 1", "2 to 3", "ends swapped"]),
+        ("a = dict(b=1, **c)", ["1 to 0", "1 to 2", "b= dropped"]),
+        ("a = b // c ** d", ["** to *", "// to /"]),
+        (
+            "def a(b=True, *, c: Literal[1] = 2):\n    b = c\n    return None",
+            ["2 to 1", "2 to 3", "True to False", "deleted"],
+        ),
+    ],
+)
+def test_what_is_changed_in_a_line(tools, line, operators):
+    assert sorted(mutant.operator for mutant in tools[0].Finder("a.py", line.encode()).found) == operators
 
 
 def test_lines_of_code(tools):

@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Tests that lie elsewhere than in tests/<folder of the module>, by the beginning of the module's path.
 EXTRA_TESTS = {
+    "backbones/depth.py": ["tests/training/test_parameter_groups.py"],
     "config.py": ["tests/training/test_configs.py", "tests/training/test_setup.py", "tests/engine/test_load_config.py"],
     "fusion/": ["tests/test_fusion_configs.py", "tests/test_grid.py"],
     "heads/": ["tests/test_segmentor.py", "tests/test_fusion_configs.py", "tests/test_aux_logits.py"],

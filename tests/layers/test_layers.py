@@ -100,6 +100,18 @@ def test_conv_norm_act_keeps_the_size_and_starts_as_kaiming_fan_out(kernel_size)
     assert float(block.conv.weight.detach().std()) == pytest.approx(expected, rel=0.05)
 
 
+def test_conv_norm_act_is_torchs_layers_in_a_row():
+    torch.manual_seed(0)
+    block = ConvNormAct(6, 4, kernel_size=3, dilation=2, groups=2, norm=None).double()
+    nn.init.normal_(block.conv.bias)
+    x = torch.randn(2, 6, 9, 7, dtype=torch.float64)
+    assert block.conv.weight.shape == (4, 3, 3, 3) and isinstance(block.norm, nn.Identity)
+    expected = nn.functional.conv2d(x, block.conv.weight, block.conv.bias, padding=2, dilation=2, groups=2)
+    torch.testing.assert_close(block(x), expected.relu(), rtol=0, atol=1e-12)
+    linear = ConvNormAct(6, 4, activation=False).double().eval()
+    torch.testing.assert_close(linear(x), linear.norm(nn.functional.conv2d(x, linear.conv.weight)), rtol=0, atol=1e-12)
+
+
 def test_batch_norm_equals_torch_and_trains_on_one_value_per_channel():
     ours, theirs = BatchNorm2d(3), nn.BatchNorm2d(3)
     x = torch.randn(2, 3, 4, 4)

@@ -36,6 +36,8 @@ def test_the_block_is_depthwise_norm_relu_pointwise_norm_relu(dilation):
     torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
     assert block(x).shape == (2, 10, 9, 7)
     assert expected.min() == 0 < expected.max()
+    without = make_block(norm=None)
+    assert isinstance(without.depthwise.norm, nn.Identity) and isinstance(without.pointwise.norm, nn.Identity)
 
 
 @pytest.mark.parametrize("training", [False, True])

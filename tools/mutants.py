@@ -165,6 +165,7 @@ class Worker:
             "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MPLBACKEND": "Agg",
         }  # fmt: skip
         environment.setdefault("DETECTRON2_DATASETS", str(root / "datasets"))
+        environment.setdefault("SCALEEQ_ENGINE", "standalone")  # of the two, the one that is in the tree
         # Not this file itself: a process that a test spawns would run it again.
         start = f"import sys; sys.path[0] = {str(Path(__file__).parent)!r}; from mutants import serve; serve()"
         command = [sys.executable, "-c", start]

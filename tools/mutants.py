@@ -49,7 +49,7 @@ EXTRA_TESTS = {
     "pictures.py": ["tests/training/test_pictures.py", "tests/training/test_visualization.py"],
     "published.py": ["tests/test_papers.py", "tests/heads/test_eseg.py"],
     "pyramids/": ["tests/test_fusion_configs.py", "tests/test_grid.py"],
-    "statistics/": ["tests/test_theory_page.py"],
+    "statistics/": ["tests/test_theory_page.py", "tests/fusion/test_controls.py"],
     "training/": ["tests/test_recipes.py"],
 }
 

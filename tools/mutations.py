@@ -72,8 +72,10 @@ def children(node: ast.AST) -> Iterator[ast.AST]:
             # Before Python 3.12 positions inside an f-string are not those of the file.
             if no_code or isinstance(child, ast.Raise | ast.JoinedStr) or called(child) in MESSAGES:
                 continue
-            if isinstance(child, ast.keyword) and child.arg in LOOKS:
-                continue
+            if isinstance(child, ast.keyword) and (
+                child.arg in LOOKS or (child.arg == "strict" and called(node) == "zip")
+            ):
+                continue  # zip's strict guards what the code itself has made of one length
             if isinstance(child, ast.If) and re.match("(typing.)?TYPE_CHECKING|__name__", ast.unparse(child.test)):
                 continue
             if not (isinstance(child, ast.Assign) and ast.unparse(child.targets[0]) == "__all__"):

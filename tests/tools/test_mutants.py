@@ -135,6 +135,8 @@ def test_a_mutant_changes_its_place_alone(tools, operator, after):
         ("a -= -1", ["- to +", "1 to 0", "1 to 2", "deleted"]),
         ("a = b[:, 1:, ::2]", ["1 to 0", "1 to 2", "2 to 1", "2 to 3", "ends swapped"]),
         ("a = dict(b=1, **c)", ["1 to 0", "1 to 2", "b= dropped"]),
+        ("a = zip(b, strict=True)", []),
+        ("a.b(c, strict=True)", ["True to False", "deleted", "strict= dropped"]),
         ("a = b // c ** d", ["** to *", "// to /"]),
         (
             "def a(b=True, *, c: Literal[1] = 2):\n    b = c\n    return None",

@@ -59,6 +59,20 @@ def test_losses_are_the_cross_entropies_of_the_heads():
         torch.testing.assert_close(losses[name], weight * F.cross_entropy(logits, targets))
 
 
+def test_padding_of_labels_is_void():
+    """Oracle: torch's cross entropy over labels that are padded by hand."""
+    model, batch = make_model("MODEL.SEM_SEG_HEAD.DROPOUT", "0.0"), make_batch((64, 64), (48, 96))
+    losses = model(batch)
+    logits = model.sem_seg_head.logits(model.backbone(model.preprocess(batch).tensor))
+    logits = F.interpolate(logits, size=(64, 96), mode="bilinear", align_corners=False)
+    rows, columns = (64, 48), (64, 96)
+    targets = torch.full((2, 64, 96), -1)
+    for target, sample, height, width in zip(targets, batch, rows, columns, strict=True):
+        target[:height, :width] = sample["sem_seg"]
+    torch.testing.assert_close(losses["loss_sem_seg"], F.cross_entropy(logits, targets, ignore_index=-1))
+    assert model.pixel_count(batch) == 64 * 64 + 48 * 96
+
+
 @pytest.mark.parametrize("average", ["valid", "all"])
 def test_a_batch_that_is_void_everywhere_trains_to_nothing(average):
     model, batch = make_model("MODEL.LOSS.AVERAGE_OVER", average), make_batch((32, 32), (32, 32))

@@ -14,9 +14,11 @@ from timm.models.hrnet import HighResolutionModule
 from timm.models.resnet import BasicBlock
 from torch import nn
 
+from scaleeq import engine
 from scaleeq.backbones import HRNetBackbone, TimmBackbone
 from scaleeq.backbones.depth import layer_ids
 from scaleeq.backbones.hrnet import Exchange, Transition
+from scaleeq.config import add_scaleeq_config
 from scaleeq.layers import Gate, LogitsGate
 from scaleeq.statistics import fusions_of
 
@@ -318,3 +320,32 @@ def test_depth_by_stage_is_that_of_timms_hrnet():
 def test_wrong_values_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         small(**arguments)
+
+
+# --- by config ---
+
+
+def from_config(key: str, value: object) -> HRNetBackbone:
+    cfg = engine.get_cfg()
+    if "TIMM" not in cfg.MODEL:
+        add_scaleeq_config(cfg)
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_gsto_hrnet_backbone"])
+    cfg.merge_from_list(["MODEL.TIMM.NAME", SMALL, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", CLASSES, key, value])
+    return engine.build_backbone(cfg)
+
+
+@pytest.mark.parametrize(("gates", "kinds"), [("none", set()), ("unsupervised", {Gate}), ("supervised", {LogitsGate})])
+def test_built_from_a_config(gates, kinds):
+    backbone = from_config("MODEL.HRNET.GATES", gates)
+    assert isinstance(backbone, HRNetBackbone) and backbone.name == SMALL
+    assert {type(module) for module in backbone.modules()} & {Gate, LogitsGate} == kinds
+    assert bool(backbone.aux_loss_weights) == (gates == "supervised")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("MODEL.TIMM.DROP_PATH_RATE", 0.1), ("MODEL.TIMM.LEVEL_NORM", True), ("MODEL.TIMM.OUTPUT_STRIDE", 16)],
+)
+def test_keys_of_parts_that_an_hrnet_lacks_are_refused(key, value):
+    with pytest.raises(ValueError, match=f"{key} is {value}, but an HRNet has no such part"):
+        from_config(key, value)

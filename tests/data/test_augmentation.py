@@ -38,6 +38,11 @@ def test_random_scale_of_a_range_reaches_half_and_double():
     assert np.mean(sides) == pytest.approx(160, abs=10)
 
 
+def test_a_range_has_both_of_its_ends():
+    rng = np.random.default_rng(0)
+    assert {aug.draw_short_side((3, 5), "range", rng) for _ in range(60)} == {3, 4, 5}
+
+
 def test_choice_takes_only_the_given_sizes():
     rng = np.random.default_rng(0)
     assert {aug.draw_short_side((3, 9, 27), "choice", rng) for _ in range(60)} == {3, 9, 27}

@@ -115,6 +115,8 @@ def test_levels_of_one_stride_are_in_the_backbones_order():
     assert head.in_features == ["res2", "res5"]
     head = make_head(*FCN_LEVELS, f"{HEAD}IN_FEATURES", "['res5', 'res4', 'res2']", strides=STRIDES | {"res5": 16})
     assert head.in_features == ["res2", "res4", "res5"]
+    turned = dict(zip(STRIDES, sorted(STRIDES.values(), reverse=True), strict=True))
+    assert make_head(*FCN_LEVELS, strides=turned).in_features == ["res5", "res4", "res3", "res2"], "finest first"
 
 
 PYRAMID, FUSION = "MODEL.PYRAMID.", "MODEL.FUSION."
@@ -130,6 +132,7 @@ REFUSED = {
     "psp, pools twice": ([*PSP, f"{HEAD}POOL_SCALES", "[1, 1]"], r"POOL_SCALES is \[1, 1\]; give different"),
     "psp, wrong gate": ([*PSP, f"{HEAD}CONTEXT_GATE", "True", "MODEL.GATE", "open"], "MODEL.GATE is 'open'"),
     "aspp, transfer": ([*ASPP, f"{FUSION}TRANSFER", "nearest"], "ASPPHead has no branches of different sizes"),
+    "aspp of two levels": ([*ASPP, f"{HEAD}IN_FEATURES", "['res4', 'res5']"], "ASPPHead reads 1 level; "),
     "aspp, widths": ([*ASPP, f"{HEAD}ASPP_CHANNELS", "16"], "leave ASPP_CHANNELS 0"),
     "aspp, dilations": ([*ASPP, f"{HEAD}ASPP_DILATIONS", "[0, 6]"], r"ASPP_DILATIONS is \[0, 6\]; expected a list"),
     "aspp, dilations twice": ([*ASPP, f"{HEAD}ASPP_DILATIONS", "[6, 6]"], r"ASPP_DILATIONS is \[6, 6\]; give diff"),

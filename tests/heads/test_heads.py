@@ -257,6 +257,20 @@ def test_context_gates_that_are_open_everywhere_change_nothing(name, count, kind
 # --- what an equalizer or a norm cannot do ---
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_dropout_drops_whole_channels_before_the_classifier(name):
+    head, seen = make_head(name, channels=64, dropout=0.25).train(), []
+    head.dropout.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+    head.logits(make_features(64, 96))
+    ((before, after),) = seen
+    assert before.shape[:2] == (2, 64)
+    dropped = (after == 0).all((2, 3))
+    assert 0.1 < dropped.double().mean() < 0.4
+    expected = torch.where(dropped[:, :, None, None], 0.0, before / 0.75)
+    torch.testing.assert_close(after, expected)
+    assert torch.equal(head.eval().dropout(before), before)
+
+
 def logits_with_scales(name: str, stds: list[float], fusion: str = "fusion") -> torch.Tensor:
     """In training, with equalizers whose mean is 0 and whose std is made up."""
     head = make_head(name, spec=EqualizerSpec(), dropout=0.0).double().train()

@@ -68,6 +68,14 @@ def test_folding_no_shift_leaves_a_plain_convolution_without_bias():
     assert folded.bias is None
 
 
+@pytest.mark.parametrize("geometry", ["1x1", "3x3"])
+def test_a_shift_of_one_channel_of_one_group_is_folded(geometry):
+    conv = double_conv(4, 4, groups=2, bias=False, **CONVS[geometry])
+    x, shift = torch.randn(1, 4, 5, 6, dtype=torch.float64), torch.tensor([3.0, 0.0, 0.0, 0.0])
+    folded = fold_input_affine(conv, torch.ones(4), shift)
+    torch.testing.assert_close(folded(x), conv(x + shift.double()[:, None, None]), rtol=0, atol=1e-12)
+
+
 def test_other_padding_is_refused():
     with pytest.raises(ValueError, match="'reflect' is not supported"):
         fold_input_affine(double_conv(2, 2, 3, padding=1, padding_mode="reflect"), torch.ones(2), torch.ones(2))
@@ -92,6 +100,18 @@ def test_conv_norm_act_keeps_the_size_and_starts_as_kaiming_fan_out(kernel_size)
     assert float(block.conv.weight.detach().std()) == pytest.approx(expected, rel=0.05)
 
 
+def test_conv_norm_act_is_torchs_layers_in_a_row():
+    torch.manual_seed(0)
+    block = ConvNormAct(6, 4, kernel_size=3, dilation=2, groups=2, norm=None).double()
+    nn.init.normal_(block.conv.bias)
+    x = torch.randn(2, 6, 9, 7, dtype=torch.float64)
+    assert block.conv.weight.shape == (4, 3, 3, 3) and isinstance(block.norm, nn.Identity)
+    expected = nn.functional.conv2d(x, block.conv.weight, block.conv.bias, padding=2, dilation=2, groups=2)
+    torch.testing.assert_close(block(x), expected.relu(), rtol=0, atol=1e-12)
+    linear = ConvNormAct(6, 4, activation=False).double().eval()
+    torch.testing.assert_close(linear(x), linear.norm(nn.functional.conv2d(x, linear.conv.weight)), rtol=0, atol=1e-12)
+
+
 def test_batch_norm_equals_torch_and_trains_on_one_value_per_channel():
     ours, theirs = BatchNorm2d(3), nn.BatchNorm2d(3)
     x = torch.randn(2, 3, 4, 4)
@@ -105,6 +125,16 @@ def test_batch_norm_equals_torch_and_trains_on_one_value_per_channel():
     torch.testing.assert_close(ours(one), expected)
     assert ours.weight.grad is not None and one.grad.abs().min() > 0
     assert all(torch.equal(value, before[key]) for key, value in ours.state_dict().items())
+
+
+def test_batch_norm_of_one_image_takes_its_statistics_where_it_has_several_pixels():
+    ours, theirs = BatchNorm2d(3), nn.BatchNorm2d(3)
+    for size in [(1, 2), (2, 1), (5, 4)]:
+        x = 3 * torch.randn(1, 3, *size) + 2
+        assert torch.equal(ours(x), theirs(x))
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+    one = torch.randn(2, 3, 1, 1)  # two images of one pixel each
+    assert torch.equal(ours(one), theirs(one))
 
 
 def test_norms_by_name():

@@ -36,6 +36,8 @@ def test_the_block_is_depthwise_norm_relu_pointwise_norm_relu(dilation):
     torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
     assert block(x).shape == (2, 10, 9, 7)
     assert expected.min() == 0 < expected.max()
+    without = make_block(norm=None)
+    assert isinstance(without.depthwise.norm, nn.Identity) and isinstance(without.pointwise.norm, nn.Identity)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -88,3 +90,9 @@ def test_separable_conv_has_one_norm_behind_the_pair(first):
     inner = nn.functional.conv2d(inner, conv.depthwise.weight, padding=1, groups=6)
     expected = conv.norm(nn.functional.conv2d(inner, conv.pointwise.weight))
     torch.testing.assert_close(conv(x), expected if first else nn.functional.silu(expected), rtol=0, atol=1e-12)
+    shapes = {name: tuple(value.shape) for name, value in conv.named_parameters()}
+    norm = {"norm.weight": (4,), "norm.bias": (4,)}
+    assert shapes == {"depthwise.weight": (6, 1, 3, 3), "pointwise.weight": (4, 6, 1, 1), **norm}
+    assert isinstance(conv.norm, nn.BatchNorm2d)
+    without = SeparableConv(6, 4, norm=None)
+    assert isinstance(without.norm, nn.Identity) and without.pointwise.bias.shape == (4,)

@@ -99,6 +99,12 @@ def test_half_precisions_are_computed_in_float32():
         assert torch.equal(deform_conv3x3(*low), expected)
 
 
+def test_on_the_meta_device_it_keeps_the_size():
+    """There, as on CUDA, it is torchvision's operator."""
+    result = deform_conv3x3(*(tensor.to("meta") for tensor in arguments()))
+    assert result.is_meta and result.shape == (N, OUT, H, W) and result.dtype == torch.float64
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA: its operator is torchvision's")
 def test_on_cuda_it_equals_the_cpu():
     given = arguments()

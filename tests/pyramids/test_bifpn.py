@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from scaleeq.fusion import EqualizerSpec, Fusion
+from scaleeq.fusion import EqualizerSpec, Fusion, Pool
 from scaleeq.layers import BatchNorm2d
 from scaleeq.pyramids import BiFPN
 
@@ -89,6 +89,13 @@ def test_a_level_has_one_lateral_where_its_width_differs():
     sum(y.square().sum() for y in outputs.values()).backward()
     unused = [name for name, p in pyramid.named_parameters() if p.grad is None]
     assert not unused
+
+
+@pytest.mark.parametrize("down_transfer", ["max", "avg"])
+def test_what_goes_up_is_pooled_as_asked(down_transfer):
+    pyramid = BiFPN({"p3": 6, "p4": WIDTH, "p5": 5}, WIDTH, repeats=2, down_transfer=down_transfer)
+    pools = [module.kind for module in pyramid.modules() if isinstance(module, Pool)]
+    assert pools == [down_transfer] * 4
 
 
 def test_every_node_is_a_fusion_and_can_be_equalized():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from scaleeq.fusion import Aligned
+from scaleeq.fusion import Aligned, EqualizerSpec, SoftmaxSum
 from scaleeq.layers import batch_norm, norm_factory
 from scaleeq.pyramids import convert_fapn_weights, fapn, fapn_realtime, smoothed_fpn
 
@@ -157,6 +157,15 @@ def test_the_realtime_pyramid_has_the_size_of_the_authors_file():
     pyramid = fapn_realtime({"res3": 128, "res4": 256, "res5": 512}, width)
     assert count(pyramid) == lateral + 2 * level == 844_080
     assert round((11_176_512 + count(pyramid) + 9 * width * half + 2 * half + half * 19) / 1e6, 2) == 12.10
+
+
+@pytest.mark.parametrize("build", [fapn, fapn_realtime, smoothed_fpn])
+def test_options_of_every_fusion_reach_it(build):
+    pyramid = build(CHANNELS, WIDTH, combine="softmax", equalizer=EqualizerSpec(granularity="channel"))
+    merges = list(pyramid.merges.values())
+    assert len(merges) == 3 and all(isinstance(merge.combine, SoftmaxSum) for merge in merges)
+    assert {equalizer.granularity for merge in merges for equalizer in merge.equalizer_of.values()} == {"channel"}
+    assert isinstance(build(CHANNELS | {"res5": WIDTH}, WIDTH, ready_top=True).top_lateral, nn.Identity)
 
 
 def test_the_realtime_pyramid():

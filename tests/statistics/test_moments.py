@@ -85,6 +85,27 @@ def test_standard_error_predicts_the_scatter_of_repeated_measurements():
     assert np.mean(predicted) == pytest.approx(observed, rel=0.15)
 
 
+def test_standard_error_knows_that_the_means_of_batches_differ():
+    """As above, for batches of one std and different means: what is uncertain is how far the means lie apart."""
+    generator = torch.Generator().manual_seed(0)
+    stds, predicted = [], []
+    for _ in range(200):
+        means = 2 * torch.randn(16, generator=generator, dtype=torch.float64)
+        moments = measured(m + torch.randn(1, 2, 16, 16, generator=generator, dtype=torch.float64) for m in means)
+        stds.append(math.sqrt(moments.scalar()[1]))
+        predicted.append(moments.relative_standard_error())
+    observed = np.std(stds) / np.mean(stds)
+    assert np.mean(predicted) == pytest.approx(observed, rel=0.15)
+
+
+def test_standard_error_is_that_of_the_mean_squared_deviation():
+    """Oracle: numpy's standard error of the batches' mean squared deviations from the mean over everything."""
+    data = [x + 0.5 * i for i, x in enumerate(batches(5))]
+    deviations = [((x - torch.cat(data).mean()) ** 2).mean().item() for x in data]
+    expected = np.std(deviations, ddof=1) / np.mean(deviations) / (2 * math.sqrt(5))
+    assert measured(data).relative_standard_error() == pytest.approx(expected, rel=1e-9)
+
+
 def test_standard_error_of_one_batch_is_unknown_and_of_a_constant_zero():
     assert measured(batches(1)).relative_standard_error() == math.inf
     assert measured([torch.ones(1, 2, 3, 3)] * 2).relative_standard_error() == 0

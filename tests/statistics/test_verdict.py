@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_sums_are_told_by_their_shares_of_energy():
     facts = FusionFacts("FPN", {"a": 4, "b": 4}, {"a": "none", "b": "bilinear"}, "", has_weights=False)
     text = verdict(facts, record([2.0, 1.0]), record([2.0, 1.0], equalized=True))[1]
     assert text.endswith("equalizing brings its share of energy from 0.20-0.80 to 0.50.")
+
+
+@pytest.mark.parametrize("missing", ["weights", "before", "after", "none"])
+def test_shares_of_energy_are_told_where_gradients_of_weights_are_missing(missing):
+    facts = replace(FACTS, has_weights=missing != "weights")
+    raw = record([2.0, 1.0], () if missing == "before" else [1.0, 3.0])
+    after = record([2.0, 1.0], () if missing == "after" else [1.0, 2.0], equalized=True)
+    text = verdict(facts, raw, after)[1]
+    assert text.endswith("brings its share of energy from 0.20-0.80 to 0.50.") == (missing != "none")
+    assert ("closer together" in text) == (missing == "none")
 
 
 def fusion(mix: nn.Module, transfer: str = "bilinear", **branches: Branch) -> Fusion:

@@ -184,6 +184,20 @@ def test_an_evaluation_on_record_is_not_made_again(tmp_path):
     assert Scored(tmp_path, SCORES, eval_period=2).resume(6).evaluations == [6]
 
 
+def test_an_evaluation_before_a_kill_is_not_made_again(tmp_path):
+    class KilledInStep(Scored):
+        def run_step(self):
+            if self.iter == self.killed_in:
+                raise Killed
+            super().run_step()
+
+    with pytest.raises(Killed):
+        KilledInStep(tmp_path, SCORES, eval_period=2, killed_in=4).train(0, 6)
+    assert record(tmp_path)["evaluated"] == 3
+    resumed = Scored(tmp_path, SCORES, eval_period=2).resume(6)
+    assert (resumed.steps, resumed.evaluations) == ([4, 5], [6])
+
+
 def test_a_kill_between_the_weights_and_their_record_costs_one_evaluation(tmp_path):
     run = Scored(tmp_path, SCORES, eval_period=2, killed_in=4)
     run.train(0, 4)

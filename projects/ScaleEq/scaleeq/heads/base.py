@@ -238,15 +238,14 @@ def common_arguments(cfg: Any) -> dict[str, Any]:
     }
 
 
-def check_common_stride(cfg: Any, stride: int) -> int:
-    """The stride of the logits; ValueError where COMMON_STRIDE states another."""
+def check_common_stride(cfg: Any, stride: int) -> None:
+    """ValueError where COMMON_STRIDE is not the stride of the logits."""
     stated = cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE
     if stated != stride:
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {stated}, "
             f"but the logits of these IN_FEATURES have stride {stride}; set it to {stride}"
         )
-    return stride
 
 
 def refuse_keys(cfg: Any, head: str, lacks: Mapping[str, str]) -> None:

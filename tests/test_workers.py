@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from scaleeq.workers import WorkerKilledError, map_in_processes
 
 OWNER = """
+import faulthandler
 import os
 import time
 from scaleeq.workers import map_in_processes
@@ -49,6 +51,7 @@ def test_fewer_than_none():
 
 def end(how: int) -> int:
     """0: work. A signal: is killed by it, as by a system that has no memory left. -N: exits with N by itself."""
+    faulthandler.disable()  # its report would stand in the log of the tests
     if how > 0:
         os.kill(os.getpid(), how)
     if how < 0:

@@ -43,9 +43,13 @@ class Misfits:
 
 
 def compare(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], *, exact: bool = False) -> Misfits:
-    """own: the model's state dict; saved: the file's. exact: numbers of another width do not fit."""
+    """own: the model's state dict, which may be without values; saved: the file's.
+
+    exact: numbers of another width do not fit.
+    """
     both = [name for name in own if name in saved]
-    alike = {name for name in both if _kind(saved[name], exact=exact) == _kind(own[name], exact=exact)}
+    kinds = {name: (_kind(saved[name], exact=exact), _kind(own[name], exact=exact)) for name in both}
+    alike = {name for name, (one, other) in kinds.items() if one == other and not saved[name].is_meta}
     fitting = [name for name in both if name in alike and own[name].shape == saved[name].shape]
     return Misfits(
         missing=[f"missing in the file: {name} {_shape(own[name])}" for name in own if name not in saved],
@@ -69,7 +73,7 @@ def _kind(tensor: Tensor, *, exact: bool) -> tuple[Any, ...]:
     integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
     sort = (tensor.is_floating_point(), tensor.is_complex(), integer)
     dtype = tensor.dtype if exact or tensor.is_quantized else None
-    return sort, dtype, tensor.layout, tensor.is_nested, tensor.is_quantized, tensor.is_meta
+    return sort, dtype, tensor.layout, tensor.is_nested, tensor.is_quantized
 
 
 def _words(tensor: Tensor) -> str:

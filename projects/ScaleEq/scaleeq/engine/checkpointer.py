@@ -358,7 +358,7 @@ def _unchanged_on_error(*objects: Any) -> Iterator[None]:
 def _copied(state: Any) -> Any:
     """A state with copies of its tensors, in the memory of the CPU."""
     if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
+        return state if state.is_meta else state.detach().to("cpu", copy=True)
     if isinstance(state, Mapping):
         return {key: _copied(value) for key, value in state.items()}
     return type(state)(map(_copied, state)) if type(state) in (list, tuple) else state

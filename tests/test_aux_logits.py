@@ -93,7 +93,7 @@ def test_a_frozen_backbone_leaves_the_head_to_train():
         (["MODEL.TIMM.LEVEL_NORM", "True"], ValueError, r"MODEL\.TIMM\.LEVEL_NORM is True, but an HRNet has no such"),
         (["MODEL.TIMM.DROP_PATH_RATE", "0.1"], ValueError, r"MODEL\.TIMM\.DROP_PATH_RATE is 0\.1, but an HRNet has"),
         (["MODEL.TIMM.PRETRAINED_FILE", "none.pth"], FileNotFoundError, r"MODEL\.TIMM\.PRETRAINED_FILE.*'none\.pth'"),
-        (["MODEL.HRNET.TRANSFER", "cubic"], ValueError, "transfer 'cubic' is unknown"),
+        (["MODEL.HRNET.TRANSFER", "cubic"], ValueError, "MODEL.HRNET.TRANSFER is 'cubic'; choose one of"),
         (["MODEL.GATE", "soft"], ValueError, r"MODEL\.GATE is 'soft'"),
     ],
 )

@@ -285,7 +285,7 @@ def test_refusals_name_the_value_and_the_choices():
         Fusion({"a": Branch(2)}, combine=Sum(), reference="p9")
     with pytest.raises(ValueError, match="before Identity has no weights to go to"):
         Fusion({"a": Branch(2)}, combine=Concat(), equalizer=EqualizerSpec())
-    with pytest.raises(ValueError, match="GRANULARITY is 'pixel'; choose one of 'branch', 'channel'"):
+    with pytest.raises(ValueError, match="GRANULARITY is 'pixel'; choose one of branch, channel"):
         EqualizerSpec(granularity="pixel")
     with pytest.raises(ValueError, match="combine 'max' is unknown; choose one of concat, sum, softmax"):
         make_combine("max")

@@ -161,7 +161,7 @@ REFUSED = {
     "fcn and a pyramid": ([*FCN_LEVELS, f"{PYRAMID}NAME", "fpn"], "FCNHead has no pyramid"),
     "fcn, levels, sum": ([*FCN_LEVELS, f"{FUSION}COMBINE", "softmax"], "COMBINE 'softmax' adds branches of one width"),
     "uper, none, sum": ([*UPER, f"{PYRAMID}NAME", "none", f"{FUSION}COMBINE", "sum"], "adds branches of one width"),
-    "uper, deconv": ([*UPER, f"{FUSION}TRANSFER", "deconv"], "TRANSFER is 'deconv'; choose one of '', bilinear, "),
+    "uper, deconv": ([*UPER, f"{FUSION}TRANSFER", "deconv"], "TRANSFER is 'deconv'; choose one of bilinear, "),
     "uper, norm": ([*UPER, f"{PYRAMID}NORM", "GN"], "UPerHead has no norms but those of SEM_SEG_HEAD.NORM"),
     "semantic_fpn, concat": ([*SEMANTIC_FPN, f"{FUSION}COMBINE", "concat"], "classifies the sum of its branches"),
     "semantic_fpn, transfer": ([*SEMANTIC_FPN, f"{FUSION}TRANSFER", "gated"], "each branch is upsampled step by step"),

@@ -31,7 +31,7 @@ def test_names_and_widths():
     refused("name it: conv=", widths=[4, 6, 5])
     refused("leave out widths", conv={"fuse.conv": [15]}, widths=[15])
     refused(r"classifier reads no concatenation that could be followed; give its widths", conv="classifier")
-    refused("choose one of 'reparametrize'", implementation="fold")
+    refused("choose one of reparametrize", implementation="fold")
     refused("give your own Fusions to calibrate", statistic="grad")
     with pytest.raises(ValueError, match="without a loader nothing can be found: give conv and widths"):
         equalize(make_net(), None)

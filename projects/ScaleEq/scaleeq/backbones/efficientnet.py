@@ -33,9 +33,7 @@ def scaled_efficientnet(
         )
     width, depth = multipliers
     if width <= 0 or depth <= 0:
-        raise ValueError(
-            f"MODEL.TIMM.WIDTH_MULTIPLIER {width} and MODEL.TIMM.DEPTH_MULTIPLIER {depth} must be positive"
-        )
+        raise ValueError(f"MODEL.TIMM: WIDTH_MULTIPLIER {width} and DEPTH_MULTIPLIER {depth} must be positive")
     if base.startswith("tf_"):
         options = {"bn_eps": 1e-3, "pad_type": "same"} | options
     return _gen_efficientnet(base, channel_multiplier=width, depth_multiplier=depth, pretrained=pretrained, **options)

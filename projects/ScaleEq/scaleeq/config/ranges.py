@@ -111,7 +111,7 @@ _FLAG, _TEXT = Range("boolean"), Range("text")
 _RESIZES = ("bilinear", "nearest", "bicubic", "bilinear_corners")
 _WIDTH, _WIDTH_OR_IMPLIED = _count("[1, 65536]", "channels"), _count("[0, 65536]", "channels; 0: as NAME implies")
 _SIDE, _LIMIT = "[0, 32768]", _count("[1, inf)", "pixels, of the longer side")
-_NORMS = ("", "BN", "GN", "LN", "SyncBN")
+_NORMS = ("BN", "GN", "LN", "SyncBN", "")
 
 _MODEL = {
     "META_ARCHITECTURE": Range("name", unit="registered"),
@@ -155,19 +155,19 @@ _MODEL = {
     "AUX_HEAD.IN_FEATURES": Range("names", unit="levels of the backbone"),
     "AUX_HEAD.LOSS_WEIGHTS": Range("numbers", "[0, 1000]", "factors on losses"),
     "AUX_HEAD.CONVS_DIM": _WIDTH,
-    "PYRAMID.NAME": _one_of("", "none", "fpn", "fapn", "bifpn"),
+    "PYRAMID.NAME": _one_of("none", "fpn", "fapn", "bifpn", ""),
     "PYRAMID.CHANNELS": _WIDTH_OR_IMPLIED,
     "PYRAMID.NORM": _one_of(*_NORMS),
-    "PYRAMID.LATERAL": _one_of("", "conv", "select", "squeeze_excite"),
-    "PYRAMID.TRANSFER": _one_of("", *_RESIZES, "deconv", "gated", "aligned", "aligned_self", "aligned_realtime"),
-    "PYRAMID.DOWN_TRANSFER": _one_of("", "max", "avg"),
-    "PYRAMID.COMBINE": _one_of("", "sum", "softmax", "fast_normalized"),
+    "PYRAMID.LATERAL": _one_of("conv", "select", "squeeze_excite", ""),
+    "PYRAMID.TRANSFER": _one_of(*_RESIZES, "deconv", "gated", "aligned", "aligned_self", "aligned_realtime", ""),
+    "PYRAMID.DOWN_TRANSFER": _one_of("max", "avg", ""),
+    "PYRAMID.COMBINE": _one_of("sum", "softmax", "fast_normalized", ""),
     "PYRAMID.OUTPUT_CONVS": Range("integers", "[0, 64]", "convolutions"),
     "PYRAMID.OUT_FEATURES": Range("names", unit="levels of the pyramid"),
-    "PYRAMID.RECURSION": _one_of("", "merged", "smoothed"),
+    "PYRAMID.RECURSION": _one_of("merged", "smoothed", ""),
     "PYRAMID.REPEATS": _count("[0, 64]", "cells"),
-    "FUSION.TRANSFER": _one_of("", *_RESIZES, "gated", "supervised_gated", "aligned"),
-    "FUSION.COMBINE": _one_of("", "concat", "sum", "softmax", "fast_normalized"),
+    "FUSION.TRANSFER": _one_of(*_RESIZES, "gated", "supervised_gated", "aligned", ""),
+    "FUSION.COMBINE": _one_of("concat", "sum", "softmax", "fast_normalized", ""),
     "LOSS.CLASS_WEIGHTS": Range("numbers", "[0, 1e6]", "factors on losses, one a class"),
     "LOSS.AVERAGE_OVER": _one_of("valid", "all"),
     "LOSS.LABEL_SMOOTHING": _real("[0, 1)", "a share"),
@@ -186,7 +186,7 @@ _MODEL = {
     "SCALE_EQUALIZER.STATISTIC": _one_of("std", "rms", "grad"),
     "SCALE_EQUALIZER.STATISTICS_OF": _one_of("upsampled", "source"),
     "SCALE_EQUALIZER.CONTROL": _one_of(
-        "", "common", "permuted", "balanced", "batch_norm", "learnable", "learnable_from_std", "noise", "learning_rate"
+        "common", "permuted", "balanced", "batch_norm", "learnable", "learnable_from_std", "noise", "learning_rate", ""
     ),
     "SCALE_EQUALIZER.NUM_IMAGES": _count("[-1, inf)", "images; 0: as many as needed; -1: all"),
     "SCALE_EQUALIZER.STATISTICS_PERIOD": _count("[0, inf)", "iterations; 0: never"),
@@ -278,7 +278,7 @@ def _rows() -> Iterator[tuple[str, Range]]:
     yield "OUTPUT_DIR", Range("name", unit="a folder")
     yield "SEED", _count("[-1, 4000000000]", "-1: drawn")
     yield "CUDNN_BENCHMARK", _FLAG
-    yield "FLOAT32_PRECISION", _one_of("", "highest", "high", "medium")
+    yield "FLOAT32_PRECISION", _one_of("highest", "high", "medium", "")
     yield "DETERMINISTIC", _FLAG
     yield "WANDB.ENABLED", _FLAG
     yield "WANDB.PROJECT", Range("name", unit="a project")

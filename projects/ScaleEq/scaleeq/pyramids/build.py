@@ -68,11 +68,11 @@ class PyramidOptions:
     def __post_init__(self) -> None:
         for key, choices in (
             ("name", PYRAMIDS),
-            ("lateral", ("", *LATERALS)),
-            ("transfer", ("", *PYRAMID_TRANSFERS)),
-            ("down_transfer", ("", *DOWN_TRANSFERS)),
-            ("combine", ("", *PYRAMID_COMBINES)),
-            ("recursion", ("", *RECURSIONS)),
+            ("lateral", (*LATERALS, "")),
+            ("transfer", (*PYRAMID_TRANSFERS, "")),
+            ("down_transfer", (*DOWN_TRANSFERS, "")),
+            ("combine", (*PYRAMID_COMBINES, "")),
+            ("recursion", (*RECURSIONS, "")),
         ):
             one_of(getattr(self, key), choices, key=f"MODEL.PYRAMID.{key.upper()}")
         for key in ("output_convs", "out_features"):

@@ -27,7 +27,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from scaleeq.engine import comm, default_argument_parser, launch
-from scaleeq.stopping import SIGNALS, Stopped, check_stop, request_stop, share_stops, stop_signals
+from scaleeq.stopping import SIGNALS, Stopped, check_stop, ignore_stops, request_stop, share_stops, stop_signals
 
 from .parallel import leave_job
 
@@ -184,10 +184,12 @@ def _run_rank(main: Main, args: argparse.Namespace, asked: Any = None) -> None:
     except Stopped as stop:
         request_stop(stop.number)
         leave_job(comm)
+        ignore_stops()
         if asked is None:
             raise
         return
     leave_job(comm)
+    ignore_stops()
 
 
 def _run_connected(main: Main, args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from .kill_moments import (
     FINAL_EVALUATION,
     REPEATED,
     UNIFORM,
+    ends,
     last_tag,
     next_iteration,
     phase_of,
@@ -183,14 +184,15 @@ class Killer:
         if attempt.ended():
             return False, {}
         blow = {"phase": phase_of(attempt), "seconds": round(attempt.seconds, 3)}
+        trained = ends(attempt.log())
         attempt.send(number, to)
         sent = time.perf_counter()
         name = f"{signal.Signals(number).name} to the {to} in the phase {blow['phase']!r}"
         if not attempt.wait(PATIENCE_S):
             raise TimeoutError(f"{name} was not answered within {PATIENCE_S:.0f} s:\n{attempt.log()[-2000:]}")
         answered = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
-        if attempt.status == 0 and blow["phase"] == ENDING:
-            return False, {}  # it had ended
+        if attempt.status == 0 and (blow["phase"] == ENDING or (to == "rank" and trained)):
+            return False, {}  # it had ended, or the rank had
         if attempt.status not in (128 + answered, -number):
             raise TimeoutError(
                 f"{name} was answered by status {attempt.status}:\n{_console(attempt.output_dir.parent)}"

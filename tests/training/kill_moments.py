@@ -77,13 +77,13 @@ def _tagging(attempt: Attempt, log: str) -> bool:
     return bool(name) and (attempt.output_dir / name).is_file() and last_tag(attempt.output_dir) != name
 
 
-def _ends(log: str) -> bool:
+def ends(log: str) -> bool:
     """Whether the attempt has trained its last iteration, or has found it trained."""
     return "model_final.pth" in (_saving(log) or resumed_from(log))
 
 
 def _evaluated_at_end(log: str) -> bool:
-    return _ends(log) and not _evaluating(log) and "Start inference" in log[log.rfind("model_final.pth") :]
+    return ends(log) and not _evaluating(log) and "Start inference" in log[log.rfind("model_final.pth") :]
 
 
 def phase_of(attempt: Attempt) -> str:
@@ -102,7 +102,7 @@ def phase_of(attempt: Attempt) -> str:
     if _calibrating(log):
         return CALIBRATION
     if _evaluating(log):
-        return FINAL_EVALUATION if _ends(log) else EVALUATION
+        return FINAL_EVALUATION if ends(log) else EVALUATION
     return ENDING if _evaluated_at_end(log) else STEP
 
 
@@ -125,7 +125,7 @@ AIMS: dict[str, tuple[Callable[[Attempt], bool], float]] = {
     EVALUATION: (lambda attempt: _evaluating(attempt.log()), 0.1),
     BEST: (lambda attempt: _writes(attempt, r"\.model_best\.pth\..*\.part"), 0.005),
     RECORD: (lambda attempt: _writes(attempt, r"\..*\.json\..*\.part"), 0.0),
-    FINAL_EVALUATION: (lambda attempt: _evaluating(attempt.log()) and _ends(attempt.log()), 0.1),
+    FINAL_EVALUATION: (lambda attempt: _evaluating(attempt.log()) and ends(attempt.log()), 0.1),
     ENDING: (lambda attempt: _evaluated_at_end(attempt.log()), 0.02),
 }
 

@@ -104,6 +104,13 @@ def stop_signals(*, at_once: bool) -> Iterator[None]:
             _restore()
 
 
+def ignore_stops() -> None:
+    """For a process that has done its work and ends now: what comes is too late to ask for anything."""
+    with contextlib.suppress(ValueError):  # not the main thread
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _install() -> bool:
     """Whether the handlers are ours now."""
     previous = {}

@@ -28,7 +28,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from scaleeq import console
 from scaleeq.engine import comm, default_argument_parser, launch
-from scaleeq.stopping import SIGNALS, Stopped, check_stop, request_stop, share_stops, stop_signals
+from scaleeq.stopping import SIGNALS, Stopped, check_stop, ignore_stops, request_stop, share_stops, stop_signals
 
 from .parallel import leave_job
 
@@ -212,10 +212,12 @@ def _run_rank(main: Main, args: argparse.Namespace, asked: Any = None) -> None:
     except Stopped as stop:
         request_stop(stop.number)
         leave_job(comm)
+        ignore_stops()
         if asked is None:
             raise
         return
     leave_job(comm)
+    ignore_stops()
 
 
 def _run_connected(main: Main, args: argparse.Namespace) -> None:

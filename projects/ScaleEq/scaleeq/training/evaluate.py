@@ -40,7 +40,7 @@ from scaleeq.evaluation.writing import output_writers
 from scaleeq.files import write_json
 from scaleeq.inference import Inference
 from scaleeq.statistics import require_calibrated
-from scaleeq.stopping import UntilStopped
+from scaleeq.stopping import UntilStopped, stop_signals
 
 from .expected import require_expected
 from .setup import check_before_evaluation, compile_parts
@@ -56,7 +56,7 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
 
     resume: take OUTPUT_DIR's last checkpoint where there is one, as training does; else MODEL.WEIGHTS.
 
-    ValueError: there are no weights to load. SystemExit: TEST.EXPECTED_RESULTS are not met.
+    ValueError: there are no weights to load. SystemExit: TEST.EXPECTED_RESULTS are not met. Stopped: by a signal.
     """
     check_before_evaluation(cfg)
     trainer_class.check_evaluators(cfg)
@@ -70,7 +70,7 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
     if comm.is_main_process():
         path.unlink(missing_ok=True)  # of an earlier evaluation: it would stay beside this one's files after a kill
 
-    with inference_clock(model) as clock:
+    with stop_signals(at_once=False), inference_clock(model) as clock:  # between two images, where nothing is lost
         results = trainer_class.test(cfg, model)
     num_images = sum(comm.all_gather(clock.num_images))
     if comm.is_main_process():

@@ -24,6 +24,7 @@ from scaleeq import console
 
 console.start()
 
+from scaleeq.config import config_files
 from scaleeq.engine import (
     CfgNode,
     comm,
@@ -63,8 +64,11 @@ def setup(args: argparse.Namespace, cfg: CfgNode, warnings: list[str]) -> None:
     setup_logger(written.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="scaleeq")
     choose_device(cfg)
     cfg.freeze()
-    default_setup(written, args)
+    # It logs the one file that it is told, and a name may stand for several.
+    default_setup(written, argparse.Namespace(**{**vars(args), "config_file": ""}))
     log_engine()
+    if args.config_file:
+        logger.info("Config %s: %s", args.config_file, ", ".join(map(str, config_files(args.config_file))))
     for warning in warnings:
         logger.warning(warning)
     log_changes(changes)

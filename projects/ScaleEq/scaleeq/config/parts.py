@@ -8,6 +8,7 @@ pair has a file of its own only where it says more. Whatever takes a name takes 
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import sys
 from fnmatch import fnmatch
@@ -58,7 +59,7 @@ def config_files(text: str | Path, folder: Path = Path()) -> list[Path]:
     if files and all(file.is_file() for file in files):
         return [*files, *extra]
     if (replaced := _replaced(path)) is not None:
-        print(f"notice: {path} is now the name {replaced}; this path is read until the next release", file=sys.stderr)
+        _tell_once(f"notice: {path} is now the name {replaced}; this path is read until the next release")
         return [*config_files(replaced), *extra]
     what = "config file" if path.suffix in (".yaml", ".yml") else f"config of the name {text}, and no file"
     raise FileNotFoundError(f"there is no {what} {path.absolute()}{did_you_mean(text, list_configs())}")
@@ -97,6 +98,11 @@ def _replaced(path: Path) -> str | None:
     if plain not in list_configs():
         return None
     return plain + ("+scale_equalizer" if name.endswith(TWIN) else "")
+
+
+@functools.lru_cache
+def _tell_once(notice: str) -> None:
+    print(notice, file=sys.stderr)
 
 
 def _stems(folder: str) -> list[str]:

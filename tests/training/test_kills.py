@@ -100,7 +100,15 @@ def test_the_comparison_sees_a_single_bit():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize(("kills", "options"), [(100, ()), (6, ("--variant", "two processes"))])
+@pytest.mark.parametrize(
+    ("kills", "options"),
+    [
+        (100, ()),
+        (6, ("--variant", "two processes")),
+        (40, ("--signals",)),
+        (6, ("--signals", "--variant", "two processes")),
+    ],
+)
 def test_no_run_is_lost_in_a_campaign(tmp_path, kills, options):
     report = tmp_path / "report.json"
     words = ["--kills", str(kills), "--output", str(report), "--folder", str(tmp_path / "runs"), *options]

@@ -226,7 +226,8 @@ class Campaign:
     """Runs mutants, and keeps what came of them as lines of JSON: those of the same tree are not run again."""
 
     def __init__(self, root: Path, package: str, results: Path) -> None:
-        command = ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+        git = ["git", "-C", str(root)]
+        command = [*git, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
         listed = subprocess.run(command, capture_output=True, text=True)
         if listed.returncode:
             raise ValueError(f"{root}: a mutation test copies the files that git lists, but {listed.stderr.strip()}")
@@ -237,6 +238,8 @@ class Campaign:
             if not file.startswith("docs/"):
                 digest.update(file.encode() + b"\0" + (root / file).read_bytes())
         self.tree = digest.hexdigest()[:16]
+        described = subprocess.run([*git, "describe", "--always", "--dirty"], capture_output=True, text=True)
+        self.commit = described.stdout.strip()
         lines = results.read_text().splitlines() if results.is_file() else []
         records = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may cut the last line
         self.records = {record["of"]: record for record in records if record["tree"] == self.tree}
@@ -255,6 +258,7 @@ class Campaign:
 
     def judge(self, worker: Worker, mutant: Mutant) -> None:
         stages, seconds = tests_of(self.root, mutant.path), 0.0
+        lines = mutant.lines((worker.package / mutant.path).read_bytes())
         green = [[path for path in stage if self.records[path]["green"]] for stage in stages]
         with worker.mutated(mutant):
             for paths in filter(None, green):
@@ -262,9 +266,11 @@ class Campaign:
                 seconds += done.seconds
                 if not done.green:
                     result = "timeout" if done.code is None else "killed"
-                    return self.keep(mutant.identity, result=result, by=done.failed, seconds=round(seconds, 1))
+                    return self.keep(
+                        mutant.identity, result=result, by=done.failed, seconds=round(seconds, 1), lines=lines
+                    )
         result = "survived" if any(green) or not any(stages) else "untested"
-        self.keep(mutant.identity, result=result, by="", seconds=round(seconds, 1))
+        self.keep(mutant.identity, result=result, by="", seconds=round(seconds, 1), lines=lines)
 
     def run(self, mutants: list[Mutant], num_workers: int) -> None:
         self.results.parent.mkdir(parents=True, exist_ok=True)
@@ -282,7 +288,7 @@ class Campaign:
             finally:
                 free.put(worker)
             name = task if isinstance(task, str) else task.identity
-            say(*(value for key, value in self.records[name].items() if key != "tree"))
+            say(*(value for key, value in self.records[name].items() if key not in ("tree", "lines")))
 
         with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as folder:
             workers = [Worker(Path(folder, str(i)), self.root, self.package, self.files) for i in range(num_workers)]
@@ -313,8 +319,8 @@ def report(campaign: Campaign, mutants: list[Mutant], equivalents: Path) -> floa
     reasons, counts = read_equivalents(equivalents), Counter[str]()
     rooms: dict[str, Counter[str]] = {}
     for mutant in mutants:
-        before, after = mutant.lines((campaign.root / campaign.package / mutant.path).read_bytes())
-        result, reason = campaign.records[mutant.identity]["result"], ""
+        record, reason = campaign.records[mutant.identity], ""
+        result, (before, after) = record["result"], record["lines"]
         if result == "survived":
             reason = reasons.get((mutant.path, mutant.scope, before, after), "")
             result = "equivalent" if reason else result
@@ -330,10 +336,8 @@ def report(campaign: Campaign, mutants: list[Mutant], equivalents: Path) -> floa
         say(f"{room:20}", ", ".join(f"{number} {result}" for result, number in sorted(results.items())))
     killed = counts["killed"] + counts["timeout"]
     percent = 100 * killed / max(killed + counts["survived"], 1)
-    command = ["git", "-C", str(campaign.root), "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     totals = ", ".join(f"{counts[name]} {name}" for name in ("killed", "timeout", "survived", "equivalent", "untested"))
-    say(f"{campaign.package} at {commit or 'no commit'}, {len(mutants)} mutants: {totals}")
+    say(f"{campaign.package} at {campaign.commit or 'no commit'}, {len(mutants)} mutants: {totals}")
     say(f"killed, of those that can be: {percent:.1f} %")
     return percent
 

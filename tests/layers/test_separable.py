@@ -96,3 +96,4 @@ def test_separable_conv_has_one_norm_behind_the_pair(first):
     assert isinstance(conv.norm, nn.BatchNorm2d)
     without = SeparableConv(6, 4, norm=None)
     assert isinstance(without.norm, nn.Identity) and without.pointwise.bias.shape == (4,)
+    assert isinstance(without.before, nn.Identity) and isinstance(without.after, nn.Identity), "unless asked for"

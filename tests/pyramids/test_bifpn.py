@@ -118,6 +118,12 @@ def test_a_cell_over_eight_levels_has_the_published_size(width, cell):
     assert two - one == cell
 
 
+def test_one_cell_of_two_levels_is_the_smallest():
+    x = features({"p3": WIDTH, "p4": WIDTH})
+    outputs = BiFPN({"p3": WIDTH, "p4": WIDTH}, WIDTH)(x)
+    assert {level: y.shape for level, y in outputs.items()} == {level: y.shape for level, y in x.items()}
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="at least one cell and two levels, not 0"):
         BiFPN({"p3": 4, "p4": 4}, 4, repeats=0)

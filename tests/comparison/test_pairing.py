@@ -30,10 +30,15 @@ class Recorder(OneStep):
 
 
 def dropout_masks(model: nn.Module, masks: list) -> None:
-    """Let every dropout of a model note which values it drops."""
+    """Let every dropout of a model note what it drops in training; a calibration runs them too, switched off."""
+
+    def note(module, inputs, output):
+        if module.training:
+            masks.append((output == 0) & (inputs[0] != 0))
+
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
-            module.register_forward_hook(lambda module, inputs, output: masks.append((output == 0) & (inputs[0] != 0)))
+            module.register_forward_hook(note)
 
 
 def record(folder, arm: str, seed: int = 0) -> dict:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scaleeq import console
 from scaleeq.data import camvid, find_dataset, toy
 from scaleeq.data.checking import is_interpolated, look_at, read_all, sample_evenly
 from scaleeq.data.findings import KINDS, NOTES, Finding, by_importance
@@ -296,8 +297,9 @@ def test_command(root, monkeypatch, capsys, arguments, expected):
     main = runpy.run_path(str(TOOL))["main"]
     if expected == 2:
         with pytest.raises(SystemExit, match="2"):
-            main()
-        assert "usage" in capsys.readouterr().err
+            console.run(main)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
         return
     code = main()
     printed = capsys.readouterr().out

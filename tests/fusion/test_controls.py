@@ -200,7 +200,7 @@ def test_the_gradient_of_a_branch_is_that_of_its_slice():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"control": "typo"}, "CONTROL is 'typo'; choose one of '', 'common'"),
+        ({"control": "typo"}, "CONTROL is 'typo'; choose one of '', common"),
         ({"control": "common", "granularity": "channel"}, "needs MODEL.SCALE_EQUALIZER.GRANULARITY 'branch'"),
         ({"control": "noise"}, "needs MODEL.SCALE_EQUALIZER.IMPLEMENTATION 'module', not 'reparametrize'"),
         ({"statistic": "grad", "implementation": "init"}, "needs MODEL.SCALE_EQUALIZER.IMPLEMENTATION 'module' or"),

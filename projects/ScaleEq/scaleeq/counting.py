@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from .engine import build_model
 from .fusion import Aligned
 from .markdown import code
-from .segmentor import check_names
+from .names import check_names
 
 PARTS = ("backbone", "pyramid", "head", "other")
 AUXILIARY = "auxiliary"

@@ -9,12 +9,8 @@ import torch
 from torch import nn
 
 from . import backbones, heads  # noqa: F401  (registers them)
-from .choices import one_of
-from .config.check import OUR_ARCHITECTURES
 from .engine import (
-    BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
-    SEM_SEG_HEADS_REGISTRY,
     Backbone,
     ImageList,
     build_backbone,
@@ -26,6 +22,7 @@ from .engine import (
 from .heads.base import SegmentationHead
 from .heads.fcn import auxiliary_heads
 from .losses import LossOptions, SegmentationLoss
+from .names import check_names
 from .ops import resize, send
 
 
@@ -166,16 +163,6 @@ def _labels(record: dict[str, Any]) -> torch.Tensor:
     if "sem_seg" not in record:
         raise ValueError(f"{record.get('file_name', 'a sample')} has no 'sem_seg' labels to train on")
     return record["sem_seg"]
-
-
-def check_names(cfg: Any) -> None:
-    """ValueError, with the choices, for a name of MODEL that nothing is registered under."""
-    names = {"META_ARCHITECTURE": (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)}
-    if cfg.MODEL.META_ARCHITECTURE in OUR_ARCHITECTURES:  # Detectron2's may read neither of these
-        names["BACKBONE.NAME"] = (cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
-        names["SEM_SEG_HEAD.NAME"] = (cfg.MODEL.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY)
-    for key, (name, registry) in names.items():
-        one_of(name, [registered for registered, _ in registry], key=f"MODEL.{key}")
 
 
 def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, SegmentationLoss]:

@@ -34,7 +34,7 @@ CONTRACT: tuple[Name, ...] = (
     Name("SEM_SEG_HEADS_REGISTRY", "modeling", "heads", ("builders",)),
     Name("Backbone", "modeling", "backbones", ("builders",)),
     Name("ShapeSpec", "layers", "backbones, heads", ("builders",)),
-    Name("build_model", "modeling", "tools, training", ("builders",)),
+    Name("build_model", "modeling", "training", ("builders",)),
     Name("build_backbone", "modeling", "segmentor", ("builders",)),
     Name("build_sem_seg_head", "modeling", "segmentor", ("builders",)),
     Name("ImageList", "structures", "segmentor", ("image_list",)),

@@ -14,18 +14,17 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..fusion import EqualizerSpec, Fusion, Observation
-from ..fusion.checks import refuse_misfit
 from ..fusion.controls import control_statistics
 from ..fusion.initializer import INITIALIZERS
+from .forwards import Measurable, forward_of, refuse_named_misfit, refuse_second_runs
 from .gradients import balance_gradients, training_loss
 from .mode import measuring, with_batch_statistics
 from .moments import BranchMoments
@@ -39,19 +38,6 @@ MAX_PASSES = 8  # over the data; with more fusions, one joint pass
 DEAD = 1e-6  # a standard deviation below this share of the fusion's largest is not divided by
 
 Gather = Callable[[Any], list[Any]]
-
-
-@runtime_checkable
-class Measurable(Protocol):
-    """What a model of this project states, so that a calibration gives it batches as training does. A model without
-    both is called itself: what it has under one of these names may be anything.
-    """
-
-    def calibration_inputs(self, batch: Any) -> tuple[Any, torch.Tensor | None]:
-        """batch -> (the input of `logits`, valid (N, 2) or None), as `inputs` of calibrate."""
-
-    def logits(self, x: Any) -> Any:
-        """The part of the forward that runs the Fusions."""
 
 
 class _Measured(Exception):
@@ -140,41 +126,6 @@ def calibrate(
     return report
 
 
-def _forward_of(model: nn.Module) -> Callable[..., Any]:
-    return model.logits if isinstance(model, Measurable) else model
-
-
-def _refuse_second_runs(model: nn.Module, fusions: dict[str, Fusion], x: Any) -> None:
-    """ValueError for a fusion that runs twice in model(x): its equalizers can have the statistics of one place only.
-
-    A twin runs, with the same weights, because a forward of the model ends at the fusion that is measured.
-    """
-    observers = {name: fusion.observer for name, fusion in fusions.items()}
-    for fusion in fusions.values():
-        fusion.observer = None
-    try:
-        twin = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-    except (RuntimeError, TypeError) as error:
-        logger.warning("the model cannot be copied (%s), so it was not seen whether it runs a fusion twice", error)
-        return
-    finally:
-        for name, fusion in fusions.items():
-            fusion.observer = observers[name]
-    runs: Counter[str] = Counter()
-    for name in fusions:
-        twin.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: runs.update([name]))
-    try:
-        with measuring(twin):
-            _forward_of(twin)(x)
-    except Exception as error:
-        logger.debug("what follows the fusions does not run in a calibration: %s", error)
-    if again := [name for name, count in runs.items() if count > 1]:
-        raise ValueError(
-            f"the forward runs {', '.join(again)} more than once, and its equalizers can have the statistics of one "
-            "place: give each place a Fusion of its own"
-        )
-
-
 @contextmanager
 def _kept_on_error(fusions: dict[str, Fusion]) -> Iterator[None]:
     """Give equalizers, and the weights that an initializer scales, back as they were if the context fails."""
@@ -235,7 +186,7 @@ class _Measurement:
             raise _Measured
 
     def run(self, model: nn.Module, inputs: Any, loader: Iterable[Any], num_images: int, *, count_runs: bool) -> None:
-        forward = _forward_of(model)
+        forward = forward_of(model)
         observers = {name: fusion.observer for name, fusion in self.pending.items()}
         for fusion in self.pending.values():
             fusion.observer = self.observe
@@ -243,7 +194,7 @@ class _Measurement:
             for batch in loader:
                 x, self.valid = inputs(batch)
                 if count_runs and not self.num_images:
-                    _refuse_second_runs(model, self.pending, x)
+                    refuse_second_runs(model, self.pending, x)
                 self._forward(forward, x)
                 self._check_finite()
                 self.num_images += sum(self.gather(self.batch_size))
@@ -317,17 +268,9 @@ class _Measurement:
                     )
             control_statistics(fusion)
             if _spec(fusion).implementation != "module":
-                self._refuse_misfit(name, fusion)
+                refuse_named_misfit(name, fusion)
             fusion.initialize()
         return measured
-
-    def _refuse_misfit(self, name: str, fusion: Fusion) -> None:
-        try:
-            refuse_misfit(fusion)
-        except ValueError as error:
-            for equalizer in fusion.equalizer_of.values():
-                equalizer.reset()  # an initializer has not scaled its weights yet, so nothing is to be taken back
-            raise ValueError(f"fusion {name!r}: {error}") from error
 
     def _equalize(self, fusion: Fusion, branch: str, moments: dict[str, BranchMoments]) -> torch.Tensor:
         """Set a branch's equalizer to its moments; returns where, () or (C,), it is constant and so not scaled."""

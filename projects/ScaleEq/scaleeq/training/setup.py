@@ -22,7 +22,7 @@ from scaleeq.data.mapper import SegmentationMapper
 from scaleeq.data.reading import has_labels, read_pair
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, comm
 from scaleeq.inference import InferenceOptions
-from scaleeq.segmentor import check_names
+from scaleeq.names import check_names
 
 from .expected import check_rows
 from .step import micro_batch_size

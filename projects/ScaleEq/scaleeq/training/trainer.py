@@ -41,6 +41,7 @@ from scaleeq.engine import (
     wrap_ddp,
 )
 from scaleeq.engine.checkpoint_misfits import optimizer_misfits, state_misfits
+from scaleeq.names import check_names
 from scaleeq.stopping import Stopped, check_stop, request_stop, stop_requested, stop_signals
 
 from .ema import WeightAverage
@@ -342,7 +343,7 @@ class Trainer(TrainerBase):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model on MODEL.DEVICE, in the memory format of MODEL.CHANNELS_LAST."""
-        scaleeq.segmentor.check_names(cfg)
+        check_names(cfg)
         model = build_model(cfg)
         if cfg.MODEL.CHANNELS_LAST:
             model = model.to(memory_format=torch.channels_last)

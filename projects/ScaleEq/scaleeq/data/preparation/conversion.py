@@ -24,7 +24,7 @@ from tqdm import tqdm
 from scaleeq.data.listing import ROOT_FOLDERS
 from scaleeq.data.picture_file import read_size, read_values
 from scaleeq.data.text_file import read_lines
-from scaleeq.files import replacing, write_text
+from scaleeq.files import remove_parts, replacing, write_text
 from scaleeq.workers import WorkerKilledError
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ def convert(conversions: Sequence[Conversion], what: str, workers: int) -> None:
     """
     if workers < 0:
         raise ValueError(f"the number of worker processes is {workers}; expected 0 or more")
+    for folder in {os.path.dirname(conversion.target) for conversion in conversions}:
+        remove_parts(folder)
     # Torch's loader, because its workers end with this process, and an end of theirs is noticed.
     outcomes = DataLoader(
         _Outcomes(conversions),

@@ -1,0 +1,19 @@
+"""The names of MODEL that registries know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .choices import one_of
+from .config.check import OUR_ARCHITECTURES
+from .engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+
+
+def check_names(cfg: Any) -> None:
+    """ValueError, with the choices, for a name of MODEL that nothing is registered under."""
+    names = {"META_ARCHITECTURE": (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)}
+    if cfg.MODEL.META_ARCHITECTURE in OUR_ARCHITECTURES:  # Detectron2's may read neither of these
+        names["BACKBONE.NAME"] = (cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
+        names["SEM_SEG_HEAD.NAME"] = (cfg.MODEL.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY)
+    for key, (name, registry) in names.items():
+        one_of(name, [registered for registered, _ in registry], key=f"MODEL.{key}")

@@ -38,6 +38,16 @@ def test_a_run_that_would_fail(tmp_path, capfd, changes, message):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_norm_without_anything_to_normalise_over(tmp_path):
+    one = {**SMALL, "SOLVER__IMS_PER_BATCH": 1, "MODEL__SCALE_EQUALIZER__ENABLED": True}
+    with pytest.raises(ValueError, match=r"sem_seg_head\.context\.branches\.pool1.* one value per channel"):
+        rehearse(tiny_config(tmp_path / "run", **one))
+    rehearse(tiny_config(tmp_path / "run", **{**one, "MODEL__SCALE_EQUALIZER__ENABLED": False}))
+    rehearse(tiny_config(tmp_path / "run", **{**one, "SOLVER__IMS_PER_BATCH": 2}))
+    with pytest.raises(ValueError, match="one value per channel"):
+        rehearse(tiny_config(tmp_path / "run", **{**one, "SOLVER__IMS_PER_BATCH": 2, "SOLVER__ACCUMULATE": 2}))
+
+
 def test_a_run_that_would_not(tmp_path, capfd):
     folder = tmp_path / "run"
     cfg = tiny_config(folder, **SMALL)

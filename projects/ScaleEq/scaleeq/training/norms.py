@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scaleeq.engine import comm
+from scaleeq.statistics import fusions_of
 from scaleeq.statistics.mode import MORE_VALUES, counts_all_ranks
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,16 @@ def single_value_norms(model: nn.Module, *, micro_batch: int) -> list[str]:
                 if pooled and isinstance(norm, _BatchNorm) and norm.training and micro_batch * ranks == 1:
                     found.append(".".join(part for part in (path, name, inner) if part))
     return found
+
+
+def refuse_single_values(model: nn.Module, *, micro_batch: int) -> None:
+    """ValueError for what a calibration of this model would refuse at its first batch (statistics/mode.py)."""
+    inside = tuple(f"{fusion}." for fusion in fusions_of(model))
+    if found := [name for name in single_value_norms(model, micro_batch=micro_batch) if name.startswith(inside)]:
+        raise ValueError(
+            f"{found[0]} is a batch norm of an equalized fusion and would get one value per channel, a map of one "
+            f"pixel of one image: its branch has no scale to measure. Use {MORE_VALUES}"
+        )
 
 
 def warn_of_single_values(model: nn.Module, *, micro_batch: int) -> None:

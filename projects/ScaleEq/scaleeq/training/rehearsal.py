@@ -19,6 +19,7 @@ from scaleeq.counting import build_on_meta
 from scaleeq.engine import CfgNode, SafeCheckpointer
 
 from .evaluate import evaluated_file
+from .norms import refuse_single_values
 from .output_dir import check_output_dir
 from .setup import check_before_evaluation, choose_device
 from .solver import build_gradient_clipper
@@ -53,7 +54,10 @@ def rehearse(
             build_gradient_clipper(cfg)
         _check_folder(Path(cfg.OUTPUT_DIR))
         check_output_dir(cfg, resume=resume, eval_only=eval_only)
-        _check_model(cfg, trainer_class, resume=resume, eval_only=eval_only)
+        model = _check_model(cfg, trainer_class, resume=resume, eval_only=eval_only)
+        # Norms of several processes may count all of them, and loaded equalizers are not measured.
+        if model is not None and not (eval_only or resume or cfg.MODEL.WEIGHTS) and num_processes == 1:
+            refuse_single_values(model, micro_batch=micro_batch_size(cfg, 1))
 
 
 def _check_folder(folder: Path) -> None:
@@ -87,11 +91,11 @@ def check_weights(model: nn.Module, path: str, *, key: str = "MODEL.WEIGHTS", st
         raise kind(f"{key}: {error}") from error
 
 
-def _check_model(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool, eval_only: bool) -> None:
-    """The model, its optimizer, and the file that its weights come from."""
+def _check_model(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool, eval_only: bool) -> nn.Module | None:
+    """The model on the meta device, after the refusals of it, its optimizer and the file that its weights come from."""
     model = check_model(cfg, trainer_class)
     if model is None:
-        return
+        return None
     if not eval_only:
         trainer_class.build_lr_scheduler(cfg, trainer_class.build_optimizer(cfg, model))
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
@@ -100,3 +104,4 @@ def _check_model(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool, ev
         check_weights(model, path, key="MODEL.WEIGHTS" if path == cfg.MODEL.WEIGHTS else "OUTPUT_DIR")
     elif not (resume and checkpointer.has_checkpoint()):  # the run compares that one, and falls back on an older one
         check_weights(model, cfg.MODEL.WEIGHTS, strict=cfg.MODEL.WEIGHTS_STRICT)
+    return model

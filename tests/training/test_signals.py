@@ -149,6 +149,7 @@ def scenes(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
 
 
+@pytest.mark.slow
 def test_the_command_answers_to_all_its_processes_being_told(tmp_path, scenes):
     """Its loader's worker among them, as by Ctrl-C or a scheduler; in a step, and in an evaluation."""
     unbroken = run_unbroken(tmp_path / "unbroken", "float32")

@@ -15,7 +15,11 @@ import pytest
 import yaml
 
 from scaleeq.comparison import compare_runs, execute, read_plan, runs_table, summarize_comparison, write_runs
+from scaleeq.comparison.execute import _Progress
+from scaleeq.comparison.jobs import End, Job, Pool
 from tests.training.kill_run import write_scenes
+
+from .folders import write_plan, write_run
 
 ROOT = Path(__file__).parents[2]
 TRAIN, COMPARE = ROOT / "tools" / "train_net.py", ROOT / "tools" / "compare.py"
@@ -96,6 +100,20 @@ def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path, scenes):
     path = write(tmp_path, {"diverging": DIVERGING, "off": {"SOLVER.MAX_ITER": 4}}, seeds=[2])
     with pytest.raises(ValueError, match=r"another config.*\n  SOLVER.MAX_ITER: 3 -> 4\n.*--output"):
         execute(read_plan(path), tmp_path / "out", train=[str(TRAIN)])
+
+
+def test_the_time_left_is_that_of_the_runs_so_far(tmp_path):
+    """Three runs wait after one of 40 s, two after another of 20 s; then, in pairs, one after one of 60 s."""
+    plan, said = write_plan(tmp_path), []
+    pool = Pool(jobs=1)
+    progress = _Progress(plan, num_runs=4, pool=pool, say=said.append)
+    for left, seconds in ((3, 40.0), (2, 20.0), (1, 60.0), (0, 40.0)):
+        job = Job(f"{left}", tmp_path / f"{left}", ["train"])
+        write_run(job.folder, 50.0)
+        pool.waiting, pool.limit = [job] * left, 1 + (left == 1)
+        progress(End(job, 0, seconds, None))
+    endings = [line.partition(f", {seconds} s")[2] for line, seconds in zip(said, (40, 20, 60, 40), strict=True)]
+    assert endings == ["; about 2 min left", "; about 60 s left", "; about 20 s left", ""]
 
 
 def test_what_cannot_run_is_refused_before_anything_runs(tmp_path, scenes):

@@ -163,6 +163,26 @@ def test_the_number_at_a_time_follows_from_the_memory_of_the_first(tmp_path, mon
     assert all(100 < end.peak_mib < 130 for end in ends)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="Linux alone says what memory a tree takes")
+def test_the_number_at_a_time_follows_from_the_gpus_memory_that_the_first_takes(tmp_path, monkeypatch):
+    """Of two GPUs with 1000 MiB, 90 % of which may be used, it takes 200 MiB on one at most: four fit on each."""
+    free, done = [[950.0, 1000.0], [800.0, 1000.0], [900.0, 1000.0], [1000.0, 1000.0]], tmp_path / "done"
+
+    def settled(job):
+        if len(free) == 1:
+            done.touch()
+        return len(free) == 1
+
+    monkeypatch.setattr(jobs_module, "MEMORY_S", 0.05)
+    monkeypatch.setattr(machine, "cores", lambda: 99)
+    monkeypatch.setattr(machine, "free_mib", lambda: 1e6)
+    monkeypatch.setattr(machine, "gpus_free_mib", lambda: free.pop() if len(free) > 1 else free[0])
+    pool = Pool(jobs=None, settled=settled, say=lambda text: None)
+    wait = "import os; [time.sleep(0.01) for _ in range(6000) if not os.path.exists(sys.argv[3])]"
+    pool.run([job(tmp_path, "a", wait, str(done))], lambda end: None)
+    assert pool.limit == 8
+
+
 def test_memory_of_a_tree_counts_children():
     hold = "x = b'1' * (50 << 20)"
     code = f"import subprocess, sys; {hold}; subprocess.run([sys.executable, '-S', '-c', sys.argv[1]])"

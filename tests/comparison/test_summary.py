@@ -8,12 +8,14 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from matplotlib import pyplot as plt
 from scipy import stats
 
-from scaleeq.comparison import comparison_table, summarize_comparison, verdicts, write_report
-from scaleeq.comparison.figures import band, draw_curves
+from scaleeq.comparison import comparison_table, summarize_comparison, summary, verdicts, write_report
+from scaleeq.comparison.figures import band, draw_curves, draw_differences
 from scaleeq.comparison.page import page
 from scaleeq.comparison.runs import changed_keys, curve, finish_run, read_metrics, read_run, thinned
 from scaleeq.comparison.summary import question
@@ -79,6 +81,12 @@ def test_equal_numbers_are_said_to_be_equal(tmp_path):
     assert "The numbers are the same for every seed." in verdicts(content)["wide"]
 
 
+def test_a_package_that_is_not_there_is_said_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary, "PACKAGES", ("numpy", "no-package-of-this-name"))
+    versions = summarize_comparison(*write_comparison(tmp_path, VALUES))["versions"]
+    assert versions["numpy"] == np.__version__ and versions["no-package-of-this-name"] == "not installed"
+
+
 def test_files_of_a_report(tmp_path, content):
     paths = write_report(content, tmp_path)
     assert [path.name for path in paths] == ["comparison.json", "comparison.md", "comparison.html"]
@@ -130,6 +138,12 @@ def test_the_page_is_one_file_for_every_screen(content):
         root = ElementTree.fromstring(base64.b64decode(data))
         assert root.tag.endswith("svg")
     assert not re.search(r"\bnan\b", parsed.text)
+
+
+def test_the_axis_of_differences_names_their_metric(content):
+    with plt.rc_context({"svg.fonttype": "none"}):  # letters as text, not as outlines
+        words = list(ElementTree.fromstring(draw_differences(content)).itertext())
+    assert "difference of sem_seg/mIoU" in words
 
 
 def test_words_that_markdown_would_read(content):

@@ -20,7 +20,7 @@ from scaleeq import console
 from scaleeq.data import camvid, find_dataset, toy
 from scaleeq.data.checking import is_interpolated, look_at, read_all, sample_evenly
 from scaleeq.data.findings import KINDS, NOTES, Finding, by_importance
-from scaleeq.data.report import ALL, check_dataset, check_datasets, draw_sheets
+from scaleeq.data.report import ALL, Report, check_dataset, check_datasets, draw_sheets
 from scaleeq.data.splits import find_orphans, is_training, names_of, other_side
 from scaleeq.pictures import NO_CLASS_COLOR, VOID_COLOR, colorize
 from tests.data.test_camvid import REAL_ROOT, write_camvid
@@ -62,6 +62,17 @@ def test_counts_are_numpys(root, workers):
     assert [row["images"] for row in content["classes"]] == [8, 8, 8, 8, 1]
     assert sum(row["pixel_share"] for row in content["classes"]) == pytest.approx(1)
     assert "width : 8 / 12 / 16 px" in report.text()
+
+
+@pytest.mark.parametrize("void", [1, 5, 255])
+def test_void_is_the_last_row_behind_what_is_no_class(void):
+    """Three classes, a pixel of each label."""
+    report = Report("own", classes=["sky", "road", "car"], ignore_label=void)
+    report.totals.pixels[:] = 1
+    rows = [(row["label"], row["name"]) for row in report.to_dict()["classes"]]
+    classes = [(0, "sky"), (1, "road"), (2, "car")]
+    others = [(label, "(no class)") for label in range(3, 256)]
+    assert rows == [row for row in [*classes, *others] if row[0] != void] + [(void, "(void)")]
 
 
 def test_scenes_that_need_no_files(root):
@@ -242,6 +253,9 @@ def test_a_leak_is_found_under_another_name_and_told_once(root):
     assert reports[0].findings[0].files == [str(images / "train" / "b.png")]
     (alone,) = check_datasets(["camvid_sem_seg_val"], sample=ALL, workers=0)
     assert str(images / "train" / "b.png") in alone.findings[0].advice
+    (images / "trainannot" / "a.png").unlink()  # a training set that is not complete is compared all the same
+    (alone,) = check_datasets(["camvid_sem_seg_val"], sample=ALL, workers=0)
+    assert kinds(alone) == ["leak"]
 
 
 def test_labels_that_many_splits_share_are_no_orphans(root):

@@ -60,6 +60,25 @@ def test_colour_alone_does_not_tell_the_pairs_apart(first, second):
     assert np.abs(one.mean(axis=0) - two.mean(axis=0)).max() < 0.5 * np.minimum(one.std(axis=0), two.std(axis=0)).min()
 
 
+def test_walls_carry_bricks_of_8_by_4_pixels():
+    """Red against grey, pixels of a wall a period apart differ by the noise alone, those half a period apart by more.
+
+    Every other row of bricks is shifted by half a brick, so that a period is two rows high.
+    """
+    scenes = [toy.render_scene("train", index) for index in range(40)]
+
+    def change(down: int, right: int) -> float:
+        """Mean square, over all pairs of pixels that are so far apart and both of walls."""
+        squares = []
+        for image, labels in scenes:
+            red = np.where(labels == toy.WALL, image[..., 0] - image[..., 2].astype(np.float64), np.nan)
+            squares.append((red[down:, right:] - red[: red.shape[0] - down, : red.shape[1] - right]).ravel() ** 2)
+        return float(np.nanmean(np.concatenate(squares)))
+
+    assert change(0, 8) < 0.7 * change(0, 4)
+    assert change(8, 0) < 0.7 * change(4, 0) < 0.7 * change(2, 0)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="'test'"):
         toy.render_scene("test", 0)

@@ -184,6 +184,7 @@ def test_json_is_read_where_it_is_sound(tmp_path, caplog):
     assert read_json(file) == {}
     write_json(file, {"a": {"b": 1.5}})
     assert read_json(file, sound=lambda content: content["a"]["b"] == 1.5) == {"a": {"b": 1.5}}
+    assert read_json(str(file)) == {"a": {"b": 1.5}}
     assert not caplog.records
     for sound in (lambda content: content["c"], lambda content: content["a"] + 1, lambda content: False):
         caplog.clear()

@@ -212,6 +212,15 @@ def test_a_file_of_another_model_is_refused(tmp_path, name):
         TimmBackbone(name=name, pretrained_file=path)
 
 
+def test_a_file_whose_weights_have_other_names_is_refused(tmp_path):
+    """timm skips what it does not know. Biases that are all zero, in the file as in a fresh model, prove nothing."""
+    path = str(tmp_path / "weights.pth")
+    weights = timm.create_model("efficientnet_b0").state_dict()
+    torch.save({f"encoder.{name}": tensor for name, tensor in weights.items()}, path)
+    with pytest.raises(ValueError, match="does not fit efficientnet_b0"):
+        TimmBackbone(name="efficientnet_b0", pretrained_file=path)
+
+
 def changed(model, change):
     state = model.state_dict()
     state["layer1.0.conv1.weight"] = change(state["layer1.0.conv1.weight"])

@@ -74,12 +74,13 @@ def test_numbers_by_numpy(folder, name):
     assert (record["num_images"], record["datasets"], record["absent_classes"]) == (NUM_IMAGES, [name], "exclude")
 
 
-def test_processes_make_no_difference(folder, name):
+def test_processes_make_no_difference(folder, name, capsys):
     """Boundary metrics too, and over three parts of the images, as three ranks have them."""
     predictions = str(folder / "predictions")
     alone = score_predictions(predictions, name, READER, boundary=True)
     assert alone == score_predictions(predictions, name, READER, boundary=True, workers=3)
     assert {"trimap_mIoU_3px", "boundary_IoU", "mIoU"} <= set(alone["sem_seg"])
+    assert "images" not in capsys.readouterr().err, "no bar where stderr is no terminal"
 
 
 def test_the_tool_prints_and_writes(folder, name):

@@ -86,3 +86,24 @@ def test_pool_scales(scales):
 def test_a_sum_of_branches_of_several_widths():
     with pytest.raises(ValueError, match="Sum adds branches of one width; theirs are a 2, b 1"):  # would be broadcast
         fusion(branches={"a": Branch(2), "b": Branch(1)}, combine=Sum(), mix=None)(maps(a=2, b=1))
+
+
+def test_half_precision_weights_that_cannot_hold_a_fold_stay_as_they_were():
+    """0.1 / 1e-6 is 100000; float16 ends at 65504, and bfloat16 holds it."""
+
+    def calibrated(dtype: torch.dtype) -> Fusion:
+        made = fusion(equalizer=EqualizerSpec())
+        nn.init.constant_(made.mix.conv.weight, 0.1)
+        for name, std in (("a", 1.0), ("b", 1e-6)):
+            made.equalizer_of[name].set_statistics(torch.zeros(()), torch.tensor(std), 10)
+        return made.to(dtype)
+
+    refused = calibrated(torch.float16)
+    before = {key: value.clone() for key, value in refused.state_dict().items()}
+    with pytest.raises(ValueError, match=r"branch 'b' has a std of 1e-06, and float16 weights cannot hold"):
+        refused.fold()
+    assert refused.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in refused.state_dict().items())
+    folded = calibrated(torch.bfloat16)
+    folded.fold()
+    assert folded.mix.conv.weight[:, 2:].float().mean().item() == pytest.approx(1e5, rel=0.01)

@@ -91,6 +91,7 @@ def test_batch_norm_is_a_batch_norm_without_affine_and_folds_at_test_time():
     equalizer = fusion.equalizer_of["coarse"]
     x = batch["coarse"]
     torch.testing.assert_close(equalizer(x), F.batch_norm(x, None, None, training=True), rtol=0, atol=1e-12)
+    assert not list(equalizer.parameters()), "what it learned would be lost in the fold"
     fusion.eval()
     expected = fusion(batch)
     torch.testing.assert_close(fold_equalizers(fusion)(batch), expected, rtol=0, atol=1e-12)

@@ -133,13 +133,6 @@ class FolderLock:
             os.close(descriptor)
         return holder if holder and not locks and _lives_here(holder) else None
 
-    def __enter__(self) -> FolderLock:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
     def __del__(self) -> None:
         self.release()
 

@@ -71,6 +71,7 @@ def test_padding_of_labels_is_void():
         target[:height, :width] = sample["sem_seg"]
     torch.testing.assert_close(losses["loss_sem_seg"], F.cross_entropy(logits, targets, ignore_index=-1))
     assert model.pixel_count(batch) == 64 * 64 + 48 * 96
+    assert make_model("MODEL.LOSS.AVERAGE_OVER", "all").pixel_count(batch) == 2 * 64 * 96  # with the padding
 
 
 @pytest.mark.parametrize("average", ["valid", "all"])

@@ -11,7 +11,7 @@ import torch
 
 from scaleeq.config import add_scaleeq_config
 from scaleeq.engine import get_cfg
-from scaleeq.fusion import EqualizerSpec, Fusion, Resize
+from scaleeq.fusion import EqualizerSpec, FastNormalizedSum, Fusion, Resize, SoftmaxSum, Sum
 from scaleeq.fusion.laterals import Select
 from scaleeq.layers import batch_norm
 from scaleeq.pyramids import NoPyramid, PyramidOptions, build_pyramid
@@ -23,6 +23,7 @@ CONV3 = 9 * 256 * 256 + 256
 FPN = sum(c * 256 + 256 for c in R50.values()) + 4 * CONV3
 SELECTIONS = sum(c * c + c * 256 for c in (256, 512, 1024)) - sum(c * 256 + 256 for c in (256, 512, 1024))
 ALIGNMENT = 2 * 256**2 + CONV3 + 9 * 216 * 256 + 216
+COMBINES = {"sum": Sum, "softmax": SoftmaxSum, "fast_normalized": FastNormalizedSum}
 FAPN = FPN + SELECTIONS + 3 * ALIGNMENT - CONV3
 
 
@@ -104,7 +105,9 @@ def test_every_transfer_and_combine_trains_in_every_pyramid(name, transfer, comb
         assert y.shape == (2, pyramid.out_channels[level], *x[level].shape[-2:])
     sum(y.square().mean() for y in outputs.values()).backward()
     assert all(p.grad is not None for p in pyramid.parameters())
-    assert all(fusion.equalizers for fusion in pyramid.modules() if isinstance(fusion, Fusion))
+    fusions = [module for module in pyramid.modules() if isinstance(module, Fusion)]
+    assert fusions and all(fusion.equalizers for fusion in fusions)
+    assert {type(fusion.combine) for fusion in fusions} == {COMBINES[combine]}
 
 
 def test_what_a_name_implies():

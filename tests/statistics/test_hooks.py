@@ -136,6 +136,19 @@ def test_nothing_watches_between_records(tmp_path):
     assert not model.context.combine._forward_hooks
 
 
+def test_nothing_watches_after_a_failure(tmp_path):
+    def fail():
+        raise RuntimeError("in a step that is watched")
+
+    model = TinyNet(dropout=0.0)
+    hook = ScaleStatisticsHook(model, period=1, output_dir=str(tmp_path))
+    loop = Loop(model, CalibrationHook(model, make_loader, output_dir=str(tmp_path)), hook)
+    loop.after_backward = fail
+    with pytest.raises(RuntimeError, match="watched"):
+        loop.train(0, 1)
+    assert not any(fusion.observer or fusion.combine._forward_hooks for fusion in (model.context, model.last))
+
+
 def test_the_file_stays_small_and_a_resumed_run_has_the_same_history(tmp_path):
     iterations = range(0, 3 * MAX_HISTORY * 10, 10)
     history: list[dict] = []

@@ -143,6 +143,17 @@ def test_the_page_is_whole_and_loads_nothing():
     assert widths == pytest.approx(expected, abs=0.01)
     (mark,) = [attrs for _, attrs in elements.tags if attrs.get("class") == "mark"]
     assert mark["style"] == "left:51.70%"
+    shares = (48, 12, 40)  # 0.6, 0.3 and 0.55 squared, of their sum
+    assert all(f"{share} % of the energy" in elements.text for share in shares)
+
+
+@pytest.mark.parametrize("effect, said", [(True, "100 % spread"), (False, "no effect (100 % spread)")])
+def test_the_summary_tells_spreads_without_an_effect_apart(effect, said):
+    shown = content()
+    shown["fusions"]["head.fusion"]["effect"] = effect
+    elements = Elements()
+    elements.feed(page(shown))
+    assert f"UPerHead, fusion: {said}UPerHead, fusion" in elements.text.replace("\n", "")  # the next is its section
 
 
 def test_the_report_is_written(tmp_path):

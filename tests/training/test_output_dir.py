@@ -219,6 +219,16 @@ def test_the_estimate_is_the_file_that_is_written(tmp_path, name, average):
     assert checkpoint_bytes(model, optimizer_states=states, average=average) == pytest.approx(written, abs=20_000)
 
 
+@pytest.mark.parametrize("momentum, states", [(0.9, 1), (0.0, 0)])
+def test_sgd_without_momentum_keeps_no_state(tmp_path, momentum, states):
+    model = small_model()
+    size = checkpoint_bytes(model, optimizer_states=states, average=False)
+    cfg = tiny_config(tmp_path, SOLVER__OPTIMIZER="SGD", SOLVER__NESTEROV=False, SOLVER__MOMENTUM=momentum)
+    check_disk_space(cfg, model, free_bytes=size)
+    with pytest.raises(OSError, match="a checkpoint of this run takes"):
+        check_disk_space(cfg, model, free_bytes=size - 1)
+
+
 def test_one_checkpoint_must_fit_and_all_should(tmp_path, log):
     model = small_model()
     size = checkpoint_bytes(model, optimizer_states=2, average=True)

@@ -81,6 +81,12 @@ def test_an_output_folder_that_is_a_file(tmp_path):
         rehearse(tiny_config(tmp_path / "file" / "run", **SMALL))
 
 
+def test_the_folder_of_another_run(tmp_path):
+    (tmp_path / "model_final.pth").touch()
+    with pytest.raises(ValueError, match=r"OUTPUT_DIR .* holds .*model_final\.pth"):
+        rehearse(tiny_config(tmp_path, **SMALL))
+
+
 def test_the_model_has_the_weights_that_it_has_without(tmp_path):
     """The rehearsal comes before the seed; a generator that it draws from, or a tensor that it leaves, would show."""
     weights = []

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaleeq.engine import DatasetEvaluator, SafeCheckpointer, seed_all_rng
+from scaleeq.engine import DatasetEvaluator, DatasetEvaluators, SafeCheckpointer, seed_all_rng
 from scaleeq.statistics import require_calibrated
-from scaleeq.training import Trainer, evaluate_only
+from scaleeq.training import Trainer, evaluate, evaluate_only
 from scaleeq.training.evaluate import hash_weights
 
 from .tiny import OTHER_TEST_SET, TEST_SET, OneStep, tiny_config
@@ -231,6 +231,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_change(tmp_p
     assert not list(tmp_path.glob("*.pth"))
 
 
+def test_so_many_checkpoints_are_kept(tmp_path):
+    trainer = Trainer(tiny_config(tmp_path, SOLVER__KEEP_CHECKPOINTS=2))
+    for iteration in (1, 2, 3):
+        trainer.checkpointer.save(f"model_{iteration:07}", iteration=iteration)
+    assert sorted(file.name for file in tmp_path.glob("*.pth")) == ["model_0000002.pth", "model_0000003.pth"]
+
+
 # ---------------------------------------------------------------------------------------------------- refusals
 
 
@@ -241,6 +248,10 @@ def test_labels_that_do_not_fit_are_refused(tmp_path):
         Trainer(tiny_config(tmp_path, MODEL__SEM_SEG_HEAD__IGNORE_VALUE=254))
     with pytest.raises(ValueError, match="nearest are toy_sem_seg_train"):
         Trainer(tiny_config(tmp_path, DATASETS__TRAIN=("toy_sem_seg_trian",)))
+
+    unknown = tiny_config(tmp_path, MODEL__META_ARCHITECTURE="Segmentr")
+    with pytest.raises(ValueError, match=r"MODEL\.META_ARCHITECTURE is 'Segmentr'; choose one of"):
+        Trainer.build_model(unknown)
 
 
 class CountImages(DatasetEvaluator):
@@ -264,6 +275,17 @@ def test_results_of_several_data_sets_are_kept_apart(tmp_path):
     assert Trainer.test(tiny_config(tmp_path), model, CountImages()) == {"sem_seg": {"images": 4}}
     train(cfg)
     assert json.loads((tmp_path / "model_best.json").read_text())["metric"] == f"{TEST_SET}/sem_seg/mIoU"
+
+
+def test_results_are_listed_where_there_are_some(tmp_path, monkeypatch):
+    listed = []
+    monkeypatch.setattr(evaluate, "print_csv_format", listed.append)
+    cfg = tiny_config(tmp_path, DATASETS__TEST=(OTHER_TEST_SET,))
+    model = Trainer.build_model(cfg)
+    assert Trainer.test(cfg, model, DatasetEvaluators([])) == {}
+    assert listed == []
+    Trainer.test(cfg, model, CountImages())
+    assert listed == [{"sem_seg": {"images": 2}}]
 
 
 # ---------------------------------------------------------------------------------------------------- the record

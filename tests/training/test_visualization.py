@@ -22,6 +22,7 @@ from scaleeq.training.visualization import (
     dataset_images,
     picture_files,
     prediction_sheet,
+    sheets,
     write_sheets,
 )
 from scaleeq.training.visualization.drawing import (
@@ -185,7 +186,9 @@ def test_padding_is_measured_at_the_backbone():
     model.backbone = torch.nn.Identity()
     with visible_share(model, torch.zeros(3, 40, 70)) as shares:
         model.backbone(torch.zeros(1, 3, 64, 96))
-    assert shares == [40 / 64, 70 / 96]
+        assert shares == [40 / 64, 70 / 96]
+    model.backbone(torch.zeros(1, 3, 80, 140))
+    assert shares == [40 / 64, 70 / 96], "another image's forward is not looked at"
 
 
 def test_padding_is_not_shown():
@@ -202,6 +205,29 @@ def test_mean_offsets_against_a_loop():
     for axis in (0, 1):
         total = sum(offset[0, 2 * tap + axis] * mask[0, tap] for tap in range(18))
         torch.testing.assert_close(mean[0, axis], total / mask[0].sum(0))
+
+
+def test_arrows_are_offsets_in_pixels_of_the_picture(monkeypatch):
+    """The lower half of the map is padding: its 4 rows are twice the picture's height, its 8 columns the width."""
+    drawn = []
+    monkeypatch.setattr(sheets, "paint_arrows", lambda picture, offsets, scale: drawn.append(offsets) or picture)
+    one_map = torch.rand(1, 1, 4, 8)
+    offset = torch.tensor([1.0, 3.0]).repeat(9).reshape(1, 18, 1, 1).expand(1, 18, 4, 8)
+    maps = {"t.before": one_map, "t.after": one_map, "t.offset": offset, "t.mask": torch.ones(1, 9, 4, 8)}
+    seen = Seen(np.zeros((30, 40, 3), np.uint8), np.zeros((30, 40), np.uint8), maps=maps, visible=(0.5, 1.0))
+    sheets.alignment_sheet("image", seen)
+    height, width = drawn[0].shape[1:]
+    np.testing.assert_allclose(drawn[0][0], height / 2, rtol=1e-6)
+    np.testing.assert_allclose(drawn[0][1], 3 * width / 8, rtol=1e-6)
+
+
+def test_only_gates_are_on_the_sheet_of_gates():
+    """Neither the maps of an aligned transfer nor what has several channels."""
+    image, labels = np.zeros((30, 40, 3), np.uint8), np.zeros((30, 40), np.uint8)
+    gates = {"p2.gate": torch.rand(1, 1, 4, 8), "p3.gate": torch.rand(1, 1, 4, 8)}
+    others = {"p2.mask": torch.rand(1, 1, 4, 8), "p4.gate": torch.rand(1, 3, 4, 8)}
+    sheet = sheets.gates_sheet("image", Seen(image, labels, maps=gates))
+    np.testing.assert_array_equal(sheets.gates_sheet("image", Seen(image, labels, maps=gates | others)), sheet)
 
 
 # --- models ---

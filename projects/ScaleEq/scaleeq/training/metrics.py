@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NoReturn
 
 import torch
@@ -27,20 +26,18 @@ def gather_metrics(
     *,
     iteration: int,
     data_time_s: float,
-    extra: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Scalars of a step, the same on all ranks: the losses and total_loss (means), grad_norm, data_time (maximum).
 
-    losses, norm: what `step.backward(batch, iteration)` returned. extra: further numbers, whose maximum over the ranks
-    is returned under their names, which are the same on all ranks.
+    losses, norm: what `step.backward(batch, iteration)` returned.
 
     grad_norm is not finite where gradients overflow under a loss scaler: the update is to be skipped then.
 
     FloatingPointError: a loss or a gradient is not finite on some rank, or a loss scaler has no scale left to try;
     raised on every rank, before the weights change.
     """
-    names, extra = sorted(losses), dict(extra or {})
-    rows = _of_all_ranks([*(losses[name] for name in names), norm, step.loss_scale()], [data_time_s, *extra.values()])
+    names = sorted(losses)
+    rows = _of_all_ranks([*(losses[name] for name in names), norm, step.loss_scale()], data_time_s)
     own, num = rows[comm.get_rank()], len(names)
     own_losses, norms, scale = dict(zip(names, own, strict=False)), [row[num] for row in rows], own[num + 1]
     broken = not all(math.isfinite(value) for row in rows for value in row[:num])
@@ -49,21 +46,19 @@ def gather_metrics(
     if broken or (overflowed and not may_skip):
         _refuse(step, batch, own_losses, own[num], iteration, scale=scale)
     mean = {name: sum(row[index] for row in rows) / len(rows) for index, name in enumerate(names)}
-    data_time_s, *largest = (max(values) for values in list(zip(*rows, strict=True))[num + 2 :])
     return {
-        "data_time": data_time_s,
+        "data_time": max(row[-1] for row in rows),
         "total_loss": sum(mean.values()),
         "grad_norm": math.nan if overflowed else own[num],
         **mean,
-        **dict(zip(extra, largest, strict=True)),
     }
 
 
-def _of_all_ranks(tensors: list[torch.Tensor], numbers: list[float]) -> list[list[float]]:
+def _of_all_ranks(tensors: list[torch.Tensor], number: float) -> list[list[float]]:
     """The values of each rank, in the order given, as float32. This is where the host waits for the device."""
-    # Numbers are filled in, not copied: a copy from ordinary memory waits for all that is enqueued.
-    filled = [torch.full((), number, device=tensors[0].device) for number in numbers]
-    values = torch.stack([tensor.float() for tensor in [*tensors, *filled]])
+    # The number is filled in, not copied: a copy from ordinary memory waits for all that is enqueued.
+    filled = torch.full((), number, device=tensors[0].device)
+    values = torch.stack([tensor.float() for tensor in [*tensors, filled]])
     if comm.get_world_size() == 1:
         return [values.tolist()]
     gathered = [torch.empty_like(values) for _ in range(comm.get_world_size())]

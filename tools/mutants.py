@@ -42,14 +42,17 @@ ROOT = Path(__file__).resolve().parents[1]
 # Tests that lie elsewhere than in tests/<folder of the module>, by the beginning of the module's path.
 EXTRA_TESTS = {
     "backbones/depth.py": ["tests/training/test_parameter_groups.py"],
-    "config.py": ["tests/training/test_configs.py", "tests/training/test_setup.py", "tests/engine/test_load_config.py"],
+    "config/": ["tests/training/test_configs.py", "tests/training/test_setup.py", "tests/engine/test_load_config.py"],
     "fusion/": ["tests/test_fusion_configs.py", "tests/test_grid.py"],
-    "heads/": ["tests/test_segmentor.py", "tests/test_fusion_configs.py", "tests/test_aux_logits.py"],
-    "losses/": ["tests/test_aux_logits.py"],
-    "pictures.py": ["tests/training/test_pictures.py", "tests/training/test_visualization.py"],
-    "published.py": ["tests/test_papers.py", "tests/heads/test_eseg.py"],
-    "pyramids/": ["tests/test_fusion_configs.py", "tests/test_grid.py"],
-    "statistics/": ["tests/test_theory_page.py", "tests/fusion/test_controls.py"],
+    "decoders/": [
+        "tests/test_segmentor.py",
+        "tests/test_fusion_configs.py",
+        "tests/test_aux_logits.py",
+        "tests/test_grid.py",
+    ],
+    "equalization/": ["tests/evidence/test_theory_page.py", "tests/fusion/test_controls.py"],
+    "pictures.py": ["tests/reports/test_finished_run.py", "tests/reports/test_visualization.py"],
+    "tasks/": ["tests/test_aux_logits.py"],
     "training/": ["tests/test_recipes.py"],
 }
 

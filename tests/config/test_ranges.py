@@ -13,8 +13,9 @@ import yaml
 from scaleeq import backbones, engine, fusion, inference
 from scaleeq import decoders as heads
 from scaleeq.backbones import depth, hrnet, timm
+from scaleeq.choices import flatten
 from scaleeq.config import RANGES, UNREAD, Range, add_scaleeq_config, check_config, markdown_table, unread_table
-from scaleeq.config.check import OUR_ARCHITECTURES, OUR_BACKBONES, _leaves
+from scaleeq.config.check import OUR_ARCHITECTURES, OUR_BACKBONES
 from scaleeq.data import augmentation, reading
 from scaleeq.decoders import final as final_fusion
 from scaleeq.decoders import pyramid as build
@@ -45,7 +46,7 @@ def unread(key: str) -> list[str]:
 
 
 def test_every_key_is_in_one_place():
-    keys = dict(_leaves(defaults()))
+    keys = dict(flatten(defaults()))
     assert [key for key in keys if (key in RANGES) + len(unread(key)) != 1] == []
     assert [key for key in RANGES if key not in keys] == []
     assert [entry for entry in UNREAD if not any(entry in unread(key) for key in keys)] == []
@@ -53,7 +54,7 @@ def test_every_key_is_in_one_place():
 
 def test_every_default_is_in_its_range():
     cfg = load_config(BASE)
-    for key, value in _leaves(cfg):
+    for key, value in flatten(cfg):
         if key in RANGES:
             RANGES[key].check(key, value)
 
@@ -258,7 +259,7 @@ def test_keys_that_nothing_reads(key, value, tmp_path):
     file.write_text(yaml.safe_dump({"_BASE_": str(BASE), **tree}))
     with pytest.raises(ValueError, match="but nothing reads it"):
         load_config(file)
-    load_config(BASE, [key, dict(_leaves(defaults()))[key]])
+    load_config(BASE, [key, dict(flatten(defaults()))[key]])
     load_config(BASE, [key, value, "MODEL.META_ARCHITECTURE", "GeneralizedRCNN"])
     if key.startswith(("MODEL.RESNETS", "MODEL.FPN")):
         load_config(BASE, [key, value, "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"])

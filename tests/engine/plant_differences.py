@@ -40,33 +40,27 @@ DIFFERENCES = (
     Difference("a key: WARMUP_MODE", "config_defaults.py", '"WARMUP_METHOD"', '"WARMUP_MODE"'),
     Difference("overrides of from_config lost", "config.py", "if name not in parameters)", "if name not in arguments)"),
     Difference(
-        "padding at the top", "image_list.py", "slot[..., : tensor.shape[-2], :", "slot[..., -tensor.shape[-2] :, :"
+        "padding at the top", "structures.py", "slot[..., : tensor.shape[-2], :", "slot[..., -tensor.shape[-2] :, :"
     ),
-    Difference("a default of a signature", "image_list.py", "size_divisibility: int = 0", "size_divisibility: int = 1"),
-    Difference("resize with align_corners", "postprocessing.py", "align_corners=False", "align_corners=True"),
-    Difference(
-        "padding resized before it is cut", "postprocessing.py", "[:, :height, :width]", "[:, : height + 1, :width]"
-    ),
-    Difference(
-        "long shards last", "samplers.py", "rank * share + min(rank, left)", "rank * share + max(0, rank - left)"
-    ),
+    Difference("a default of a signature", "structures.py", "size_divisibility: int = 0", "size_divisibility: int = 1"),
+    Difference("resize with align_corners", "modeling.py", "align_corners=False", "align_corners=True"),
+    Difference("padding resized before it is cut", "modeling.py", "[:, :height, :width]", "[:, : height + 1, :width]"),
+    Difference("long shards last", "data.py", "rank * share + min(rank, left)", "rank * share + max(0, rank - left)"),
     Difference(
         "unbiased running variance",
-        "batch_norm.py",
+        "layers.py",
         "momentum * (variance.detach() - self",
         "momentum * (variance.detach() * x[:, 0].numel() / (x[:, 0].numel() - 1) - self",
     ),
-    Difference(
-        "every process counts its images twice", "batch_norm.py", "counted * num_images", "counted * num_images**2"
-    ),
+    Difference("every process counts its images twice", "layers.py", "counted * num_images", "counted * num_images**2"),
     Difference(
         "a missing pixel_mean is worth a warning",
-        "detection_checkpoint.py",
+        "checkpoint.py",
         '("pixel_mean", "pixel_std")',
         '("pixel_std",)',
     ),
-    Difference("a catalog without its check", "catalog.py", "if name in self:", "if name in ():"),
-    Difference("the default input has 1 channel", "build.py", "channels=len(cfg.MODEL.PIXEL_MEAN)", "channels=1"),
+    Difference("a catalog without its check", "data.py", "if name in self:", "if name in ():"),
+    Difference("the default input has 1 channel", "modeling.py", "channels=len(cfg.MODEL.PIXEL_MEAN)", "channels=1"),
     Difference(
         "hooks in reverse order after a step",
         "train_loop.py",
@@ -99,11 +93,11 @@ DIFFERENCES = (
         "samples[-1][1] - window_size",
         "samples[-1][1] - window_size - 1",
     ),
-    Difference("three digits printed", "testing.py", "{score:.4f}", "{score:.3f}"),
+    Difference("three digits printed", "evaluation.py", "{score:.4f}", "{score:.3f}"),
     Difference("the same seed on every rank", "defaults.py", "seed + rank)", "seed)"),
     Difference("gather to every rank", "comm.py", "dist.get_rank(group) == dst else None", "True else None"),
     Difference(
-        "a batch less of warm-up in inference", "evaluator.py", "min(5, num_batches - 1)", "min(4, num_batches - 1)"
+        "a batch less of warm-up in inference", "evaluation.py", "min(5, num_batches - 1)", "min(4, num_batches - 1)"
     ),
 )
 

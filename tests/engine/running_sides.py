@@ -22,7 +22,7 @@ import torch
 _WHERE = {  # name -> (module of Detectron2, module of standalone)
     "comm": ("utils.comm", "comm"),
     "launch": ("engine.launch", "launch"),
-    "seed_all_rng": ("utils.env", "env"),
+    "seed_all_rng": ("utils.env", "defaults"),
     "setup_logger": ("utils.logger", "logger"),
     "HookBase": ("engine", "train_loop"),
     "TrainerBase": ("engine", "train_loop"),
@@ -40,11 +40,11 @@ _WHERE = {  # name -> (module of Detectron2, module of standalone)
     "default_argument_parser": ("engine", "defaults"),
     "default_setup": ("engine", "defaults"),
     "default_writers": ("engine", "defaults"),
-    "DatasetEvaluator": ("evaluation", "evaluator"),
-    "DatasetEvaluators": ("evaluation", "evaluator"),
-    "inference_on_dataset": ("evaluation", "evaluator"),
-    "print_csv_format": ("evaluation", "testing"),
-    "verify_results": ("evaluation", "testing"),
+    "DatasetEvaluator": ("evaluation", "evaluation"),
+    "DatasetEvaluators": ("evaluation", "evaluation"),
+    "inference_on_dataset": ("evaluation", "evaluation"),
+    "print_csv_format": ("evaluation", "evaluation"),
+    "verify_results": ("evaluation", "evaluation"),
     "get_cfg": ("config", "config"),
 }
 ROOTS = {"detectron2": "detectron2", "standalone": "scaleeq.engine.standalone"}

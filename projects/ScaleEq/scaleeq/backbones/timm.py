@@ -18,7 +18,6 @@ Source: timm (github.com/huggingface/pytorch-image-models). Differences from tim
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Collection
 from functools import partial
@@ -33,7 +32,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..choices import one_of
+from ..choices import nearest, one_of
 from ..engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
 from ..engine.checkpoint_container import read_content
 from ..engine.checkpoint_file import refuse_faults, state_dict_of
@@ -203,10 +202,10 @@ def create_body(
 ) -> nn.Module:
     """The timm model that returns the four levels and has nothing that they do not need; see TimmBackbone."""
     if ":" not in name and not timm.is_model(name):  # "hf-hub:..." and "local-dir:..." name a place, not a model
-        nearest = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
+        near = nearest(name, timm.list_models(), count=5, cutoff=0.4)
         raise ValueError(
             f"MODEL.TIMM.NAME is {name!r}, but timm {timm.__version__} has no model {name!r}. Nearest: "
-            f"{', '.join(nearest) or 'none'}"
+            f"{', '.join(near) or 'none'}"
         )
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f"MODEL.TIMM.DROP_PATH_RATE is {drop_path_rate}: a probability in [0, 1) is needed")

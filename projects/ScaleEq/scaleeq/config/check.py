@@ -7,8 +7,10 @@ constructors). Own design.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from scaleeq.choices import flatten
 
 from .ranges import RANGES, UNREAD
 
@@ -27,13 +29,13 @@ def check_config(cfg: Any, defaults: Any = None) -> None:
     ValueError: a value outside its range, a key that is set although nothing reads it, or values that contradict each
     other; names the key and the way out.
     """
-    values = dict(_leaves(cfg))
+    values = dict(flatten(cfg))
     is_ours = values.get("MODEL.META_ARCHITECTURE") in OUR_ARCHITECTURES
     for key, row in RANGES.items():
         if key in values and (is_ours or not key.startswith("MODEL.") or key == "MODEL.DEVICE"):
             row.check(key, values[key])
     if is_ours and defaults is not None:
-        _refuse_unread(values, dict(_leaves(defaults)))
+        _refuse_unread(values, dict(flatten(defaults)))
     if RANGES.keys() <= values.keys():
         for key in ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.AUX_HEAD.IN_FEATURES", "MODEL.PYRAMID.OUT_FEATURES"):
             _refuse_repeated(key, values[key])
@@ -41,15 +43,6 @@ def check_config(cfg: Any, defaults: Any = None) -> None:
         _check_solver(values)
         if is_ours:
             _check_classes(values)
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full key and value of everything that is no section; a section is of the tree's own type."""
-    for name, value in tree.items():
-        if isinstance(value, type(tree)):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _refuse_unread(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

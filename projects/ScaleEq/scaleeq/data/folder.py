@@ -11,11 +11,11 @@ A class without a colour gets one of VOC's, from label 1's on: black stays void'
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 from typing import Any
 
+from scaleeq.choices import nearest
 from scaleeq.data.classes_file import read_classes
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
@@ -42,7 +42,7 @@ def find_dataset(name: str) -> Any:
     if name not in known:
         if not name.startswith(PREFIX):
             akin = [other for other in known if other.split("_")[0] == name.lower().split("_")[0]]
-            near = difflib.get_close_matches(name, akin or known, n=4, cutoff=0.0 if akin else 0.6)
+            near = nearest(name, akin or known, cutoff=0.0 if akin else 0.6)
             ours = [other for other in known if MetadataCatalog.get(other).get("registered_by") == "scaleeq"]
             raise ValueError(
                 f"there is no data set {name!r}; {'the nearest are' if near else 'there are'} "

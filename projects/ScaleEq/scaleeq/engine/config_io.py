@@ -8,7 +8,6 @@ paths are local.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from scaleeq.choices import flatten, nearest
 from scaleeq.config import add_scaleeq_config, check_config, config_files
 from scaleeq.engine import CfgNode, get_cfg
 
@@ -38,7 +38,7 @@ def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgN
     cfg.defrost()
     for part in config_files(path) if path else ():
         for file, tree in read_yaml_files(part):
-            for key, value in _leaves(tree, cfg, str(file)):
+            for key, value in _leaves(tree, cfg):
                 _set(cfg, key, value, str(file))
     if len(opts) % 2:
         late = "; options such as --resume go before them" if any(str(word).startswith("--") for word in opts) else ""
@@ -100,20 +100,20 @@ def _parse(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _leaves(tree: dict[str, Any], node: CfgNode, source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: dict[str, Any], node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(full key, value) of every value that is not itself a section of the config."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
         section = node.get(name)
         if isinstance(value, dict) and isinstance(section, CfgNode):
-            yield from _leaves(value, section, source, f"{key}.")
+            yield from _leaves(value, section, f"{key}.")
         else:
             yield key, value
 
 
 def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
     """Sets one value, converted as Detectron2 does (literals in strings, list to tuple and back)."""
-    known = dict(_walk(cfg))
+    known = dict(flatten(cfg, sections=True))
     if key not in known:
         raise KeyError(f"{source}: there is no config key {key!r}{_nearest(key, list(known))}")
     old = known[key]
@@ -163,21 +163,12 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _walk(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        yield f"{prefix}{name}", value
-        if isinstance(value, CfgNode):
-            yield from _walk(value, f"{prefix}{name}.")
-
-
 def _nearest(key: str, known: list[str]) -> str:
     """ ", did you mean ...?" with up to three keys: those of the same last word, then those that look alike."""
     if key.startswith("--"):
         return ": options go before the pairs KEY VALUE"
     last_word = key.rpartition(".")[2]
     same_word = [name for name in known if name.rpartition(".")[2] == last_word]
-    near = difflib.get_close_matches(key, same_word, 3, cutoff=0.0) + difflib.get_close_matches(
-        key, known, 3, cutoff=0.6
-    )
+    near = nearest(key, same_word, count=3, cutoff=0.0) + nearest(key, known, count=3)
     near = list(dict.fromkeys(near))[:3]
     return f"; did you mean {', '.join(near)}?" if near else ""

@@ -6,7 +6,6 @@ each convolution found or named gets a ConvFusion around it, which is all that c
 
 from __future__ import annotations
 
-import difflib
 import logging
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from scaleeq.choices import nearest
 from scaleeq.fusion import ConvFusion, EqualizerSpec, exchange_module
 from scaleeq.fusion.checks import refuse_name
 from scaleeq.fusion.conv_fusion import cannot_center
@@ -190,7 +190,7 @@ def _refuse_name(model: nn.Module, name: str) -> None:
         return
     modules = dict(model.named_modules(remove_duplicate=False))
     if name not in modules:
-        near = difflib.get_close_matches(name, convs, n=4, cutoff=0.5) or list(convs)[-4:]
+        near = nearest(name, convs, cutoff=0.5) or list(convs)[-4:]
         raise ValueError(f"the model has no module {name!r}; convolutions are {', '.join(near) or 'none'}")
     for path, fusion in fusions_of(model, equalized=False).items():
         if f"{name}.".startswith(f"{path}."):

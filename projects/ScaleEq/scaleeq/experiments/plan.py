@@ -16,7 +16,6 @@ Own design. YAML reads the bare words off and on as booleans: as names of varian
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -26,10 +25,10 @@ from typing import Any
 
 import yaml
 
+from scaleeq.choices import did_you_mean, flatten
 from scaleeq.config.parts import absolute
 from scaleeq.engine import CfgNode, load_config
 from scaleeq.engine.config_io import read_yaml_files
-from scaleeq.training.output_dir import leaves
 
 KEYS = ("name", "base", "overrides", "seeds", "baseline", "metric", "variants")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # it becomes a folder
@@ -93,9 +92,8 @@ def read_plan(path: str | Path, *, seeds: Iterable[int] | None = None) -> Plan:
     tree = trees[0][1]
     for key in tree:
         if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise KeyError(f"{path}: {key!r} is no key of a comparison ({', '.join(KEYS)}){hint}")
+            known = ", ".join(KEYS)
+            raise KeyError(f"{path}: {key!r} is no key of a comparison ({known}){did_you_mean(key, KEYS)}")
     variants = _variants(path, tree)
     plan = Plan(
         file=path,
@@ -206,7 +204,7 @@ def _comment(text: str) -> str:
 
 def flat(cfg: CfgNode) -> dict[str, Any]:
     """Full key -> plain value, of every leaf of a config."""
-    return dict(leaves(yaml.safe_load(cfg.dump())))
+    return dict(flatten(yaml.safe_load(cfg.dump())))
 
 
 def differing(configs: Mapping[str, Mapping[str, Any]], *, ignore: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import nn
 
+from scaleeq.choices import flatten
 from scaleeq.data.fingerprint import DataFingerprint
 from scaleeq.engine import CfgNode, comm
 from scaleeq.engine.checkpoint_file import read_checkpoint
@@ -201,21 +202,12 @@ def _changed_keys(cfg: CfgNode, file: Path) -> dict[str, str]:
         return {"config.yaml": f"not compared, {error}"}
     if not old.keys() >= new.keys():
         return {"config.yaml": "not compared, it lacks whole sections"}
-    before, now = dict(leaves(old)), dict(leaves(new))
+    before, now = dict(flatten(old)), dict(flatten(new))
     return {
         key: f"{before[key]!r} -> {now[key]!r}"
         for key in sorted(before.keys() & now.keys())
         if before[key] != now[key] and not key.startswith(IGNORED_KEYS)
     }
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full key and value of every leaf of nested dicts."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def log_changes(changes: list[str]) -> None:

@@ -1,38 +1,35 @@
 """The embedded default engine: the names of `scaleeq.engine.contract`, without Detectron2.
 
 Source: the behaviour of Detectron2 0.6 (documentation, code read for facts, results recorded in tests/engine/goldens).
-Built, as Detectron2 itself, on fvcore, iopath, yacs and torch; files are named as there.
+Built, as Detectron2 itself, on fvcore, iopath, yacs and torch; a file holds what a package of Detectron2 does (the
+column "in detectron2" of docs/engine.md).
 Deviations: left out is what ScaleEq never calls; each module's docstring says what.
 """
 
 from __future__ import annotations
 
 from . import comm
-from .backbone import Backbone
-from .batch_norm import NaiveSyncBatchNorm
-from .build import (
+from .checkpoint import DetectionCheckpointer
+from .config import CfgNode, configurable, get_cfg
+from .data import DatasetCatalog, InferenceSampler, MetadataCatalog
+from .defaults import default_argument_parser, default_setup, default_writers, seed_all_rng
+from .evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, print_csv_format, verify_results
+from .events import EventStorage, EventWriter, get_event_storage
+from .hooks import EvalHook, IterationTimer, LRScheduler, PeriodicCheckpointer, PeriodicWriter
+from .launch import launch
+from .layers import NaiveSyncBatchNorm, ShapeSpec
+from .logger import setup_logger
+from .modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
+    Backbone,
     build_backbone,
     build_model,
     build_sem_seg_head,
+    sem_seg_postprocess,
 )
-from .catalog import DatasetCatalog, MetadataCatalog
-from .config import CfgNode, configurable, get_cfg
-from .defaults import default_argument_parser, default_setup, default_writers
-from .detection_checkpoint import DetectionCheckpointer
-from .env import seed_all_rng
-from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
-from .events import EventStorage, EventWriter, get_event_storage
-from .hooks import EvalHook, IterationTimer, LRScheduler, PeriodicCheckpointer, PeriodicWriter
-from .image_list import ImageList
-from .launch import launch
-from .logger import setup_logger
-from .postprocessing import sem_seg_postprocess
-from .samplers import InferenceSampler
-from .shape_spec import ShapeSpec
-from .testing import print_csv_format, verify_results
+from .structures import ImageList
 from .train_loop import HookBase, TrainerBase
 
 __version__ = "0.6"  # the Detectron2 version whose behaviour this package reproduces

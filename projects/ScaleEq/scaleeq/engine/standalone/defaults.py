@@ -1,22 +1,54 @@
-"""What a training script starts with: command line, output folder, loggers, seed, writers.
+"""What a training script starts with: command line, output folder, loggers, seed, writers, and a look at the machine.
 
-Source: the interface, defaults and order of Detectron2's `engine/defaults.py`. Deviations: a config is a CfgNode (there
-also OmegaConf's), the config is logged without colours, TF32 settings are not echoed.
+Source: the interface, defaults and order of Detectron2's engine/defaults.py, the behaviour of its utils/env.py (seeds)
+and the purpose of its utils/collect_env.py. Deviations: a config is a CfgNode (there also OmegaConf's), the config is
+logged without colours, TF32 settings are not echoed; the table of the environment is shorter and never calls a
+compiler or a driver.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import logging
 import os
+import random
 import sys
 from typing import Any
 
+import numpy as np
 import torch
+from tabulate import tabulate
 
 from . import comm
-from .env import collect_env_info, seed_all_rng
 from .events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from .logger import setup_logger
+
+
+def seed_all_rng(seed: int | None = None) -> None:
+    """Seed python's, numpy's and torch's generators (all devices). None: a seed from the system, logged."""
+    if seed is None:
+        seed = int.from_bytes(os.urandom(4), "big")
+        logging.getLogger(__name__).info("Using a generated random seed %d", seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    random.seed(seed)
+    torch.cuda.manual_seed_all(seed)
+    os.environ["PYTHONHASHSEED"] = str(seed)
+
+
+def collect_env_info() -> str:
+    """A table of versions and devices, then torch's build flags."""
+    rows = [("sys.platform", sys.platform), ("Python", sys.version.replace("\n", "")), ("engine", "standalone")]
+    for name in ("numpy", "torch", "torchvision", "fvcore", "iopath", "PIL", "cv2"):
+        try:
+            rows.append((name, getattr(importlib.import_module(name), "__version__", "unknown")))
+        except ImportError:
+            rows.append((name, "not found"))
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    rows.append(("GPUs", ", ".join(torch.cuda.get_device_name(i) for i in range(num_gpus)) or "none"))
+    return f"{tabulate(rows)}\n{torch.__config__.show()}"
+
 
 _EXAMPLES = """
 Examples:

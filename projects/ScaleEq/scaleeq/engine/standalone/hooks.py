@@ -21,8 +21,8 @@ from fvcore.common.timer import Timer
 from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
 
 from . import comm
+from .evaluation import flatten_results_dict
 from .events import EventWriter
-from .testing import flatten_results_dict
 from .train_loop import HookBase
 
 

@@ -6,7 +6,6 @@ A data set's images are chosen evenly over its list: neighbours in it are often 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from scaleeq.choices import nearest
 from scaleeq.data import SegmentationMapper, find_dataset, read_image, read_labels
 from scaleeq.data.folder import IMAGE_SUFFIXES
 from scaleeq.data.loading import load_records
@@ -233,6 +233,6 @@ def _only(images: Named, wanted: Collection[str], dataset_name: str) -> Named:
         by_end.setdefault(name.rsplit("/", 1)[-1], []).append(name)
     found = {want: [want] if want in images else by_end.get(want, []) for want in wanted}
     if missing := [want for want, names in found.items() if not names]:
-        near = difflib.get_close_matches(missing[0], by_end, n=4, cutoff=0.3) or list(by_end)[:4]
+        near = nearest(missing[0], by_end, cutoff=0.3) or list(by_end)[:4]
         raise ValueError(f"{dataset_name} has no image {', '.join(missing)}; near are {', '.join(near)}")
     return {name: images[name] for names in found.values() for name in names}

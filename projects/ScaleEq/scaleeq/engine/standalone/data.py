@@ -1,7 +1,8 @@
-"""Datasets by name: how to list their records, and what is known about them.
+"""Datasets by name: how to list their records, and what is known about them; which images each process evaluates.
 
-Source: Detectron2's data/sets/catalog.py.
-Deviations: metadata keys that Detectron2 has renamed (class_names, stuff_class_names) are not redirected.
+Source: Detectron2's data/catalog.py and data/samplers/distributed_sampler.py.
+Deviations: metadata keys that Detectron2 has renamed (class_names, stuff_class_names) are not redirected; of the
+samplers only InferenceSampler, as training has its own stream.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import builtins
 import copy
 import types
 from collections import UserDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from torch.utils.data import Sampler
+
+from . import comm
 
 
 class _DatasetCatalog(UserDict):
@@ -97,3 +102,25 @@ class _MetadataCatalog(UserDict):
 
 DatasetCatalog = _DatasetCatalog()
 MetadataCatalog = _MetadataCatalog()
+
+
+class InferenceSampler(Sampler[int]):
+    """Indices 0 ... size - 1, each on exactly one process: contiguous shards, the first ones longer by one."""
+
+    def __init__(self, size: int) -> None:
+        """size: number of images. Raises AssertionError where it is not positive."""
+        if size <= 0:
+            raise AssertionError(f"InferenceSampler needs at least one image, not {size}")
+        self._local_indices = self._get_local_indices(size, comm.get_world_size(), comm.get_rank())
+
+    @staticmethod
+    def _get_local_indices(total_size: int, world_size: int, rank: int) -> range:
+        share, left = divmod(total_size, world_size)
+        begin = rank * share + min(rank, left)
+        return range(begin, begin + share + (rank < left))
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._local_indices
+
+    def __len__(self) -> int:
+        return len(self._local_indices)

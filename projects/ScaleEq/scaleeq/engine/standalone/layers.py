@@ -1,10 +1,11 @@
-"""Batch normalization over all processes that also runs on CPU.
+"""What a module may know about a feature map, and batch normalization over all processes that also runs on CPU.
 
-Source: Detectron2's layers/batch_norm.py. Deviations: only NaiveSyncBatchNorm.
+Source: Detectron2's layers/shape_spec.py and layers/batch_norm.py. Deviations: of the norms only NaiveSyncBatchNorm.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from . import comm
+
+
+@dataclass
+class ShapeSpec:
+    """Channels, height and width in pixels, and stride (image pixels per pixel of the map); None: not known."""
+
+    channels: int | None = None
+    height: int | None = None
+    width: int | None = None
+    stride: int | None = None
 
 
 class NaiveSyncBatchNorm(nn.BatchNorm2d):

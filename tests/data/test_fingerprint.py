@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 
 import pytest
 import torch
 
+from scaleeq.data import toy
 from scaleeq.data.fingerprint import DataFingerprint, fingerprint
 from scaleeq.data.folder import load_folder
 from scaleeq.data.sets.toy import load_toy
@@ -62,7 +64,7 @@ def test_a_toy_scene_is_its_parameters():
     records = load_toy("train")
     numbers = fingerprint(records)
     assert len(numbers.unique()) == len(records)
-    records[5]["scene"] = {"split": "train", "index": 77}
+    records[5]["read"] = functools.partial(toy.render_scene, split="train", index=77)
     assert (fingerprint(records) != numbers).nonzero().flatten().tolist() == [5]
     assert fingerprint([]).shape == (0,)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ RECORD = {
     "image_id": "val_0005",
     "height": toy.HEIGHT,
     "width": toy.WIDTH,
-    "scene": {"split": "val", "index": 5},
+    "read": functools.partial(toy.render_scene, split="val", index=5),
 }
 
 

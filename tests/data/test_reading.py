@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -92,7 +94,7 @@ def test_images_of_other_modes_become_rgb(tmp_path, mode):
 
 
 def test_generated_scenes_need_no_file():
-    record = {"file_name": "toy/val/0005.png", "scene": {"split": "val", "index": 5}}
+    record = {"file_name": "toy/val/0005.png", "read": functools.partial(toy.render_scene, split="val", index=5)}
     image, labels = toy.render_scene("val", 5)
     np.testing.assert_array_equal(read_image(record), image)
     np.testing.assert_array_equal(read_image(record, "BGR"), image[:, :, ::-1])

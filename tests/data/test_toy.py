@@ -91,6 +91,6 @@ def test_registered(split, size):
     records = DatasetCatalog.get(f"toy_sem_seg_{split}")
     metadata = MetadataCatalog.get(f"toy_sem_seg_{split}")
     assert len(records) == size == len({record["file_name"] for record in records})
-    assert records[3]["scene"] == {"split": split, "index": 3}
+    assert records[3]["read"].keywords == {"split": split, "index": 3}
     assert tuple(metadata.stuff_classes) == toy.CLASSES and len(metadata.stuff_colors) == len(toy.CLASSES)
     assert (metadata.ignore_label, metadata.evaluator_type) == (255, "sem_seg")

@@ -37,7 +37,7 @@ def fingerprint(records: Sequence[Record]) -> torch.Tensor:
     sizes = {folder: _sizes(folder, wanted) for folder, wanted in names.items()}
     numbers = []
     for record, pairs in zip(records, files, strict=True):
-        words = [repr(record["scene"])] if "scene" in record else []
+        words = [repr(record["read"].keywords)] if "read" in record else []
         for key, path in pairs:
             folder, name = os.path.split(path)
             words += [key, places[folder], name, str(sizes[folder].get(name))]

@@ -1,4 +1,4 @@
-"""A record's image and labels as arrays, from files or from a generator of scenes.
+"""A record's image and labels as arrays, from files or from the function that its data set gave it.
 
 As in Detectron2, an image is turned by its EXIF orientation, and so are labels. Unlike there, a palette picture of
 labels is read as its indexes (there, converting it to grey makes labels of luminances), and labels that no class
@@ -12,7 +12,6 @@ import numpy as np
 
 from scaleeq.data.picture_file import read_rgb, read_values
 
-from .sets import toy
 from .sets.catalog import IGNORE_LABEL, Record
 
 IMAGE_FORMATS = ("RGB", "BGR")
@@ -25,13 +24,13 @@ def read_image(record: Record, image_format: str = "RGB") -> np.ndarray:
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"unknown image format {image_format!r}, valid are {IMAGE_FORMATS}")
-    image = toy.render_scene(**record["scene"])[0] if "scene" in record else read_rgb(record["file_name"])
+    image = record["read"]()[0] if "read" in record else read_rgb(record["file_name"])
     return image if image_format == "RGB" else np.ascontiguousarray(image[:, :, ::-1])
 
 
 def has_labels(record: Record) -> bool:
     """Whether the record comes with labels; those of a test server do not."""
-    return "scene" in record or "sem_seg_file_name" in record
+    return "read" in record or "sem_seg_file_name" in record
 
 
 def read_labels(record: Record, *, num_classes: int | None = None, ignore_label: int = IGNORE_LABEL) -> np.ndarray:
@@ -40,8 +39,8 @@ def read_labels(record: Record, *, num_classes: int | None = None, ignore_label:
     record: "label_map", where present, translates raw values to labels (CamVid: 11 to 255).
     num_classes: where given, labels other than 0..num_classes-1 and ignore_label raise ValueError with the file's name.
     """
-    if "scene" in record:
-        labels = toy.render_scene(**record["scene"])[1]
+    if "read" in record:
+        labels = record["read"]()[1]
     else:
         labels, mode = _read_label_file(record["sem_seg_file_name"])
         if num_classes is not None and mode == "1":
@@ -62,8 +61,8 @@ def read_pair(record: Record, *, num_classes: int, ignore_label: int = IGNORE_LA
 
     Raises ValueError naming the files for labels of another size or outside the classes.
     """
-    if "scene" in record:  # one rendering gives both
-        image, labels = toy.render_scene(**record["scene"])
+    if "read" in record:  # one call gives both
+        image, labels = record["read"]()
         check_labels(labels, num_classes, ignore_label, source=record["file_name"])
         return image, labels
     image = read_image(record)

@@ -69,7 +69,7 @@ def score_predictions(
             f"{dataset_name} has one class, so that every prediction is right; one class against the background are "
             "two classes: write the background as a class instead of void"
         )
-    if not any("sem_seg_file_name" in record or "scene" in record for record in records):
+    if not any("sem_seg_file_name" in record or "read" in record for record in records):
         raise ValueError(f"{dataset_name} has no truth to score with: it is for a test server")
     parts = dataset_parts(dataset_name, absent=absent, boundary=boundary)
     evaluator = SemSegEvaluator(dataset_name, absent=absent, parts=parts, distributed=False)

@@ -134,7 +134,7 @@ def _look_at_image(record: Record, look: Look) -> Iterable[Complaint]:
     name = record["file_name"]
     try:
         image = read_image(record)
-        header = None if "scene" in record else read_header(name)
+        header = None if "read" in record else read_header(name)
     except OSError as error:
         yield Complaint("unreadable image", name, str(error))
         return
@@ -182,7 +182,7 @@ def _look_at_labels(record: Record, look: Look, num_classes: int, ignore_label: 
     name = str(record.get("sem_seg_file_name", record["file_name"]))
     header = None
     try:
-        header = None if "scene" in record else read_header(name)
+        header = None if "read" in record else read_header(name)
         labels = read_labels(record)
         if header is not None and header.mode == "1":
             check_one_bit(labels, num_classes, source=name)

@@ -143,7 +143,7 @@ def find_orphans(records: Sequence[Record]) -> list[Finding]:
 
 def find_passed_over(records: Sequence[Record]) -> list[Finding]:
     """Files beside the images of the records that no data set takes for images, by how their names end."""
-    folders = sorted({os.path.dirname(record["file_name"]) for record in records if "scene" not in record})
+    folders = sorted({os.path.dirname(record["file_name"]) for record in records if "read" not in record})
     files = [
         os.path.join(folder, file)
         for folder in folders

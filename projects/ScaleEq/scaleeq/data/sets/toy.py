@@ -232,14 +232,14 @@ def _light(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Gene
 
 
 def load_toy(split: str) -> list[Record]:
-    """Records of a split: they carry "scene" instead of a label file."""
+    """Records of a split: they carry a function that renders image and labels, instead of files."""
     return [
         {
             "file_name": f"toy/{split}/{index:04d}.png",
             "image_id": f"{split}_{index:04d}",
             "height": HEIGHT,
             "width": WIDTH,
-            "scene": {"split": split, "index": index},
+            "read": functools.partial(render_scene, split=split, index=index),
         }
         for index in range(NUM_SCENES[split])
     ]

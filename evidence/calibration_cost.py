@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from scaleeq.equalization.calibration import calibrate
 from scaleeq.fusion import ConvFusion, EqualizerSpec
 from scaleeq.fusion.conv_fusion import cannot_center
-from scaleeq.statistics.calibration import calibrate
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from scaleeq.engine import EventStorage, TrainerBase
-from scaleeq.statistics.gradients import training_loss
-from scaleeq.statistics.hooks import ScaleStatisticsHook
+from scaleeq.equalization.gradients import training_loss
+from scaleeq.training.scale_hooks import ScaleStatisticsHook
 
 
 class _Loop(TrainerBase):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from scaleeq.comparison.tables import comparison_table
-from scaleeq.counting import count_table
+from scaleeq.probes.counting import count_table
+from scaleeq.reports.comparison.tables import comparison_table
 
 from . import fresh_decoders
 from .published import COUNTS, NO_CONFIG, PUBLISHED, Number, of_configs
@@ -34,18 +34,18 @@ class Paper:
 
 PAPERS = (
     Paper("Scale equalization for multi-level feature fusion", "2402.01149", "fusion/equalizer.py, statistics/"),
-    Paper("UPerNet", "1807.10221", "heads/uper.py"),
-    Paper("FaPN", "2108.07058", "pyramids/fapn.py, fusion/aligned.py, fusion/laterals.py"),
-    Paper("ESeg", "2203.12683", "heads/eseg.py, backbones/efficientnet.py"),
+    Paper("UPerNet", "1807.10221", "decoders/uper.py"),
+    Paper("FaPN", "2108.07058", "decoders/fapn.py, fusion/aligned.py, fusion/laterals.py"),
+    Paper("ESeg", "2203.12683", "decoders/eseg.py, backbones/efficientnet.py"),
     Paper("GSTO", "2005.13363", "backbones/hrnet.py, layers/gate.py"),
-    Paper("BiFPN (EfficientDet)", "1911.09070", "pyramids/bifpn.py"),
-    Paper("Panoptic feature pyramid networks", "1901.02446", "heads/semantic_fpn.py"),
-    Paper("HRNetV2", "1904.04514", "backbones/hrnet.py, heads/fcn.py"),
-    Paper("Pyramid pooling (PSPNet)", "1612.01105", "fusion/pooling.py, heads/psp.py"),
-    Paper("Atrous pooling (DeepLabV3)", "1706.05587", "fusion/pooling.py, heads/aspp.py"),
-    Paper("DeepLabV3+", "1802.02611", "heads/sep_aspp.py"),
-    Paper("Feature pyramid networks", "1612.03144", "pyramids/fpn.py"),
-    Paper("Fully convolutional networks", "1411.4038", "heads/fcn.py"),
+    Paper("BiFPN (EfficientDet)", "1911.09070", "decoders/bifpn.py"),
+    Paper("Panoptic feature pyramid networks", "1901.02446", "decoders/semantic_fpn.py"),
+    Paper("HRNetV2", "1904.04514", "backbones/hrnet.py, decoders/fcn.py"),
+    Paper("Pyramid pooling (PSPNet)", "1612.01105", "fusion/pooling.py, decoders/psp.py"),
+    Paper("Atrous pooling (DeepLabV3)", "1706.05587", "fusion/pooling.py, decoders/aspp.py"),
+    Paper("DeepLabV3+", "1802.02611", "decoders/sep_aspp.py"),
+    Paper("Feature pyramid networks", "1612.03144", "decoders/fpn.py"),
+    Paper("Fully convolutional networks", "1411.4038", "decoders/fcn.py"),
 )
 
 # Decoder -> context on the top level, pyramid, its laterals, its transfers, its combine, what the head combines.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import scaleeq.data  # noqa: F401  (registers the data sets)
 from scaleeq.engine import FEATURES, LRScheduler, build_model, launch, load_config
-from scaleeq.statistics import calibrate
+from scaleeq.equalization.calibration import calibrate
 from scaleeq.training import Trainer
 from tests.aux_logits_rank import CONFIG, TINY, make_batch, run_rank, train
 

@@ -16,9 +16,9 @@ import torch
 import scaleeq.data
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.config import list_configs
-from scaleeq.counting import Count, count_config, image_size
 from scaleeq.engine import load_config
-from scaleeq.statistics import require_calibrated
+from scaleeq.equalization.calibration import require_calibrated
+from scaleeq.probes.counting import Count, count_config, image_size
 from tests.training.tiny import OneStep
 
 ROOT = Path(__file__).parents[1]

@@ -11,8 +11,8 @@ import torch
 
 import scaleeq.data  # noqa: F401  (registers the data sets)
 from scaleeq.engine import MetadataCatalog, load_config
+from scaleeq.equalization.calibration import require_calibrated
 from scaleeq.inference import InferenceOptions
-from scaleeq.statistics import require_calibrated
 from scaleeq.training.setup import check_schedule
 from scaleeq.training.step import micro_batch_size
 from tests.training.tiny import OneStep

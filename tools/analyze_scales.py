@@ -23,9 +23,9 @@ from scaleeq import console
 console.start()
 
 from scaleeq.engine import load_config, setup_logger
-from scaleeq.statistics.page import write_report
+from scaleeq.reports.scales.page import write_report
+from scaleeq.reports.scales.run import analyze_scales
 from scaleeq.training import check_labels, check_model, check_weights, choose_device
-from scaleeq.training.scales import analyze_scales
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -21,8 +21,8 @@ from scaleeq import console
 console.start()
 
 import scaleeq.segmentor  # noqa: F401  (registers the model)
-from scaleeq.counting import count_config, count_table, image_size
 from scaleeq.engine import load_config
+from scaleeq.probes.counting import count_config, count_table, image_size
 from scaleeq.training import choose_device
 from scaleeq.training.timing import time_configs, time_table
 

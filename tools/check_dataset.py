@@ -18,9 +18,9 @@ from scaleeq import console
 
 console.start()
 
-from scaleeq.data.report import ALL, DEFAULT_SAMPLE, check_datasets, draw_sheets
-from scaleeq.data.splits import names_of
+from scaleeq.data.check.splits import names_of
 from scaleeq.files import write_json
+from scaleeq.reports.data import ALL, DEFAULT_SAMPLE, check_datasets, draw_sheets
 
 
 def main() -> int:

@@ -14,8 +14,8 @@ console.start()
 
 from scaleeq.engine import load_config
 from scaleeq.files import read_json
+from scaleeq.reports.pictures.finished_run import branch_scales, plot_branch_scales, plot_predictions
 from scaleeq.training import choose_device
-from scaleeq.training.pictures import branch_scales, plot_branch_scales, plot_predictions
 
 
 def main() -> None:

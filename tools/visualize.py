@@ -24,15 +24,10 @@ console.start()
 from scaleeq.config import add_scaleeq_config
 from scaleeq.data import find_dataset
 from scaleeq.engine import get_cfg, load_config
+from scaleeq.reports.pictures.sheets import SHEETS
+from scaleeq.reports.pictures.sources import ModelPredictions, StoredPredictions, dataset_images, picture_files
+from scaleeq.reports.pictures.writing import write_sheets
 from scaleeq.training import choose_device
-from scaleeq.training.visualization import (
-    SHEETS,
-    ModelPredictions,
-    StoredPredictions,
-    dataset_images,
-    picture_files,
-    write_sheets,
-)
 
 
 def main() -> int:

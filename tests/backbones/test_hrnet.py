@@ -19,8 +19,8 @@ from scaleeq.backbones import HRNetBackbone, TimmBackbone
 from scaleeq.backbones.depth import layer_ids
 from scaleeq.backbones.hrnet import Exchange, Transition
 from scaleeq.config import add_scaleeq_config
+from scaleeq.equalization.calibration import fusions_of
 from scaleeq.layers import Gate, LogitsGate
-from scaleeq.statistics import fusions_of
 
 SMALL = "hrnet_w18_small"
 LEVELS = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}

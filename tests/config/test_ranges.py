@@ -10,18 +10,20 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from scaleeq import backbones, engine, fusion, heads, inference, losses
+from scaleeq import backbones, engine, fusion, inference
+from scaleeq import decoders as heads
 from scaleeq.backbones import depth, hrnet, timm
 from scaleeq.config import RANGES, UNREAD, Range, add_scaleeq_config, check_config, markdown_table, unread_table
 from scaleeq.config.check import OUR_ARCHITECTURES, OUR_BACKBONES, _leaves
 from scaleeq.data import augmentation, reading
+from scaleeq.decoders import final as final_fusion
+from scaleeq.decoders import pyramid as build
 from scaleeq.engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, load_config
 from scaleeq.evaluation import ABSENT_POLICIES, writing
 from scaleeq.fusion import equalizer_spec
-from scaleeq.heads import final_fusion
 from scaleeq.layers import gate, norm
-from scaleeq.losses import ohem, pixels
-from scaleeq.pyramids import build
+from scaleeq.tasks import losses
+from scaleeq.tasks.losses import ohem, pixels
 from scaleeq.training import solver, step
 from tests.training.tiny import BASE
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scaleeq.data import voc2012
+from scaleeq.data.sets import voc2012
 
 VOC, ADE = "VOCdevkit/VOC2012", "ADEChallengeData2016"
 

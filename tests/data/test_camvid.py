@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scaleeq.data import camvid
 from scaleeq.data.reading import read_image, read_labels
+from scaleeq.data.sets import camvid
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 HERE = Path(__file__).resolve()

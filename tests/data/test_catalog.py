@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from scaleeq.data.catalog import datasets_root, register_dataset
+from scaleeq.data.sets.catalog import datasets_root, register_dataset
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 

@@ -17,12 +17,13 @@ import pytest
 from PIL import Image
 
 from scaleeq import console
-from scaleeq.data import camvid, find_dataset, toy
-from scaleeq.data.checking import is_interpolated, look_at, read_all, sample_evenly
-from scaleeq.data.findings import KINDS, NOTES, Finding, by_importance
-from scaleeq.data.report import ALL, Report, check_dataset, check_datasets, draw_sheets
-from scaleeq.data.splits import find_orphans, is_training, names_of, other_side
+from scaleeq.data import find_dataset
+from scaleeq.data.check.checking import is_interpolated, look_at, read_all, sample_evenly
+from scaleeq.data.check.findings import KINDS, NOTES, Finding, by_importance
+from scaleeq.data.check.splits import find_orphans, is_training, names_of, other_side
+from scaleeq.data.sets import camvid, toy
 from scaleeq.pictures import NO_CLASS_COLOR, VOID_COLOR, colorize
+from scaleeq.reports.data import ALL, Report, check_dataset, check_datasets, draw_sheets
 from tests.data.test_camvid import REAL_ROOT, write_camvid
 from tests.data.wrong_folders import CLASSES, DISTINCT, folder, good, label_b, photo, save
 

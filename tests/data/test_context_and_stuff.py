@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scaleeq.data import coco_stuff, pascal_context
 from scaleeq.data.reading import read_labels
+from scaleeq.data.sets import coco_stuff, pascal_context
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 from tests.data.official_files import write_coco_stuff_v11, write_image, write_lines, write_picture
 

@@ -10,7 +10,7 @@ import torch
 
 from scaleeq.data.fingerprint import DataFingerprint, fingerprint
 from scaleeq.data.folder import load_folder
-from scaleeq.data.toy import load_toy
+from scaleeq.data.sets.toy import load_toy
 from tests.training.tiny import tiny_config
 
 NAMES = [f"{index:02d}" for index in range(6)]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scaleeq.data import ade20k, cityscapes, voc2012
-from scaleeq.data.listing import Layout, files_by_name, load_layout
 from scaleeq.data.reading import read_labels
+from scaleeq.data.sets import ade20k, cityscapes, voc2012
+from scaleeq.data.sets.listing import Layout, files_by_name, load_layout
 from scaleeq.engine import DatasetCatalog
 
 from .layout_files import VOC, image, write, write_ade20k, write_cityscapes, write_list, write_voc

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from scaleeq.config import add_scaleeq_config
-from scaleeq.data import lip
 from scaleeq.data.augmentation import TrainAugmentation
 from scaleeq.data.mapper import SegmentationMapper, shared_flip_pairs
 from scaleeq.data.reading import read_labels
+from scaleeq.data.sets import lip
 from scaleeq.engine import DatasetCatalog, MetadataCatalog, get_cfg
 from tests.data.official_files import write_image, write_picture
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from scaleeq.config import add_scaleeq_config
-from scaleeq.data import toy
 from scaleeq.data.loading import (
     PositionBatches,
     TrainStream,
@@ -21,6 +20,7 @@ from scaleeq.data.loading import (
     labels_as_bytes,
     spread_over,
 )
+from scaleeq.data.sets import toy
 from scaleeq.engine import get_cfg
 
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from scaleeq.config import add_scaleeq_config
-from scaleeq.data import toy
 from scaleeq.data.mapper import SegmentationMapper
+from scaleeq.data.sets import toy
 from scaleeq.engine import get_cfg
 
 RECORD = {

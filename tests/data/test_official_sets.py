@@ -14,9 +14,9 @@ import pytest
 from cityscapesscripts.helpers import labels as official_cityscapes
 from PIL import Image
 
-from scaleeq.data import ade20k, cityscapes, voc2012
 from scaleeq.data.mapper import SegmentationMapper
 from scaleeq.data.reading import read_labels
+from scaleeq.data.sets import ade20k, cityscapes, voc2012
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 from .layout_files import write_ade20k, write_cityscapes, write_voc

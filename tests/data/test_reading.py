@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scaleeq.data import toy
 from scaleeq.data.reading import has_labels, read_image, read_labels, read_pair
+from scaleeq.data.sets import toy
 
 LABELS = np.arange(24, dtype=np.uint8).reshape(4, 6)
 

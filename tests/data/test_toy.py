@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from scaleeq.data import toy
+from scaleeq.data.sets import toy
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 DIGEST = (

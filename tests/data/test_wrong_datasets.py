@@ -18,9 +18,9 @@ from PIL import Image
 
 from scaleeq.config import add_scaleeq_config
 from scaleeq.data import build_test_loader, find_dataset
-from scaleeq.data.report import ALL, check_datasets
-from scaleeq.data.splits import names_of
+from scaleeq.data.check.splits import names_of
 from scaleeq.engine import get_cfg
+from scaleeq.reports.data import ALL, check_datasets
 from tests.data.wrong_folders import (
     CLASSES,
     DISTINCT,

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from scaleeq.data import voc2012
+from scaleeq.data.sets import voc2012
 from tests.data.coded_pictures import write_png
 
 CLASSES = ("sky", "road", "car", "tree")

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from scaleeq.data import read_labels, register_dataset, toy
+from scaleeq.data import read_labels, register_dataset
+from scaleeq.data.sets import toy
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 from scaleeq.evaluation import ABSENT_POLICIES, ConfusionMatrix, SemSegEvaluator, metrics_from_counts
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scaleeq.data import camvid
 from scaleeq.data.reading import read_labels
+from scaleeq.data.sets import camvid
 from scaleeq.evaluation import boundary
 from scaleeq.evaluation.boundary import (
     BoundaryIoU,

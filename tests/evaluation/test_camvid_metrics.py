@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from scaleeq.data import camvid, read_labels
+from scaleeq.data import read_labels
+from scaleeq.data.sets import camvid
 from scaleeq.evaluation import SemSegEvaluator
 
 HERE = Path(__file__).resolve()

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from scaleeq.data import camvid, cityscapes
 from scaleeq.data.mapper import SegmentationMapper
 from scaleeq.data.reading import read_instances, read_labels
+from scaleeq.data.sets import camvid, cityscapes
 from scaleeq.engine import DatasetCatalog
 from scaleeq.evaluation.cityscapes import CATEGORIES, CLASS_TABLE, CLASSES, LABEL_IDS, InstanceIoU
 from scaleeq.evaluation.confusion import ConfusionMatrix

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 import scaleeq.data  # noqa: F401  (registers the toy scenes)
-from scaleeq.data import read_labels, register_dataset, toy
+from scaleeq.data import read_labels, register_dataset
+from scaleeq.data.sets import toy
 from scaleeq.engine import DatasetCatalog, MetadataCatalog, inference_on_dataset
 from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
 from scaleeq.evaluation.ade20k import ADE20KScore

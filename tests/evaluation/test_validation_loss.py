@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scaleeq.data import toy  # noqa: F401 (registers the toy scenes)
+from scaleeq.data.sets import toy  # noqa: F401 (registers the toy scenes)
 from scaleeq.engine import MetadataCatalog
 from scaleeq.evaluation import ValidationLossEvaluator
 

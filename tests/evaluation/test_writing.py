@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scaleeq.data.cityscapes import CLASS_TABLE
+from scaleeq.data.sets.cityscapes import CLASS_TABLE
 from scaleeq.engine import DatasetEvaluators, MetadataCatalog
 from scaleeq.evaluation.argmax import predicted_labels
 from scaleeq.evaluation.writing import output_writers, prediction_names

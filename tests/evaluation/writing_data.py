@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from scaleeq.data import ade20k, cityscapes, register_dataset, voc2012
+from scaleeq.data import register_dataset
+from scaleeq.data.sets import ade20k, cityscapes, voc2012
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 SIZE = (6, 8)

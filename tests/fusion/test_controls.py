@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from scaleeq import calibrate, fold_equalizers
+from scaleeq.equalization.gradients import branch_rms
 from scaleeq.fusion import Branch, EqualizerSpec, Fusion, Resize, make_combine, scale_optimizer_steps
 from scaleeq.fusion.equalizer_spec import CONTROLS
 from scaleeq.layers import ConvNormAct, batch_norm
-from scaleeq.statistics.gradients import branch_rms
 
 WIDTHS = {"fine": 2, "middle": 4, "coarse": 6}
 SIZES = {"fine": (8, 12), "middle": (4, 6), "coarse": (2, 3)}

@@ -11,7 +11,7 @@ from torch import nn
 
 from scaleeq import equalize, fold_equalizers
 from scaleeq.fusion import ConvFusion, EqualizerSpec
-from tests.statistics.any_net import AnyNet, make_batches, make_net
+from tests.equalization.any_net import AnyNet, make_batches, make_net
 
 GEOMETRY = ("stride", "padding", "dilation", "groups", "kernel_size", "padding_mode", "in_channels", "out_channels")
 ATTRIBUTES = (*GEOMETRY, "weight", "bias", "transposed", "output_padding")

@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 import scaleeq.training
-from scaleeq.data.toy import render_scene
+from scaleeq.data.sets.toy import render_scene
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_net.py"

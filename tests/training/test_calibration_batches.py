@@ -7,11 +7,11 @@ import logging
 import pytest
 import torch
 
-from scaleeq.statistics import calibrate
-from scaleeq.statistics.hooks import CalibrationHook
+from scaleeq.equalization.calibration import calibrate
+from scaleeq.reports.scales.run import analyze_scales
 from scaleeq.training import Trainer
 from scaleeq.training.norms import single_value_norms
-from scaleeq.training.scales import analyze_scales
+from scaleeq.training.scale_hooks import CalibrationHook
 
 from .tiny import tiny_config
 

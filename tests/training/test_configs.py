@@ -7,9 +7,9 @@ import pytest
 import scaleeq.data
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.config import config_root, list_configs
-from scaleeq.counting import build_on_meta
 from scaleeq.engine import load_config
-from scaleeq.statistics import fusions_of
+from scaleeq.equalization.calibration import fusions_of
+from scaleeq.probes.counting import build_on_meta
 from scaleeq.training import check_labels
 
 ROOT = config_root()

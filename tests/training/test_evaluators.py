@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from scaleeq.data import register_dataset
-from scaleeq.data.toy import CLASSES, COLORS
+from scaleeq.data.sets.toy import CLASSES, COLORS
 from scaleeq.engine import DatasetCatalog, DatasetEvaluators, MetadataCatalog
 from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
 from scaleeq.evaluation.ade20k import ADE20KScore

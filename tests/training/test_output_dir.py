@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from scaleeq.data.toy import CLASSES, render_scene
+from scaleeq.data.sets.toy import CLASSES, render_scene
 from scaleeq.engine import DatasetCatalog, SafeCheckpointer
 from scaleeq.training import check_disk_space, check_output_dir, evaluation_config
 from scaleeq.training.output_dir import checkpoint_bytes, log_changes

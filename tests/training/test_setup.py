@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from scaleeq import console
-from scaleeq.data.camvid import load_camvid
-from scaleeq.data.catalog import register_dataset
+from scaleeq.data.sets.camvid import load_camvid
+from scaleeq.data.sets.catalog import register_dataset
 from scaleeq.engine import DatasetCatalog, MetadataCatalog, load_config
 from scaleeq.training import Trainer, check_before_training, choose_device
 from scaleeq.training.expected import metric_names, require_expected

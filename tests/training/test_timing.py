@@ -1,4 +1,4 @@
-"""What is told of the peak of memory. Oracle: a subtraction by hand. The times themselves: tests/test_counting.py."""
+"""What is told of the peak of memory. Oracle: a subtraction by hand. The times themselves: tests/probes/test_counting.py."""
 
 from __future__ import annotations
 

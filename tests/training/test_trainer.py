@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scaleeq.engine import DatasetEvaluator, DatasetEvaluators, SafeCheckpointer, seed_all_rng
-from scaleeq.statistics import require_calibrated
+from scaleeq.equalization.calibration import require_calibrated
 from scaleeq.training import Trainer, evaluate, evaluate_only
 from scaleeq.training.evaluate import hash_weights
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scaleeq.losses import LossOptions, SegmentationLoss
 from scaleeq.segmentor import ScaleEqSegmentor
+from scaleeq.tasks.losses.options import LossOptions
+from scaleeq.tasks.losses.segmentation import SegmentationLoss
 from scaleeq.training.metrics import gather_metrics
 from scaleeq.training.solver import build_gradient_clipper, build_optimizer
 from scaleeq.training.step import TrainingStep

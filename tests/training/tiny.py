@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scaleeq.data.catalog import register_dataset
-from scaleeq.data.toy import CLASSES, COLORS
+from scaleeq.data.sets.catalog import register_dataset
+from scaleeq.data.sets.toy import CLASSES, COLORS
 from scaleeq.engine import CfgNode, DatasetCatalog, LRScheduler, load_config
-from scaleeq.statistics.hooks import CalibrationHook
 from scaleeq.training import Trainer
+from scaleeq.training.scale_hooks import CalibrationHook
 
 BASE = Path(__file__).parents[2] / "configs" / "Base.yaml"
 TEST_SET, OTHER_TEST_SET = "tiny_sem_seg_val", "tinier_sem_seg_val"

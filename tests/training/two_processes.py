@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scaleeq.data.catalog import register_dataset
-from scaleeq.data.toy import CLASSES, COLORS
+from scaleeq.data.sets.catalog import register_dataset
+from scaleeq.data.sets.toy import CLASSES, COLORS
 from scaleeq.engine import CfgNode, SafeCheckpointer, comm, default_argument_parser, run_job, seed_all_rng
 from scaleeq.evaluation import SemSegEvaluator
 from scaleeq.training import Trainer

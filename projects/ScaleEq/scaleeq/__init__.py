@@ -16,9 +16,9 @@ __all__ = ["Fusion", "ScaleEqualizer", "calibrate", "equalize", "fold_equalizers
 _HOMES = {
     "Fusion": "scaleeq.fusion",
     "ScaleEqualizer": "scaleeq.fusion",
-    "calibrate": "scaleeq.statistics.calibration",
-    "equalize": "scaleeq.statistics.any_model",
-    "fold_equalizers": "scaleeq.statistics.folding",
+    "calibrate": "scaleeq.equalization.calibration",
+    "equalize": "scaleeq.equalization.foreign",
+    "fold_equalizers": "scaleeq.equalization.folding",
 }
 
 

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import backbones, heads  # noqa: F401  (registers them)
+from scaleeq import backbones  # noqa: F401  (registers them)
+from scaleeq.decoders.base import SegmentationHead
+from scaleeq.decoders.fcn import auxiliary_heads
+from scaleeq.tasks.losses.options import LossOptions
+from scaleeq.tasks.losses.segmentation import SegmentationLoss
+
 from .engine import (
     META_ARCH_REGISTRY,
     Backbone,
@@ -19,9 +24,6 @@ from .engine import (
     get_cfg,
     sem_seg_postprocess,
 )
-from .heads.base import SegmentationHead
-from .heads.fcn import auxiliary_heads
-from .losses import LossOptions, SegmentationLoss
 from .names import check_names
 from .ops import resize, send
 
@@ -33,7 +35,7 @@ class ScaleEqSegmentor(nn.Module):
     Args:
         backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride). In training it may add "aux_logits",
             name -> (N, num_classes, h, w), which become losses "loss_aux_<name>"; heads do not see them.
-        sem_seg_head: a head of scaleeq.heads.
+        sem_seg_head: a head of scaleeq.decoders.
         aux_heads: level -> head, in training only.
         aux_losses: name -> loss of these logits of the backbone.
         pixel_mean, pixel_std: per channel, in INPUT.FORMAT order, in units of the image (0..255).

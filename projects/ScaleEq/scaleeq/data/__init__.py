@@ -1,12 +1,13 @@
 """Data sets, augmentation, mapper and loaders. Importing it registers the names of all data sets."""
 
-from scaleeq.data import ade20k, camvid, cityscapes, coco_stuff, lip, pascal_context, toy, voc2012
-from scaleeq.data.catalog import IGNORE_LABEL, datasets_root, register_dataset
 from scaleeq.data.classes_file import read_classes
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.loading import build_test_loader, build_train_loader
 from scaleeq.data.mapper import SegmentationMapper
 from scaleeq.data.reading import read_image, read_labels
+
+from .sets import ade20k, camvid, cityscapes, coco_stuff, lip, pascal_context, toy, voc2012
+from .sets.catalog import IGNORE_LABEL, datasets_root, register_dataset
 
 __all__ = [
     "IGNORE_LABEL",

@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from scaleeq.data.catalog import IGNORE_LABEL
 from scaleeq.data.text_file import read_lines
-from scaleeq.data.voc2012 import voc_color
+
+from .sets.catalog import IGNORE_LABEL
+from .sets.voc2012 import voc_color
 
 EXPECTED = (
     "expected UTF-8, a class a line, in the order of the labels from 0 on: its name, or its name and colour, "

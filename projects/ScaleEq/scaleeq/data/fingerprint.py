@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from scaleeq.data.catalog import Record
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.loading import spread_over
 from scaleeq.engine import DatasetCatalog
+
+from .sets.catalog import Record
 
 FRACTION = "DATASETS.TRAIN_FRACTION"
 KEYS = ("DATASETS.TRAIN", "DATASETS.TEST")

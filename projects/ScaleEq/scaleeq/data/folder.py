@@ -16,10 +16,11 @@ import functools
 import os
 from typing import Any
 
-from scaleeq.data.catalog import Record, datasets_root, register_dataset
 from scaleeq.data.classes_file import read_classes
-from scaleeq.data.listing import Layout, layout_records
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
+
+from .sets.catalog import Record, datasets_root, register_dataset
+from .sets.listing import Layout, layout_records
 
 PREFIX = "folder:"
 CLASSES_FILE = "classes.txt"

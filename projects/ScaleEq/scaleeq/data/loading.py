@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from scaleeq.data.catalog import Record
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.mapper import Sample, SegmentationMapper
 from scaleeq.engine import DatasetCatalog, InferenceSampler, comm
 from scaleeq.workers import leave_signals_to_parent
+
+from .sets.catalog import Record
 
 PERMUTATION_STREAM = 1  # keeps the epochs' draws apart from the samples'
 

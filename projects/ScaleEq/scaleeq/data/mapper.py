@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from scaleeq.data.augmentation import TrainAugmentation, resize_image, resized_shape
-from scaleeq.data.catalog import Record
 from scaleeq.data.reading import IMAGE_FORMATS, has_labels, read_image, read_instances, read_pair
 from scaleeq.engine import MetadataCatalog
+
+from .sets.catalog import Record
 
 Sample = dict[str, Any]
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from scaleeq.data import toy
-from scaleeq.data.catalog import IGNORE_LABEL, Record
 from scaleeq.data.picture_file import read_rgb, read_values
+
+from .sets import toy
+from .sets.catalog import IGNORE_LABEL, Record
 
 IMAGE_FORMATS = ("RGB", "BGR")
 

@@ -21,7 +21,6 @@ from torch import nn
 
 from scaleeq import engine
 from scaleeq.choices import one_of
-from scaleeq.counting import count
 from scaleeq.data import find_dataset
 from scaleeq.data.reading import has_labels
 from scaleeq.engine import (
@@ -35,11 +34,12 @@ from scaleeq.engine import (
     inference_on_dataset,
     print_csv_format,
 )
+from scaleeq.equalization.calibration import require_calibrated
 from scaleeq.evaluation import ABSENT_POLICIES, SemSegEvaluator, ValidationLossEvaluator, dataset_parts
 from scaleeq.evaluation.writing import output_writers
 from scaleeq.files import write_json
 from scaleeq.inference import Inference
-from scaleeq.statistics import require_calibrated
+from scaleeq.probes.counting import count
 from scaleeq.stopping import UntilStopped, stop_signals
 
 from .expected import require_expected

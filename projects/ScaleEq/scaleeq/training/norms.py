@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scaleeq.engine import comm
-from scaleeq.statistics import fusions_of
-from scaleeq.statistics.mode import MORE_VALUES, counts_all_ranks
+from scaleeq.equalization.calibration import fusions_of
+from scaleeq.equalization.mode import MORE_VALUES, counts_all_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def single_value_norms(model: nn.Module, *, micro_batch: int) -> list[str]:
 
 
 def refuse_single_values(model: nn.Module, *, micro_batch: int) -> None:
-    """ValueError for what a calibration of this model would refuse at its first batch (statistics/mode.py)."""
+    """ValueError for what a calibration of this model would refuse at its first batch (equalization/mode.py)."""
     inside = tuple(f"{fusion}." for fusion in fusions_of(model))
     if found := [name for name in single_value_norms(model, micro_batch=micro_batch) if name.startswith(inside)]:
         raise ValueError(

@@ -15,8 +15,8 @@ from torch import nn
 
 from scaleeq.config.check import OUR_ARCHITECTURES
 from scaleeq.console import quiet
-from scaleeq.counting import build_on_meta
 from scaleeq.engine import CfgNode, SafeCheckpointer
+from scaleeq.probes.counting import build_on_meta
 
 from .evaluate import evaluated_file
 from .norms import refuse_single_values

@@ -16,9 +16,9 @@ from scaleeq.engine import (
     PeriodicCheckpointer,
     comm,
 )
-from scaleeq.statistics.hooks import CalibrationHook, ScaleStatisticsHook
 
 from .hooks import BestCheckpoint, EarlyStop, FirstBatches, MissedEvaluation
+from .scale_hooks import CalibrationHook, ScaleStatisticsHook
 from .writers import EvaluationWriter, MetricsFile
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from torch import nn
 
 from scaleeq import engine
 from scaleeq.config import check_config
-from scaleeq.data.catalog import ONE_CLASS, Record, datasets_root
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.mapper import SegmentationMapper
 from scaleeq.data.reading import has_labels, read_pair
+from scaleeq.data.sets.catalog import ONE_CLASS, Record, datasets_root
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, comm
 from scaleeq.inference import InferenceOptions
 from scaleeq.names import check_names

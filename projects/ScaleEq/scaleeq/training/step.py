@@ -24,8 +24,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scaleeq.engine import CfgNode, comm, seed_all_rng
-from scaleeq.losses import prepare_step
 from scaleeq.ops import send
+from scaleeq.tasks.losses.segmentation import prepare_step
 
 from .solver import Clipper
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from scaleeq.data.catalog import datasets_root
 from scaleeq.data.preparation import coco_stuff, pascal_context, voc2012
+
+from ..sets.catalog import datasets_root
 
 CONVERSIONS: dict[str, Callable[..., list[str]]] = {
     "voc2012-trainaug": voc2012.prepare,

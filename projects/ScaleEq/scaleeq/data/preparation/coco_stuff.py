@@ -15,9 +15,6 @@ import os
 
 import numpy as np
 
-from scaleeq.data.catalog import IGNORE_LABEL
-from scaleeq.data.coco_stuff import BASES, CLASSES, LABELS, SPLITS
-from scaleeq.data.listing import files_by_name, read_names
 from scaleeq.data.picture_file import require_file
 from scaleeq.data.preparation.conversion import (
     Conversion,
@@ -27,6 +24,10 @@ from scaleeq.data.preparation.conversion import (
     import_reader,
     select_present,
 )
+
+from ..sets.catalog import IGNORE_LABEL
+from ..sets.coco_stuff import BASES, CLASSES, LABELS, SPLITS
+from ..sets.listing import files_by_name, read_names
 
 NUM_IMAGES = {"train": 9_000, "test": 1_000}
 WHAT = "COCO-Stuff-10K"

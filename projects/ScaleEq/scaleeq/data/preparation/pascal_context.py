@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from scaleeq.data.listing import files_by_name
-from scaleeq.data.pascal_context import BASES, CATEGORY_IDS, LABELS, LISTS
 from scaleeq.data.picture_file import require_file
 from scaleeq.data.preparation.coco_masks import decode
 from scaleeq.data.preparation.conversion import Conversion, convert, find_source, select_present, write_list
+
+from ..sets.listing import files_by_name
+from ..sets.pascal_context import BASES, CATEGORY_IDS, LABELS, LISTS
 
 logger = logging.getLogger(__name__)
 

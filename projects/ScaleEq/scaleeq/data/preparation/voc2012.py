@@ -16,7 +16,6 @@ import shutil
 
 import numpy as np
 
-from scaleeq.data.listing import files_by_name, read_names
 from scaleeq.data.picture_file import read_values, require_file
 from scaleeq.data.preparation.conversion import (
     Conversion,
@@ -26,8 +25,10 @@ from scaleeq.data.preparation.conversion import (
     select_present,
     write_list,
 )
-from scaleeq.data.voc2012 import CLASSES
 from scaleeq.files import replacing
+
+from ..sets.listing import files_by_name, read_names
+from ..sets.voc2012 import CLASSES
 
 NUM_IMAGES = 10_582
 WHAT = "VOC 2012 (trainaug)"

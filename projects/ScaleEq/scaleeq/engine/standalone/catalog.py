@@ -1,6 +1,6 @@
 """Datasets by name: how to list their records, and what is known about them.
 
-Source: Detectron2's data/catalog.py.
+Source: Detectron2's data/sets/catalog.py.
 Deviations: metadata keys that Detectron2 has renamed (class_names, stuff_class_names) are not redirected.
 """
 

@@ -1,0 +1,1 @@
+"""The data sets that are known by name, in the layouts that people have on their disks."""

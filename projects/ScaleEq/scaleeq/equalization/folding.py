@@ -1,0 +1,41 @@
+"""Folding: a calibrated model without its equalizers, with the same outputs.
+
+Concatenations fold into the weights of the convolution that follows, sums into one coefficient per branch and one
+offset; both are exact, zero-padded borders included (see layers/offset_conv.py). A convolution that `equalize` put a
+Fusion in place of gets its place back.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+from torch import nn
+
+from scaleeq.fusion import ConvFusion, exchange_module
+
+from .calibration import fusions_of, require_calibrated
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fold_equalizers(model: Model) -> Model:
+    """A copy of a model whose equalizers are folded into the weights that follow them.
+
+    The copy computes the same function, has no equalizer in its modules or its state dict, and can be trained further
+    (as a plain model: its training differs from the equalized one's).
+
+    Raises:
+        RuntimeError: an equalizer is not calibrated; the message names its fusion.
+        ValueError: weights in half precision cannot hold it.
+    """
+    require_calibrated(model)
+    folded = copy.deepcopy(model)
+    for name, fusion in fusions_of(folded).items():
+        try:
+            fusion.fold()
+        except ValueError as error:
+            raise ValueError(f"fusion {name!r} cannot be folded: {error}") from error
+        if isinstance(fusion, ConvFusion):
+            exchange_module(folded, fusion, fusion.mix.consumer)
+    return folded

@@ -1,0 +1,78 @@
+"""What a calibration runs of a model, and whether each of its Fusions can be measured and take what was measured."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from scaleeq.fusion import Fusion
+from scaleeq.fusion.checks import refuse_misfit
+
+from .mode import measuring
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Measurable(Protocol):
+    """What a model of this project states, so that a calibration gives it batches as training does. A model without
+    both is called itself: what it has under one of these names may be anything.
+    """
+
+    def calibration_inputs(self, batch: Any) -> tuple[Any, torch.Tensor | None]:
+        """batch -> (the input of `logits`, valid (N, 2) or None), as `inputs` of calibrate."""
+
+    def logits(self, x: Any) -> Any:
+        """The part of the forward that runs the Fusions."""
+
+
+def forward_of(model: nn.Module) -> Callable[..., Any]:
+    """What runs a model's Fusions."""
+    return model.logits if isinstance(model, Measurable) else model
+
+
+def refuse_second_runs(model: nn.Module, fusions: dict[str, Fusion], x: Any) -> None:
+    """ValueError for a fusion that runs twice in model(x): its equalizers can have the statistics of one place only.
+
+    A twin runs, with the same weights, because a forward of the model ends at the fusion that is measured.
+    """
+    observers = {name: fusion.observer for name, fusion in fusions.items()}
+    for fusion in fusions.values():
+        fusion.observer = None
+    try:
+        twin = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+    except (RuntimeError, TypeError) as error:
+        logger.warning("the model cannot be copied (%s), so it was not seen whether it runs a fusion twice", error)
+        return
+    finally:
+        for name, fusion in fusions.items():
+            fusion.observer = observers[name]
+    runs: Counter[str] = Counter()
+    for name in fusions:
+        twin.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: runs.update([name]))
+    try:
+        with measuring(twin):
+            forward_of(twin)(x)
+    except Exception as error:
+        logger.debug("what follows the fusions does not run in a calibration: %s", error)
+    if again := [name for name, count in runs.items() if count > 1]:
+        raise ValueError(
+            f"the forward runs {', '.join(again)} more than once, and its equalizers can have the statistics of one "
+            "place: give each place a Fusion of its own"
+        )
+
+
+def refuse_named_misfit(name: str, fusion: Fusion) -> None:
+    """ValueError, with the fusion's name, where weights in half precision cannot take its scales; they are reset."""
+    try:
+        refuse_misfit(fusion)
+    except ValueError as error:
+        for equalizer in fusion.equalizer_of.values():
+            equalizer.reset()  # an initializer has not scaled its weights yet, so nothing is to be taken back
+        raise ValueError(f"fusion {name!r}: {error}") from error

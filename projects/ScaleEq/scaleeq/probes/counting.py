@@ -1,0 +1,187 @@
+"""Parameters and multiply-adds of a model, by part (backbone, pyramid, head) and by kind of layer.
+
+Counted where operators are dispatched, so functional calls count, with torch's own formulas (torch.utils.flop_counter).
+A multiply-add is one; biases, norms, activations, pooling and resizing are none. Works on meta tensors, at full size in
+seconds, with the numbers that real tensors give.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from scaleeq.engine import build_model
+from scaleeq.fusion import Aligned
+from scaleeq.markdown import code
+from scaleeq.names import check_names
+
+PARTS = ("backbone", "pyramid", "head", "other")
+AUXILIARY = "auxiliary"
+# Convolutions; linear layers; a deformable convolution's weights; products of two maps, which attention is.
+KINDS = ("conv", "linear", "deformable", "attention")
+CITYSCAPES_SIZE, DEFAULT_SIZE = (1024, 2048), (512, 512)  # pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+    """What inference needs.
+
+    params_by_part and macs_by_part: those of PARTS that the model has; the pyramid is not counted with the head.
+    macs_by_kind: one of KINDS -> multiply-adds. auxiliary_params: of heads that training alone needs.
+    """
+
+    params_by_part: dict[str, int]
+    macs_by_part: dict[str, int]
+    macs_by_kind: dict[str, int]
+    auxiliary_params: int
+
+    @property
+    def params(self) -> int:
+        return sum(self.params_by_part.values())
+
+    @property
+    def macs(self) -> int:
+        return sum(self.macs_by_part.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {"params": self.params, "macs": self.macs, **dataclasses.asdict(self)}
+
+
+def count_config(cfg: Any, size: Sequence[int]) -> Count:
+    """The model of a config on one image of `size` (height, width), pixels, without memory for its weights or maps."""
+    model = build_on_meta(cfg)
+    return count(model, [{"image": torch.empty(3, *size, device="meta")}])
+
+
+def build_on_meta(cfg: Any) -> nn.Module:
+    """The model of a config on the meta device: shapes without numbers, so no pretrained weights are fetched."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    check_names(cfg)
+    cfg.MODEL.DEVICE = "meta"
+    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+def image_size(cfg: Any) -> tuple[int, int]:
+    """Height and width at which a config's multiply-adds are stated, pixels."""
+    return CITYSCAPES_SIZE if cfg.DATASETS.TEST and "cityscapes" in cfg.DATASETS.TEST[0] else DEFAULT_SIZE
+
+
+def count_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown of records with "config", "size" and what Count.as_dict gives: parameters in M, multiply-adds in G."""
+
+    def cell(number: int, unit: float, digits: int) -> str:
+        return f"{number / unit:.{digits}f}" if number else "-"
+
+    parts = [part for part in PARTS if any(part in record["params_by_part"] for record in records)]
+    rows = []
+    for record in records:
+        params, macs, kinds = (record[key] for key in ("params_by_part", "macs_by_part", "macs_by_kind"))
+        cells = [code(record["config"], in_table=True), "x".join(map(str, record["size"]))]
+        cells += [cell(number, 1e6, 2) for number in (record["params"], *(params.get(part, 0) for part in parts))]
+        cells += [cell(number, 1e9, 1) for number in (record["macs"], *(macs.get(part, 0) for part in parts))]
+        rows.append([*cells, *(cell(kinds[kind], 1e9, 1) for kind in KINDS[1:])])
+    headers = ["config", "image", "params M", *parts, "multiply-adds G", *parts, *(f"of it {k}" for k in KINDS[1:])]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def count(model: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None) -> Count:
+    """Count `model(*inputs)` in eval mode; the modes of its modules are restored.
+
+    call: what takes the inputs instead of the model, and calls it, perhaps several times.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    counter = _Counter(model)
+    try:
+        # With this choice attention is the two products that it is, on every device.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            (call or model)(*inputs)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    params = Counter(dict.fromkeys(counter.macs_by_part, 0))
+    seen: set[nn.Parameter] = set()
+    for module, part in counter.part_of.items():
+        own = set(module.parameters(recurse=False)) - seen
+        params[part] += sum(parameter.numel() for parameter in own)
+        seen |= own
+    auxiliary = params.pop(AUXILIARY, 0)
+    macs = {part: macs for part, macs in counter.macs_by_part.items() if macs or params[part]}
+    return Count({part: params[part] for part in macs}, macs, dict(counter.macs_by_kind), auxiliary)
+
+
+def parts_of(model: nn.Module) -> dict[nn.Module, str]:
+    """Every module of `model` -> the part that it belongs to: one of PARTS, or AUXILIARY."""
+    head = getattr(model, "sem_seg_head", None)
+    owners = zip(PARTS, (getattr(model, "backbone", None), getattr(head, "pyramid", None), head, model), strict=True)
+    part_of: dict[nn.Module, str] = {}
+    for part, owner in ((AUXILIARY, getattr(model, "aux_heads", None)), *owners):
+        for module in owner.modules() if isinstance(owner, nn.Module) else ():
+            part_of.setdefault(module, part)
+    return part_of
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the multiply-adds of every operator, by the part of the model and by the layer that it runs in."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.part_of = parts_of(model)
+        self.macs_by_part: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
+        self.macs_by_kind: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+        self._running: list[nn.Module] = []
+
+    def __enter__(self) -> _Counter:
+        self._handles = [module.register_forward_pre_hook(self._enter_module) for module in self.part_of]
+        self._handles += [module.register_forward_hook(self._leave_module) for module in self.part_of]
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
+
+    def _enter_module(self, module: nn.Module, inputs: Any) -> None:
+        self._running.append(module)
+
+    def _leave_module(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._running.pop()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        packet = func._overloadpacket
+        if packet is torch.ops.torchvision.deform_conv2d:
+            weight = args[1]
+            self._add("deformable", output.numel() * weight[0].numel())
+        elif packet in flop_registry:
+            macs = flop_registry[packet](*args, **kwargs, out_val=output) // 2
+            self._add("conv" if "conv" in str(packet) else self._kind_of_product(), macs)
+        return output
+
+    def _kind_of_product(self) -> str:
+        if isinstance(self._innermost, nn.Linear):
+            return "linear"
+        return "deformable" if isinstance(self._innermost, Aligned) else "attention"
+
+    @property
+    def _innermost(self) -> nn.Module | None:
+        return self._running[-1] if self._running else None
+
+    def _add(self, kind: str, macs: int) -> None:
+        part = "other" if self._innermost is None else self.part_of[self._innermost]
+        self.macs_by_part[part] += macs
+        self.macs_by_kind[kind] += macs

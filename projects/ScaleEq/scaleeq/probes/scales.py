@@ -1,0 +1,295 @@
+"""What is recorded of every Fusion's branches in a training step: by the trainer's hook and by tools/analyze_scales.py.
+
+Observers read the maps of the forwards that run anyway, hooks of autograd read their gradients, and both leave results
+bit-identical. A step may have several forwards (micro-batches) and several processes: their maps count as one batch.
+
+The numbers of a branch, each where it has a meaning, and of the branch as it is before its equalizer:
+    source_mean, source_std, source_correlation_{y, x}    before the transfer, over all channels; correlation of
+                                                          neighbouring pixels around the branch's mean
+    mean, std, correlation_{y, x}                         after the transfer
+    std_predicted                                         from what is before the transfer (ops/variance.py)
+    energy_share                                          C std^2 over the sum of all branches
+    std_equalized, energy_share_equalized                 behind its equalizer
+    map_gradient                                          root mean square of the loss's gradient by the branch
+    weight_gradient                                       that of the weights that consume it, as the optimizer sees it
+    relative_step                                         |change of these weights| / |weights| in the optimizer's step
+and of a fusion, largest over smallest: spread (std), spread_equalized, gradient_spread (weight_gradient) and
+map_gradient_spread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from scaleeq.equalization.calibration import fusions_of
+from scaleeq.equalization.gradients import branch_rms
+from scaleeq.equalization.moments import BranchMoments
+from scaleeq.equalization.result import spread
+from scaleeq.fusion import Branch, Fusion, Keep, Observation, Resize
+from scaleeq.ops.resize import INTERPOLATIONS
+from scaleeq.ops.variance import upsampled_variance_factor
+
+Gather = Callable[[Any], list[Any]]
+Record = dict[str, dict[str, Any]]  # fusion -> {"branches": branch -> name -> value, spreads}
+
+SPREADS = {
+    "spread": "std",
+    "spread_equalized": "std_equalized",
+    "gradient_spread": "weight_gradient",
+    "map_gradient_spread": "map_gradient",
+}
+
+
+class Recorder:
+    """Watches a model's Fusions from `start` to `finish`.
+
+        recorder.start()
+        loss.backward()
+        recorder.read_gradients()  # complete, before they are clipped
+        optimizer.step()
+        record = recorder.finish()
+
+    Several steps between start and finish are averaged, but for relative_step, which is the last one's.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.fusions = fusions_of(model, equalized=False)
+        self._seen: dict[str, dict[str, _Branch]] = {}
+        self._gradients: dict[str, list[torch.Tensor]] = {}
+        self._weights: dict[str, torch.Tensor] = {}
+        self._observers: dict[str, Any] = {}  # those of before
+        self._handles: list[Any] = []
+        self._gradient_scale = 1.0
+
+    def start(self, *, maps: bool = True) -> None:
+        """maps: False for compiled models, where an observer would have them compiled anew: weights alone."""
+        for name, fusion in self.fusions.items() if maps else ():
+            seen = self._seen[name] = {branch: _Branch() for branch in fusion.branches}
+            self._observers[name] = fusion.observer
+            fusion.observer = lambda fusion, o, seen=seen: seen[o.branch].observe(fusion, o)
+            self._handles.append(fusion.combine.register_forward_hook(_gradient_reader(fusion, seen)))
+
+    def read_gradients(self, gradient_scale: float = 1.0) -> None:
+        """gradient_scale: what a loss scaler multiplied the losses with, if the weights' gradients are without it."""
+        self._gradient_scale = gradient_scale
+        for name, fusion in self.fusions.items():
+            weight = _consumed_by(fusion)
+            if weight is not None and weight.grad is not None:
+                self._gradients.setdefault(name, []).append(branch_rms(fusion, weight.grad))
+                self._weights[name] = weight.detach().clone()
+
+    def finish(self, gather: Gather = lambda value: [value]) -> Record:
+        """The record, in the order of the model's fusions; those that did not run are left out. Nothing watches after.
+
+        gather: all processes' objects, where several share a step.
+        """
+        self.stop()
+        shares = gather({n: {b: seen.to_cpu() for b, seen in branches.items()} for n, branches in self._seen.items()})
+        record: Record = {}
+        for name, fusion in self.fusions.items():
+            parts = {b: [s for share in shares for s in share.get(name, {}).get(b, [])] for b in fusion.branches}
+            values = {branch: self._summary(fusion, branch, seen, len(shares)) for branch, seen in parts.items()}
+            self._add_weights(name, fusion, values)
+            record |= {name: _with_shares(fusion, values)} if all(values.values()) else {}
+        self._seen, self._gradients, self._weights = {}, {}, {}
+        return record
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        for name, observer in self._observers.items():
+            self.fusions[name].observer = observer
+        self._observers = {}
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _summary(self, fusion: Fusion, branch: str, parts: list[dict[str, Any]], processes: int) -> dict[str, float]:
+        """The numbers of one branch that its maps give."""
+        if not parts:
+            return {}
+        source, transferred = (_merged([part[key] for part in parts]) for key in ("source", "transferred"))
+        values = {f"source_{key}": value for key, value in source.numbers.items()} | transferred.numbers
+        factor = _predicted_factor(fusion, branch, parts[0], source.numbers)
+        if factor is not None:
+            values["std_predicted"] = source.numbers["std"] * math.sqrt(factor)
+        equalizer = fusion.equalizer_of.get(branch)
+        if equalizer is not None:
+            scale, shift = (v.detach().double().cpu() for v in (equalizer.scale(), equalizer.shift()))
+            moments = transferred.moments
+            equalized = BranchMoments(moments.count, moments.mean * scale + shift, moments.squares * scale**2)
+            values["std_equalized"] = math.sqrt(equalized.scalar()[1])
+        squares, count = (sum(part[key] for part in parts) for key in ("gradient_squares", "gradient_count"))
+        if count:
+            values["map_gradient"] = math.sqrt(squares / count) / (self._gradient_scale * processes)
+        return {key: value for key, value in values.items() if math.isfinite(value)}
+
+    def _add_weights(self, name: str, fusion: Fusion, values: dict[str, dict[str, float]]) -> None:
+        """The numbers of the weights that consume a concatenation's branches."""
+        if name not in self._gradients:
+            return
+        gradients = torch.stack(self._gradients[name]).square().mean(0).sqrt().tolist()
+        old = self._weights[name]
+        weight = cast(torch.Tensor, _consumed_by(fusion)).detach()
+        steps = (branch_rms(fusion, weight - old) / branch_rms(fusion, old)).tolist()
+        for branch, gradient, step in zip(values, gradients, steps, strict=True):
+            numbers = {"weight_gradient": gradient, "relative_step": step}
+            values[branch] |= {key: value for key, value in numbers.items() if math.isfinite(value)}
+
+
+class _Branch:
+    """What one process has seen of one branch: a part for each forward, on the device until `to_cpu`."""
+
+    def __init__(self) -> None:
+        self.parts: list[dict[str, Any]] = []
+
+    @torch.no_grad()
+    def observe(self, fusion: Fusion, seen: Observation) -> None:
+        transferred = map_statistics(seen.transferred, seen.scale, seen.offset)
+        same = seen.source is seen.transferred or seen.source.data_ptr() == seen.transferred.data_ptr()
+        source = transferred if same else map_statistics(seen.source, seen.scale, seen.offset)
+        sizes = {"source_size": tuple(seen.source.shape[-2:]), "size": tuple(seen.transferred.shape[-2:])}
+        gradient = {"gradient_squares": 0.0, "gradient_count": 0}
+        self.parts.append({"source": source, "transferred": transferred, **sizes, **gradient})
+
+    def to_cpu(self) -> list[dict[str, Any]]:
+        """The parts as plain numbers and float64 tensors on the CPU."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(item) for key, item in value.items()}
+            return value.double().cpu() if isinstance(value, torch.Tensor) else value
+
+        parts = [plain(part) for part in self.parts]
+        for part in parts:
+            part["gradient_squares"] = float(part["gradient_squares"])
+        return parts
+
+
+class _Merged:
+    """Moments of several forwards as one batch, and their numbers."""
+
+    def __init__(self, moments: BranchMoments, correlation: torch.Tensor):
+        self.moments = moments
+        mean, variance = moments.scalar()
+        y, x = correlation.tolist()
+        self.numbers = {"mean": mean, "std": math.sqrt(variance), "correlation_y": y, "correlation_x": x}
+
+
+def map_statistics(
+    x: torch.Tensor, scale: torch.Tensor | float = 1.0, offset: torch.Tensor | float = 0.0
+) -> dict[str, Any]:
+    """Of a branch x * scale + offset, on the device of `x`, without a copy of all of it.
+
+    x: (N, C, H, W); scale, offset: () or (C, 1, 1).
+
+    Returns the count of pixels, mean and variance per channel (C,), and the correlations (2,) of vertical and of
+    horizontal neighbours around the mean over all channels; not finite where there are none.
+    """
+    x = x.detach()
+    precise = torch.promote_types(x.dtype, torch.float32)
+    scale, offset = (torch.as_tensor(v, device=x.device, dtype=precise).detach() for v in (scale, offset))
+    variance, mean = torch.var_mean(x.to(precise), dim=(0, 2, 3), correction=0)
+    mean, variance = mean * scale.reshape(-1) + offset.reshape(-1), variance * scale.reshape(-1).square()
+    center = mean.mean()
+    total = variance.mean() + mean.var(correction=0)
+    products = torch.zeros(2, dtype=precise, device=x.device)
+    for image in x:  # one after another: the memory of one image's map
+        centered = image.to(precise) * scale + (offset - center)
+        products[0] += (centered[:, 1:] * centered[:, :-1]).sum()
+        products[1] += (centered[:, :, 1:] * centered[:, :, :-1]).sum()
+    n, channels, height, width = x.shape
+    pairs = torch.tensor([(height - 1) * width, height * (width - 1)], dtype=precise, device=x.device) * n * channels
+    return {"count": n * height * width, "mean": mean, "variance": variance, "correlation": products / (pairs * total)}
+
+
+def _merged(parts: list[dict[str, Any]]) -> _Merged:
+    moments = BranchMoments()
+    for part in parts:
+        moments.merge(BranchMoments(part["count"], part["mean"], part["variance"] * part["count"]))
+    return _Merged(moments, torch.stack([part["correlation"] for part in parts]).mean(0))
+
+
+def _predicted_factor(fusion: Fusion, branch: str, part: dict[str, Any], source: dict[str, float]) -> float | None:
+    """Variance after over variance before the transfer in closed form; None where there is none."""
+    transfer = cast(Branch, fusion.branches[branch]).transfer
+    if isinstance(transfer, Keep):
+        return 1.0
+    if not isinstance(transfer, Resize):
+        return None
+    y, x = (value if math.isfinite(value) else 0.0 for value in (source["correlation_y"], source["correlation_x"]))
+    mode, align_corners = INTERPOLATIONS[transfer.mode]
+    if mode not in ("bilinear", "nearest"):
+        return None
+    sizes = part["source_size"], part["size"]
+    return upsampled_variance_factor(*sizes, (y, x), mode=mode, align_corners=bool(align_corners))
+
+
+def _with_shares(fusion: Fusion, values: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Adds shares of energy and the fusion's spreads."""
+    for share, key in (("energy_share", "std"), ("energy_share_equalized", "std_equalized")):
+        energies = {
+            name: cast(Branch, fusion.branches[name]).channels * numbers[key] ** 2
+            for name, numbers in values.items()
+            if key in numbers
+        }
+        if len(energies) == len(values) and (total := sum(energies.values())) > 0:
+            for name, energy in energies.items():
+                values[name][share] = energy / total
+    spreads = {
+        name: spread(numbers[key] for numbers in values.values())
+        for name, key in SPREADS.items()
+        if all(key in numbers for numbers in values.values())
+    }
+    return {"branches": values, **{name: value for name, value in spreads.items() if math.isfinite(value)}}
+
+
+def _consumed_by(fusion: Fusion) -> nn.Parameter | None:
+    """The weights that consume a concatenation, a part for each branch; None after a sum."""
+    if not (fusion.combine.concatenates and hasattr(fusion.mix, "consumer")):
+        return None
+    return fusion.mix.consumer.weight
+
+
+def _gradient_reader(fusion: Fusion, seen: dict[str, _Branch]) -> Callable[..., None]:
+    """A forward hook of a combine: when its output's gradient is there, each branch's share of it is read."""
+
+    def watch(module: nn.Module, args: Any, out: torch.Tensor) -> None:
+        parts = {branch: state.parts[-1] for branch, state in seen.items() if state.parts}
+        if out.requires_grad and len(parts) == len(seen):
+            out.register_hook(lambda gradient: _read(fusion, parts, gradient.detach()))
+
+    return watch
+
+
+@torch.no_grad()
+def _read(fusion: Fusion, parts: dict[str, dict[str, Any]], gradient: torch.Tensor) -> None:
+    """gradient: of the combined map. Adds to `parts` the squares of the gradients by the branches."""
+    precise = torch.promote_types(gradient.dtype, torch.float32)
+    per_channel = torch.linalg.vector_norm(gradient, dim=(0, 2, 3), dtype=precise).square()
+    pixels, start = gradient.numel() // gradient.shape[1], 0
+    for index, (name, part) in enumerate(parts.items()):
+        width = cast(Branch, fusion.branches[name]).channels
+        squares = per_channel[start : start + width] if fusion.combine.concatenates else per_channel
+        start += width
+        part["gradient_squares"] = (squares * _slope(fusion, name, index).to(squares).square()).sum()
+        part["gradient_count"] = pixels * width
+
+
+def _slope(fusion: Fusion, branch: str, index: int) -> torch.Tensor:
+    """Change of the combined map with the branch before its equalizer, () or (C,)."""
+    slope = torch.ones(())
+    if not fusion.combine.concatenates:
+        weights = fusion.combine.weights() if hasattr(fusion.combine, "weights") else fusion.combine.coefficients
+        slope = slope if weights is None else weights[index].detach().reshape(-1)
+    spec, equalizer = fusion.equalizer_spec, fusion.equalizer_of.get(branch)
+    if spec is None or equalizer is None:
+        return slope
+    in_the_map = spec.implementation == "module" or (
+        spec.implementation == "reparametrize" and not fusion.combine.concatenates
+    )
+    return slope.to(equalizer.std.device) * equalizer.scale().detach() if in_the_map else slope

@@ -1,0 +1,123 @@
+"""What a scale equalizer does to a Fusion, or why nothing, in words; from the numbers of .records. Own design."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from scaleeq.equalization.result import spread
+from scaleeq.fusion import Branch, Fusion, Keep, Pool, Resize
+
+NEGLIGIBLE = 1.05  # a spread below this changes nothing that could be seen
+
+
+@dataclass(frozen=True)
+class FusionFacts:
+    """What a verdict has to know of a Fusion beyond its record.
+
+    title: for people. widths: branch -> channels. transfers: branch -> how it is brought to size.
+    no_effect: why an equalizer's scale changes nothing here; empty where it does. has_weights: each branch is consumed
+    by weights of its own, as behind a concatenation.
+    """
+
+    title: str
+    widths: dict[str, int]
+    transfers: dict[str, str]
+    no_effect: str
+    has_weights: bool
+
+
+def facts_of(name: str, fusion: Fusion, model: nn.Module) -> FusionFacts:
+    """name: of the fusion in the model."""
+    branches = {branch: module for branch, module in fusion.branches.items() if isinstance(module, Branch)}
+    return FusionFacts(
+        title=title_of(name, model),
+        widths={branch: module.channels for branch, module in branches.items()},
+        transfers={branch: _transfer_name(module.transfer) for branch, module in branches.items()},
+        no_effect=fusion.no_effect,
+        has_weights=bool(fusion.combine.concatenates and hasattr(fusion.mix, "consumer")),
+    )
+
+
+def title_of(name: str, model: nn.Module) -> str:
+    """ "sem_seg_head.fusion" of a UPerHead -> "UPerHead, fusion"; a name outside of a head stays as it is."""
+    owner, _, rest = name.partition(".")
+    module = getattr(model, owner, None)
+    if not rest or not isinstance(module, nn.Module) or isinstance(module, nn.ModuleDict | nn.ModuleList):
+        return name
+    return f"{type(module).__name__}, {rest.replace('.', ' ')}"
+
+
+def verdict(
+    facts: FusionFacts,
+    record: Mapping[str, Any],
+    equalized: Mapping[str, Any] | None,
+    *,
+    not_equalized: str = "MODEL.SCALE_EQUALIZER.SCOPE 'head' is the head's own Fusions, 'all' is all",
+) -> tuple[bool, str]:
+    """Whether equalizing changes something at a Fusion, and a sentence or two.
+
+    Args:
+        record: of the model as it is.
+        equalized: of the same weights with equalizers; `record` itself where the model has them.
+        not_equalized: why equalized is None.
+    """
+    gap = record.get("spread")
+    if facts.no_effect:
+        return False, f"{facts.title}: no effect here, because {facts.no_effect}."
+    if gap is None:
+        return False, f"{facts.title}: a branch is constant, so there is no ratio of scales."
+    if gap < NEGLIGIBLE:
+        why = f"all standard deviations are within {percent(NEGLIGIBLE)} of each other ({percent(gap)})"
+        if all(name in ("none", "nearest") for name in facts.transfers.values()):
+            why += f", and its transfers ({', '.join(dict.fromkeys(facts.transfers.values()))}) keep them"
+        return False, f"{facts.title}: no effect here, because {why}."
+    before = spread(branch["source_std"] for branch in record["branches"].values())
+    cause = "made by the transfers" if before < NEGLIGIBLE else f"{percent(before)} before the transfers"
+    change = _change(facts, record, equalized) if equalized is not None else f"not equalized: {not_equalized}"
+    return True, f"{facts.title}: {percent(gap)} spread ({cause}); {change}."
+
+
+def percent(ratio: float) -> str:
+    """1.26 -> "26 %"."""
+    return f"{100 * (ratio - 1):.0f} %"
+
+
+def ratios(record: Mapping[str, Any], number: str) -> list[float]:
+    """A number of all branches relative to the first one's; empty where a branch has none."""
+    branches: Sequence[Mapping[str, float]] = list(record["branches"].values())
+    if any(number not in branch for branch in branches) or not branches[0][number] > 0:
+        return []
+    return [branch[number] / branches[0][number] for branch in branches]
+
+
+def _change(facts: FusionFacts, record: Mapping[str, Any], equalized: Mapping[str, Any]) -> str:
+    before, after = ratios(record, "weight_gradient"), ratios(equalized, "weight_gradient")
+    if not facts.has_weights or not before or not after:
+        shares = (
+            [branch[key] for branch in source["branches"].values()]
+            for source, key in ((record, "energy_share"), (equalized, "energy_share_equalized"))
+        )
+        text = " to ".join(map(_range, shares))
+        return f"no weights of its own consume a branch, but equalizing brings its share of energy from {text}"
+    if equalized is record:
+        behind = percent(record["spread_equalized"])
+        return f"behind its equalizers {behind}, and gradients of {_range(after[1:])} of the first branch's"
+    direction = "closer together" if spread(after) < spread(before) else "further apart"
+    return f"equalizing brings gradients from {_range(before[1:])} to {_range(after[1:])}, {direction}"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = (f"{value:.2f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low}-{high}"
+
+
+def _transfer_name(transfer: nn.Module) -> str:
+    if isinstance(transfer, Keep):
+        return "none"
+    if isinstance(transfer, Resize):
+        return transfer.mode
+    return transfer.kind if isinstance(transfer, Pool) else type(transfer).__name__.lower()

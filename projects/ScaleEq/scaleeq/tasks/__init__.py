@@ -1,0 +1,1 @@
+"""What a decoder is trained for: tasks and their losses."""

@@ -1,0 +1,201 @@
+"""Trainer hooks: calibrate before the first iteration of a fresh run, and record the branches' scales while training.
+
+Neither changes the training: calibration leaves weights, buffers and random state as they are, and recording reads the
+maps and gradients of the step that runs anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from scaleeq.engine import HookBase, comm, get_event_storage
+from scaleeq.equalization.calibration import calibrate, fusions_of, is_calibrated
+from scaleeq.files import read_json, set_aside, write_json
+from scaleeq.probes.scales import Recorder
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "scale_statistics.json"
+MAX_HISTORY = 64  # records in the file
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model inside a DistributedDataParallel wrapper."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+class CalibrationHook(HookBase):
+    """Calibrates a model's scale equalizers before the first iteration, unless they are calibrated already.
+
+    Args:
+        model: with Fusions; nothing happens where none of them has equalizers.
+        build_loader: called only when a calibration is due: the training data from its beginning.
+        num_images: as in calibrate.
+        output_dir: where scale_statistics.json goes.
+    """
+
+    def __init__(
+        self, model: nn.Module, build_loader: Callable[[], Iterable[Any]], *, num_images: int = 0, output_dir: str = "."
+    ):
+        self.model = model
+        self.build_loader = build_loader
+        self.num_images = num_images
+        self.path = Path(output_dir) / FILE_NAME
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0 and comm.is_main_process():
+            set_aside(self.path)
+            self.path.unlink(missing_ok=True)  # of an earlier run in the same folder
+        model = _plain(self.model)
+        fusions = fusions_of(model)
+        pending = [name for name, fusion in fusions.items() if not is_calibrated(fusion)]
+        if not pending:
+            return
+        if self.trainer.start_iter > 0:
+            raise RuntimeError(
+                f"resumed at iteration {self.trainer.start_iter}, but the scale equalizers of {', '.join(pending)} "
+                "are not calibrated: the checkpoint is of a model without them; start a fresh run, or disable "
+                "MODEL.SCALE_EQUALIZER"
+            )
+        logger.info("Calibrating the scale equalizers of %s", ", ".join(fusions))
+        gather = comm.all_gather if comm.get_world_size() > 1 else None
+        report = calibrate(model, self.build_loader(), num_images=self.num_images, gather=gather)
+        if comm.is_main_process():
+            write_json(self.path, {"fusions": report.to_dict()})
+
+
+class ScaleStatisticsHook(HookBase):
+    """Every `period` iterations, and in the last one, what .records says of every Fusion goes to the event storage.
+
+    Scalars are scale/<fusion>/<branch>/<number> and scale/<fusion>/<spread>. In scale_statistics.json the record of the
+    first iteration is "at_start", the last one "at_end", and "history" has those between, rounded and thinned out:
+    beyond MAX_HISTORY only every second one stays, and so on. In other iterations nothing watches the model. Numbers
+    are of the whole batch, whatever its micro-batches and processes.
+
+    Args:
+        gradient_scale: what the losses of the current iteration are multiplied with (mixed precision).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        period: int = 100,
+        output_dir: str = ".",
+        gradient_scale: Callable[[], float] = lambda: 1.0,
+    ):
+        self.model = model
+        self.period = period
+        self.path = Path(output_dir) / FILE_NAME
+        self.gradient_scale = gradient_scale
+        self._recorder: Recorder | None = None
+        self._latest: dict[str, Any] = {}
+
+    def before_train(self) -> None:
+        """A resumed run records what follows its checkpoint anew."""
+        start = self.trainer.start_iter
+        if comm.is_main_process():
+            set_aside(self.path)
+        if start > 0 and comm.is_main_process():
+            content = read_json(self.path, sound=is_sound)
+            history = [record for record in content.get("history", []) if record["iteration"] < start]
+            if "history" in content:
+                write_json(self.path, {**content, "history": history})
+        if self.period and is_compiled(_plain(self.model)):
+            logger.info(
+                "The model is compiled (MODEL.COMPILE): only gradients and steps of weights that consume branches are "
+                "recorded, because an observer inside would have it compiled anew"
+            )
+
+    def before_step(self) -> None:
+        last = self.trainer.iter == self.trainer.max_iter - 1
+        if not self.period or (self.trainer.iter % self.period and not last):
+            return
+        model = _plain(self.model)
+        self._recorder = Recorder(model)
+        self._recorder.start(maps=not is_compiled(model))
+
+    def after_backward(self) -> None:
+        if self._recorder:
+            self._recorder.read_gradients(self.gradient_scale())
+
+    def after_step(self) -> None:
+        if not self._recorder:
+            return
+        gather = comm.all_gather if comm.get_world_size() > 1 else lambda value: [value]
+        record, self._recorder = self._recorder.finish(gather), None
+        if not record:
+            return
+        storage = get_event_storage()
+        for fusion, content in record.items():
+            for name, value in _scalars(content).items():
+                storage.put_scalar(f"scale/{fusion}/{name}", value, smoothing_hint=False)
+        self._latest = {"iteration": self.trainer.iter, "fusions": record}
+        if self.trainer.iter == 0:
+            self._add_to_file("at_start", self._latest)
+        if self.trainer.iter % self.period == 0:
+            self._add_to_file("history", self._latest)
+
+    def after_train(self) -> None:
+        if self._recorder:
+            self._recorder.stop()
+        if self._latest:
+            self._add_to_file("at_end", self._latest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last record: a run that is resumed where no further one is due still has it at its end."""
+        return {"latest": self._latest} if self._latest else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._latest = state["latest"]
+
+    def _add_to_file(self, key: str, record: dict[str, Any]) -> None:
+        if comm.is_main_process():
+            content = read_json(self.path, sound=is_sound)
+            if key == "history":
+                content[key] = thinned([*content.get(key, []), _rounded(record)], self.period)
+            else:
+                content[key] = record
+            write_json(self.path, content)
+
+
+def is_sound(content: dict[str, Any]) -> bool:
+    """Whether this is the content of scale_statistics.json."""
+    records = [content[key] for key in ("at_start", "at_end") if key in content]
+    records += content.get("history", [])
+    fusions = [content.get("fusions", {}), *(record.get("fusions", {}) for record in records)]
+    return all(isinstance(record["iteration"], int) for record in records) and all(
+        isinstance(each, dict) for each in fusions
+    )
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a part of the model is compiled (torch.nn.Module.compile)."""
+    return any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+
+
+def thinned(history: list[dict[str, Any]], period: int) -> list[dict[str, Any]]:
+    """At most MAX_HISTORY records, evenly spaced: a function of the iterations alone, so of no interruption."""
+    step = period
+    while history[-1]["iteration"] // step >= MAX_HISTORY:
+        step *= 2
+    return [record for record in history if record["iteration"] % step == 0]
+
+
+def _rounded(value: Any) -> Any:
+    """Floats with five digits, so that the file stays small."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _scalars(content: dict[str, Any]) -> dict[str, float]:
+    """name -> value of one fusion's record."""
+    branches = content["branches"].items()
+    scalars = {f"{branch}/{name}": value for branch, numbers in branches for name, value in numbers.items()}
+    return scalars | {name: value for name, value in content.items() if name != "branches"}

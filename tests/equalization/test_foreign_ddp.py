@@ -1,0 +1,43 @@
+"""Two real processes (gloo) equalize and train as one. Oracle: one process that sees all the images."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scaleeq import equalize
+from tests.equalization.any_net import make_batches
+from tests.equalization.foreign_rank import make_model, train_on
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_two_processes_equalize_and_train_as_one(tmp_path):
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'projects' / 'ScaleEq'}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "tests.equalization.foreign_rank"]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=200)[1].decode() for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], "\n".join(errors)
+
+    model = make_model()
+    batches = make_batches(4)
+    report = equalize(model, batches, num_images=-1)
+    train_on(model, batches)
+    seen = [torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in range(2)]
+    assert seen[0]["report"] == seen[1]["report"]
+    for name, branches in report.fusions.items():
+        for branch, statistics in branches.items():
+            theirs = seen[0]["report"][name]["branches"][branch]
+            assert theirs["std"] == pytest.approx(statistics.std, rel=1e-12)
+            assert theirs["num_images"] == statistics.num_images == 16
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(seen[0]["model"][key], value, rtol=0, atol=1e-9)
+        assert torch.equal(seen[0]["model"][key], seen[1]["model"][key])

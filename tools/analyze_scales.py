@@ -25,7 +25,9 @@ console.start()
 from scaleeq.engine import load_config, setup_logger
 from scaleeq.reports.scales.page import write_report
 from scaleeq.reports.scales.run import analyze_scales
-from scaleeq.training import check_labels, check_model, check_weights, choose_device
+from scaleeq.training import choose_device
+from scaleeq.training.check_data import check_labels
+from scaleeq.training.rehearsal import check_model, check_weights
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

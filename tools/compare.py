@@ -21,6 +21,7 @@ from scaleeq import console
 
 console.start()
 
+from scaleeq.evaluation.headline import HEADLINE
 from scaleeq.experiments import execute
 from scaleeq.experiments.plan import read_plan
 from scaleeq.experiments.run_table import compare_runs, runs_table, write_runs
@@ -40,7 +41,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", metavar="S", help="instead of the file's")
     parser.add_argument("--summary-only", action="store_true", help="train nothing; of the runs that are there")
     parser.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="a table over these runs, no comparison")
-    parser.add_argument("--metric", default="sem_seg/mIoU", help="of --runs")
+    parser.add_argument("--metric", default=HEADLINE.name, help="of --runs")
     arguments = parser.parse_args(argv)
     if (arguments.file is None) == (arguments.runs is None):
         parser.error("give a comparison's FILE.yaml, or --runs with folders of runs")

@@ -17,72 +17,40 @@ under $DETECTRON2_DATASETS (default ./datasets).
 from __future__ import annotations
 
 import argparse
-import logging
+import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 from scaleeq import console
 
 console.start()
 
-from scaleeq.config import config_files
-from scaleeq.engine import (
-    CfgNode,
-    comm,
-    default_argument_parser,
-    default_setup,
-    load_config,
-    run_job,
-    setup_logger,
-)
-from scaleeq.training import (
-    RunLock,
-    Trainer,
-    check_output_dir,
-    choose_algorithms,
-    choose_device,
-    evaluate_only,
-    evaluation_config,
-    limit_threads,
-    log_changes,
-    log_engine,
-    rehearse,
-)
+from scaleeq.engine import default_argument_parser, run_job
+from scaleeq.training import Trainer, check_run, evaluate_only, prepare_run
+from scaleeq.training.testing import Evaluation
 
-logger = logging.getLogger("scaleeq.train_net")
+
+class DrawingTrainer(Trainer):
+    """The trainer whose pictures have a legend, where matplotlib, whose font they are written in, is installed."""
+
+    @classmethod
+    def pictures(cls, evaluation: Evaluation) -> Mapping[str, Any]:
+        if importlib.util.find_spec("matplotlib") is None:
+            return super().pictures(evaluation)
+        from scaleeq.reports.pictures.evaluation import evaluation_sheets  # not sooner: it takes half a second
+
+        return evaluation_sheets(evaluation)
 
 
 def check(args: argparse.Namespace, num_processes: int) -> None:
-    """Raise what is wrong with the command line, before the job's processes are started and anything is logged."""
-    cfg = load_config(args.config_file, args.opts)
-    rehearse(cfg, Trainer, resume=args.resume, eval_only=args.eval_only, num_processes=num_processes)
-
-
-def setup(args: argparse.Namespace, cfg: CfgNode, warnings: list[str]) -> None:
-    """Freeze the config of the command line; set up its OUTPUT_DIR, log and seeds. warnings: for the log."""
-    changes = check_output_dir(cfg, resume=args.resume, eval_only=args.eval_only)
-    written = evaluation_config(cfg) if args.eval_only else cfg
-    setup_logger(written.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="scaleeq")
-    choose_device(cfg)
-    cfg.freeze()
-    # It logs the one file that it is told, and a name may stand for several.
-    default_setup(written, argparse.Namespace(**{**vars(args), "config_file": ""}))
-    log_engine()
-    if args.config_file:
-        logger.info("Config %s: %s", args.config_file, ", ".join(map(str, config_files(args.config_file))))
-    for warning in warnings:
-        logger.warning(warning)
-    log_changes(changes)
-    limit_threads(cfg)
-    choose_algorithms(cfg)
+    check_run(args, DrawingTrainer, num_processes=num_processes)
 
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:
-    cfg = load_config(args.config_file, args.opts)
-    with RunLock(cfg, eval_only=args.eval_only) as warnings:
-        setup(args, cfg, warnings)
+    with prepare_run(args) as cfg:
         if args.eval_only:
-            return evaluate_only(cfg, Trainer, resume=args.resume)
-        trainer = Trainer(cfg)
+            return evaluate_only(cfg, DrawingTrainer, resume=args.resume)
+        trainer = DrawingTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
 

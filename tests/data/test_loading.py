@@ -75,7 +75,7 @@ def test_ranks_share_the_batch_by_slots(world_size):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(ValueError, match=r"IMS_PER_BATCH.*6 cannot be split evenly among 4"):
+    with pytest.raises(ValueError, match=r"IMS_PER_BATCH.*6 samples cannot be split evenly among 4"):
         PositionBatches(batch_size=6, rank=0, world_size=4)
 
 

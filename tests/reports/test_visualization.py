@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from scaleeq.data import read_labels
+from scaleeq.data.sets.toy import CLASSES as TOY_CLASSES
 from scaleeq.data.sets.toy import COLORS
 from scaleeq.engine import DatasetCatalog
 from scaleeq.pictures import VOID_COLOR, colorize, write_labels
@@ -25,12 +26,14 @@ from scaleeq.reports.pictures.drawing import (
     paint_arrows,
     paint_heat,
 )
+from scaleeq.reports.pictures.evaluation import evaluation_sheets
 from scaleeq.reports.pictures.layout import Panel, Section, draw_sheet, shortened
 from scaleeq.reports.pictures.sheets import (
     Classes,
     Seen,
     legend,
     mean_offsets,
+    overview_sheet,
     prediction_panels,
     prediction_sheet,
     score,
@@ -45,6 +48,8 @@ from scaleeq.reports.pictures.sources import (
     visible_share,
 )
 from scaleeq.reports.pictures.writing import write_sheets
+from scaleeq.training.examples import Example
+from scaleeq.training.testing import Evaluation
 from tests.reports.visualization_data import photos, saved_model
 from tests.training.tiny import TEST_SET, tiny_config
 
@@ -332,3 +337,21 @@ def test_stored_predictions(tmp_path):
     write_labels(tmp_path / f"{first}.png", np.full_like(truth, 255))
     with pytest.raises(ValueError, match=f"{first}.png holds 255, void, where the truth is a class"):
         look(images[first])
+
+
+# --- evaluations ---
+
+
+def test_the_sheets_of_an_evaluation(tmp_path):
+    """What the training command shows: an overview sheet of its examples, for each data set that has some."""
+    cfg = tiny_config(tmp_path)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (20, 30, 3), np.uint8)
+    labels = rng.integers(0, 8, (40, 60), np.uint8)
+    examples = [Example("folder/a.png", image, labels, 7 - labels), Example("folder/b.png", image, labels)]
+    evaluation = Evaluation(cfg, examples={TEST_SET: examples, "other": []})
+    (name,) = sheets_of = evaluation_sheets(evaluation)
+    assert name == f"predictions/{TEST_SET}"
+    seen = {"a.png": Seen(image, labels, 7 - labels), "b.png": Seen(image, labels)}
+    classes = Classes(TOY_CLASSES, COLORS)
+    assert np.array_equal(sheets_of[name], overview_sheet(TEST_SET, seen, classes))

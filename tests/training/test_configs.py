@@ -10,7 +10,7 @@ from scaleeq.config import config_root, list_configs
 from scaleeq.engine import load_config
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.probes.counting import build_on_meta
-from scaleeq.training import check_labels
+from scaleeq.training.check_data import check_labels
 
 ROOT = config_root()
 FILES = sorted(ROOT.rglob("*.yaml"))

@@ -11,7 +11,7 @@ from scaleeq.data.sets.toy import CLASSES, COLORS
 from scaleeq.engine import DatasetCatalog, DatasetEvaluators, MetadataCatalog
 from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
 from scaleeq.evaluation.ade20k import ADE20KScore
-from scaleeq.training.evaluate import build_evaluator
+from scaleeq.training.evaluators import build_evaluator
 from tests.training.tiny import OTHER_TEST_SET, TEST_SET, first_scenes, tiny_config
 
 

@@ -13,8 +13,16 @@ import os
 import pytest
 import torch
 
-from scaleeq.engine import EvalHook, PeriodicCheckpointer, SafeCheckpointer, TrainerBase
-from scaleeq.training.hooks import BestCheckpoint, EarlyStop, FirstBatches, MissedEvaluation, StopTraining
+from scaleeq.engine import PeriodicCheckpointer, SafeCheckpointer, TrainerBase
+from scaleeq.evaluation.headline import HEADLINE
+from scaleeq.training.hooks import (
+    BestCheckpoint,
+    EarlyStop,
+    EvaluationHook,
+    FirstBatches,
+    MissedEvaluation,
+    StopTraining,
+)
 
 NAN = math.nan
 
@@ -32,9 +40,11 @@ class Scored(TrainerBase):
         self.scores, self.metric, self.killed_in = scores, metric, killed_in
         self.evaluations, self.steps = [], []
         self.checkpointer = SafeCheckpointer(self.model, str(output_dir), trainer=self)
-        evaluation = EvalHook(eval_period, self.evaluate)
-        best = BestCheckpoint(lambda: (self.model, "trained"), str(output_dir))
-        stop = EarlyStop(self.checkpointer, best, patience=patience, eval_period=eval_period) if patience else None
+        evaluation = EvaluationHook(eval_period, self.evaluate)
+        best = BestCheckpoint(lambda: (self.model, "trained"), str(output_dir), metric=HEADLINE)
+        stop = None
+        if patience:
+            stop = EarlyStop(self.checkpointer, best, metric=HEADLINE, patience=patience, eval_period=eval_period)
         self.register_hooks(
             [
                 PeriodicCheckpointer(self.checkpointer, 1),
@@ -46,10 +56,11 @@ class Scored(TrainerBase):
         )
 
     def evaluate(self):
-        if self.iter == self.killed_in:
+        iteration = self.storage.iter  # one that a kill took is made before the iteration that comes
+        if iteration == self.killed_in:
             raise Killed
-        self.evaluations.append(self.iter)
-        return {"sem_seg": {self.metric: self.scores[min(self.iter, len(self.scores) - 1)]}}
+        self.evaluations.append(iteration)
+        return {"sem_seg": {self.metric: self.scores[min(iteration, len(self.scores) - 1)]}}
 
     def run_step(self):
         self.steps.append(self.iter)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scaleeq.folder_lock import RUNNING, FolderInUse, FolderLock
-from scaleeq.training import RunLock, check_output_dir
+from scaleeq.training.output_dir import RunLock, check_output_dir
 
 from .kill_check import damage, differences, whole_lines
 from .kill_killer import run_unbroken

@@ -14,8 +14,13 @@ from torch import nn
 
 from scaleeq.data.sets.toy import CLASSES, render_scene
 from scaleeq.engine import DatasetCatalog, SafeCheckpointer
-from scaleeq.training import check_disk_space, check_output_dir, evaluation_config
-from scaleeq.training.output_dir import checkpoint_bytes, log_changes
+from scaleeq.training.output_dir import (
+    check_disk_space,
+    check_output_dir,
+    checkpoint_bytes,
+    evaluation_config,
+    log_changes,
+)
 
 from .tiny import OneStep, tiny_config
 

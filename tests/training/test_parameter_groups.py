@@ -10,8 +10,8 @@ from torch import nn
 
 from scaleeq.backbones import TimmBackbone
 from scaleeq.engine import load_config
-from scaleeq.training import build_optimizer
 from scaleeq.training.parameter_groups import layer_scales, parameter_groups
+from scaleeq.training.solver import build_optimizer
 
 
 def solver_config(*options):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from scaleeq.training import Trainer, rehearse
+from scaleeq.training import Trainer
+from scaleeq.training.rehearsal import rehearse
 
 from .fuzz_config import campaign, meaningless
 from .tiny import tiny_config

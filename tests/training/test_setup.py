@@ -15,8 +15,9 @@ from scaleeq import console
 from scaleeq.data.sets.camvid import load_camvid
 from scaleeq.data.sets.catalog import register_dataset
 from scaleeq.engine import DatasetCatalog, MetadataCatalog, load_config
-from scaleeq.training import Trainer, check_before_training, choose_device
+from scaleeq.training import Trainer, choose_device
 from scaleeq.training.expected import metric_names, require_expected
+from scaleeq.training.setup import check_before_training
 
 from .tiny import OTHER_TEST_SET, TEST_SET, tiny_config
 

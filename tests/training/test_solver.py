@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from scaleeq.engine import load_config
-from scaleeq.training import build_gradient_clipper, build_lr_scheduler, build_optimizer
-from scaleeq.training.solver import lr_multiplier
+from scaleeq.training.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer, lr_multiplier
 
 SCHEDULES = {
     "poly": ["LR_SCHEDULER_NAME", "WarmupPolyLR"],

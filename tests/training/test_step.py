@@ -13,9 +13,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scaleeq import ScaleEqualizer
 from scaleeq.data import build_train_loader
-from scaleeq.training import Trainer, choose_algorithms
+from scaleeq.training import Trainer
 from scaleeq.training.diagnosis import explain
 from scaleeq.training.ema import WeightAverage
+from scaleeq.training.setup import choose_algorithms
 from scaleeq.training.step import TrainingStep, autocast_dtype, gradient_norm, micro_batch_size, seed_iteration
 
 from .test_trainer import train

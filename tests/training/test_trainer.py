@@ -10,7 +10,7 @@ import torch
 
 from scaleeq.engine import DatasetEvaluator, DatasetEvaluators, SafeCheckpointer, seed_all_rng
 from scaleeq.equalization.calibration import require_calibrated
-from scaleeq.training import Trainer, evaluate, evaluate_only
+from scaleeq.training import Trainer, evaluate_only, testing
 from scaleeq.training.evaluate import hash_weights
 
 from .tiny import OTHER_TEST_SET, TEST_SET, OneStep, tiny_config
@@ -279,7 +279,7 @@ def test_results_of_several_data_sets_are_kept_apart(tmp_path):
 
 def test_results_are_listed_where_there_are_some(tmp_path, monkeypatch):
     listed = []
-    monkeypatch.setattr(evaluate, "print_csv_format", listed.append)
+    monkeypatch.setattr(testing, "print_csv_format", listed.append)
     cfg = tiny_config(tmp_path, DATASETS__TEST=(OTHER_TEST_SET,))
     model = Trainer.build_model(cfg)
     assert Trainer.test(cfg, model, DatasetEvaluators([])) == {}

@@ -149,7 +149,7 @@ def _add_data_and_solver_keys(cfg: Any, node: Any) -> None:
     cfg.SOLVER.EMA_DECAY = 0.0  # of an average of the weights, which is what is evaluated; 0: none
     cfg.SOLVER.AMP.DTYPE = "bfloat16"  # "bfloat16", "float16" (with a loss scaler)
     cfg.SOLVER.KEEP_CHECKPOINTS = 3  # the newest so many, beside model_best and model_final; 0: all
-    cfg.SOLVER.EARLY_STOP_PATIENCE = 0  # evaluations without a new best mIoU after which training ends; 0: never
+    cfg.SOLVER.EARLY_STOP_PATIENCE = 0  # evaluations without a better mIoU after which training ends; 0: never
     _add_test_keys(cfg, node)
     cfg.DETERMINISTIC = False  # deterministic algorithms alone, where torch has them
     # Weights & Biases as one more writer.

@@ -312,7 +312,7 @@ UNREAD: dict[str, str] = {
     },
     "TEST.DETECTIONS_PER_IMAGE": _DETECTORS,
     "TEST.KEYPOINT_OKS_SIGMAS": _DETECTORS,
-    "VIS_PERIOD": "training draws no pictures; tools/plot_run.py and tools/visualize.py do",
+    "VIS_PERIOD": "training draws pictures of its evaluations, every TEST.EVAL_PERIOD, and none of its batches",
     "MODEL.RESNETS.": f"{_BACKBONES}; here MODEL.TIMM describes the backbone",
     "MODEL.FPN.": f"{_BACKBONES}; use MODEL.PYRAMID",
     "INPUT.MASK_FORMAT": "there are no instance masks",

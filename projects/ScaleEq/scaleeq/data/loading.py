@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.mapper import Sample, SegmentationMapper
+from scaleeq.data.rules import check_classes, check_train_sets, samples_per_pass
 from scaleeq.engine import DatasetCatalog, InferenceSampler, comm
 from scaleeq.workers import leave_signals_to_parent
 
@@ -76,13 +77,8 @@ class PositionBatches(Sampler[list[int]]):
         start_iteration: the first batch is this iteration's.
         Raises ValueError if the ranks cannot share a batch evenly.
         """
-        if batch_size < 1 or batch_size % world_size:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH is the batch of all processes together: {batch_size} cannot be split "
-                f"evenly among {world_size}"
-            )
         self.batch_size = batch_size
-        self.share = batch_size // world_size
+        self.share = samples_per_pass(batch_size, num_processes=world_size)
         self.rank = rank
         self.start_iteration = start_iteration
 
@@ -98,8 +94,7 @@ def build_train_loader(cfg: Any, start_iteration: int = 0, *, mapper: Segmentati
     start_iteration: where the stream starts, for resuming.
     mapper: instead of the config's.
     """
-    if not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN is empty; name a data set, for example ('toy_sem_seg_train',)")
+    check_train_sets(cfg)
     fraction = cfg.DATASETS.TRAIN_FRACTION
     records = [record for name in cfg.DATASETS.TRAIN for record in spread_over(load_records(cfg, name), fraction)]
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -144,12 +139,7 @@ def load_records(cfg: Any, name: str) -> list[Record]:
     ValueError: MODEL.SEM_SEG_HEAD.NUM_CLASSES is not the data set's number, or there is no such data set.
     FileNotFoundError: its files are missing.
     """
-    classes = find_dataset(name).get("stuff_classes")
-    if classes is not None and len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}, "
-            f"but the data set {name} has {len(classes)} classes"
-        )
+    check_classes(cfg, name, find_dataset(name))
     return DatasetCatalog.get(name)
 
 

@@ -29,6 +29,7 @@ from scaleeq.choices import did_you_mean, flatten
 from scaleeq.config.parts import absolute
 from scaleeq.engine import CfgNode, load_config
 from scaleeq.engine.config_io import read_yaml_files
+from scaleeq.evaluation.headline import HEADLINE
 
 KEYS = ("name", "base", "overrides", "seeds", "baseline", "metric", "variants")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # it becomes a folder
@@ -100,7 +101,7 @@ def read_plan(path: str | Path, *, seeds: Iterable[int] | None = None) -> Plan:
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         name=str(tree.get("name", path.stem)),
         comment=_comment(path.read_text(encoding="utf-8")),
-        metric=str(tree.get("metric", "sem_seg/mIoU")),
+        metric=str(tree.get("metric", HEADLINE.name)),
         seeds=_seeds(path, tree.get("seeds") if seeds is None else list(seeds)),
         variants=variants,
         baselines=_baselines(path, tree.get("baseline"), [variant.name for variant in variants]),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleeq.engine import load_config
+from scaleeq.evaluation.headline import HEADLINE
 from scaleeq.files import read_json, write_json, write_text
 from scaleeq.markdown import table
 
@@ -61,7 +62,7 @@ def read_result(folder: Path, metric: str) -> dict[str, Any]:
     }
 
 
-def compare_runs(folders: Iterable[Path], metric: str = "sem_seg/mIoU") -> list[dict[str, Any]]:
+def compare_runs(folders: Iterable[Path], metric: str = HEADLINE.name) -> list[dict[str, Any]]:
     """A record for each run; "differs_in" instead of its config: the keys that are not the same in all."""
     records = [read_result(folder, metric) for folder in find_runs(folders)]
     known = {record["run"]: record["config"] for record in records if record["config"]}
@@ -75,7 +76,7 @@ def compare_runs(folders: Iterable[Path], metric: str = "sem_seg/mIoU") -> list[
     ]
 
 
-def runs_table(records: Sequence[Mapping[str, Any]], metric: str = "sem_seg/mIoU") -> str:
+def runs_table(records: Sequence[Mapping[str, Any]], metric: str = HEADLINE.name) -> str:
     """Markdown of what compare_runs gives."""
 
     def scaled(value: float | None, factor: float, digits: int) -> str:
@@ -98,7 +99,7 @@ def runs_table(records: Sequence[Mapping[str, Any]], metric: str = "sem_seg/mIoU
     return table(rows, headers)
 
 
-def write_runs(records: Sequence[Mapping[str, Any]], output: Path, metric: str = "sem_seg/mIoU") -> list[Path]:
+def write_runs(records: Sequence[Mapping[str, Any]], output: Path, metric: str = HEADLINE.name) -> list[Path]:
     """runs.json and runs.md; returns their paths."""
     paths = [output / "runs.json", output / "runs.md"]
     write_json(paths[0], {"metric": metric, "runs": list(records)})

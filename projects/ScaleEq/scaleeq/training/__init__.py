@@ -1,32 +1,20 @@
-"""Training and evaluation: what tools/train_net.py calls. `Trainer` is the class to subclass."""
+"""Training and evaluation. `Trainer` is the class to subclass, `Recipe` what it takes its parts from."""
 
 from __future__ import annotations
 
 from .evaluate import evaluate_only
-from .output_dir import RunLock, check_disk_space, check_output_dir, evaluation_config, log_changes
-from .rehearsal import check_model, check_weights, rehearse
-from .setup import check_before_training, check_labels, choose_algorithms, choose_device, limit_threads, log_engine
-from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
+from .prepare import check_run, prepare_run
+from .recipe import Recipe
+from .setup import choose_device
+from .solver import build_lr_scheduler
 from .trainer import Trainer
 
 __all__ = [
-    "RunLock",
+    "Recipe",
     "Trainer",
-    "build_gradient_clipper",
     "build_lr_scheduler",
-    "build_optimizer",
-    "check_before_training",
-    "check_disk_space",
-    "check_labels",
-    "check_model",
-    "check_output_dir",
-    "check_weights",
-    "choose_algorithms",
+    "check_run",
     "choose_device",
     "evaluate_only",
-    "evaluation_config",
-    "limit_threads",
-    "log_changes",
-    "log_engine",
-    "rehearse",
+    "prepare_run",
 ]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from .step import Batch, TrainingStep
+from .step import Batch, TrainingStep
 
 FINITE = "every output of a second forward was finite"
 

@@ -16,6 +16,7 @@ from scaleeq.data import find_dataset
 from scaleeq.data.reading import has_labels
 from scaleeq.engine import CfgNode, DatasetCatalog, verify_results
 from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator, dataset_parts
+from scaleeq.evaluation.headline import HEADLINE
 
 KEY = "TEST.EXPECTED_RESULTS"
 HIGHEST = {"sem_seg": 100.0, "validation": math.inf}  # task -> of each of its metrics; the lowest is 0
@@ -31,7 +32,7 @@ def check_rows(cfg: CfgNode) -> None:
         if not isinstance(row, (list, tuple)) or len(row) != 4 or not all(map(isinstance, row, kinds)):
             raise ValueError(
                 f"{KEY} has the row {row!r}; expected [task, metric, value, tolerance], for example "
-                "['sem_seg', 'mIoU', 40.0, 0.5]"
+                f"{[*HEADLINE.name.split('/'), 40.0, 0.5]}"
             )
         value, tolerance = float(row[2]), float(row[3])
         if not (math.isfinite(value) and math.isfinite(tolerance) and tolerance >= 0):

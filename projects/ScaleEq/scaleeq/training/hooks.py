@@ -3,7 +3,7 @@
 Deviation from Detectron2's BestCheckpointer: what is known about evaluations lives in a file beside the checkpoints, so
 that a resumed run knows it (a checkpoint is written before the evaluation of the same iteration and could not); only
 the weights are saved, and `last_checkpoint`, which names where to resume, is left alone. Whether to stop early follows
-from that file alone. All else is our own design.
+from that file alone.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from scaleeq.engine import EvalHook, HookBase, SafeCheckpointer, comm, write_checkpoint
+from scaleeq.evaluation.headline import Metric
 from scaleeq.files import read_json, set_aside, write_json
 from scaleeq.stopping import UntilStopped
 
@@ -44,42 +45,42 @@ class FirstBatches:
 
 
 class BestCheckpoint(HookBase):
-    """Keeps OUTPUT_DIR/model_best.pth, the evaluated weights with the highest `metric`; runs on the main process.
+    """Keeps OUTPUT_DIR/model_best.pth, the evaluated weights that are best by `metric`; runs on the main process.
 
     Its memory is OUTPUT_DIR/model_best.json: {"metric", "value", "iteration", "evaluated"}, the last one being the
     latest iteration that was evaluated; it is read again when a run resumes. Belongs after the writers, so that an
     evaluation on record is in their files too.
     """
 
-    def __init__(
-        self, evaluated: Callable[[], tuple[nn.Module, str]], output_dir: str, *, metric: str = "sem_seg/mIoU"
-    ) -> None:
+    def __init__(self, evaluated_model: Callable[[], tuple[nn.Module, str]], output_dir: str, *, metric: Metric):
         """
-        evaluated: () -> the model that evaluation looks at, and the kind of its weights, "trained" or "ema".
-        metric: as in metrics.json.
+        evaluated_model: () -> the model that evaluation looks at, and the kind of its weights, "trained" or "ema".
         """
-        self._evaluated_model = evaluated
+        self._evaluated_model = evaluated_model
         self._weights_file = Path(output_dir) / "model_best.pth"
         self._record_file = Path(output_dir) / "model_best.json"
         self.metric = metric
-        self.value = -math.inf
+        self.value = metric.worst
         self.iteration = -1
         self.evaluated = -1
 
     def before_train(self) -> None:
-        """A resumed run continues with the best of its first part; a fresh one starts anew."""
+        """A resumed run continues with the best of its first part; a fresh one starts again."""
         set_aside(self._record_file)
         if self.trainer.start_iter == 0:
             self._record_file.unlink(missing_ok=True)
         record = read_json(self._record_file, sound=_is_record)
-        if record.get("metric") != self.metric:
+        if record.get("metric") != self.metric.name:
             return
         self.evaluated = record.get("evaluated", record["iteration"])
         if record["value"] is not None:
             self.value, self.iteration = record["value"], record["iteration"]
-            logger.info("Best %s so far: %.4f at iteration %d", self.metric, self.value, self.iteration)
+            logger.info("Best %s so far: %.4f at iteration %d", self.metric.name, self.value, self.iteration)
 
     def after_step(self) -> None:
+        self._check()
+
+    def evaluated_now(self) -> None:
         self._check()
 
     def after_train(self) -> None:
@@ -88,23 +89,23 @@ class BestCheckpoint(HookBase):
 
     def _check(self) -> None:
         """Look at the latest value once; what an earlier iteration measured was looked at then."""
-        value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
+        value, iteration = self.trainer.storage.latest().get(self.metric.name, (math.nan, -1))
         if iteration != self.trainer.storage.iter:
             return
         self.evaluated = iteration
-        if value > self.value:
+        if self.metric.is_better(value, self.value):
             self.value, self.iteration = value, iteration
             self._save_weights()  # before the record: a kill between the two costs one more evaluation, not the best
-            logger.info("New best %s: %.4f at iteration %d", self.metric, value, iteration)
+            logger.info("New best %s: %.4f at iteration %d", self.metric.name, value, iteration)
         best = self.value if math.isfinite(self.value) else None
-        record = {"metric": self.metric, "value": best, "iteration": self.iteration, "evaluated": self.evaluated}
-        write_json(self._record_file, record)
+        known = {"value": best, "iteration": self.iteration, "evaluated": self.evaluated}
+        write_json(self._record_file, {"metric": self.metric.name, **known})
 
     def _save_weights(self) -> None:
         model, kind = self._evaluated_model()
         content = {"model": model.state_dict(), "weights_kind": kind, "iteration": self.iteration}
         parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        write_checkpoint(self._weights_file, {**content, self.metric: self.value}, parameters=parameters)
+        write_checkpoint(self._weights_file, {**content, self.metric.name: self.value}, parameters=parameters)
 
 
 def _is_record(content: dict[str, Any]) -> bool:
@@ -117,32 +118,59 @@ def _is_record(content: dict[str, Any]) -> bool:
     )
 
 
+class Follower(Protocol):
+    """A hook that has something to do after an evaluation that is made outside of the steps."""
+
+    def evaluated_now(self) -> None:
+        """The storage has its results, and is still at the iteration that was evaluated."""
+
+
+class EvaluationHook(EvalHook):
+    """Detectron2's, which can be asked whether an evaluation is due, and to make one between the steps."""
+
+    def __init__(self, period: int, evaluate: Callable[[], dict[str, Any] | None]) -> None:
+        super().__init__(period, evaluate)
+        self.period = period
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether one follows this iteration's step; the last one follows the training."""
+        done = iteration + 1
+        return self.period > 0 and done % self.period == 0 and done != self.trainer.max_iter
+
+    def evaluate_now(self, iteration: int, followers: Iterable[Follower] = ()) -> None:
+        """Evaluate the weights as `iteration` has left them; results and what followers put or write are of it."""
+        storage = self.trainer.storage
+        present, storage.iter = storage.iter, iteration
+        try:
+            self._do_eval()
+            for follower in followers:
+                follower.evaluated_now()
+        finally:
+            storage.iter = present
+
+
 class MissedEvaluation(HookBase):
     """On a resume: evaluates first, if the last checkpoint's iteration was due for an evaluation that a kill took.
 
-    Whether one was due is the EvalHook's to say. On every rank; belongs after the hooks that it is given.
+    On every rank; belongs after the hooks that it is given.
     """
 
     def __init__(
-        self, evaluation: EvalHook, best: BestCheckpoint | None, *, followers: Sequence[HookBase | None] = ()
+        self, evaluation: EvaluationHook, best: BestCheckpoint | None, *, followers: Sequence[Follower | None] = ()
     ) -> None:
         """
         best: knows what was evaluated; None off the main process.
-        followers: hooks whose after_step runs between the two, such as the writers'; None is skipped.
+        followers: of the evaluation, before `best`, such as the writers; None is skipped.
         """
+        self._evaluation = evaluation
         self._best = best
-        self._hooks = [hook for hook in (evaluation, *followers, best) if hook is not None]
+        self._followers: list[Follower] = [each for each in (*followers, best) if each is not None]
 
     def before_train(self) -> None:
-        trainer = self.trainer
-        finished = trainer.start_iter - 1
-        missed = trainer.start_iter > 0 and self._best is not None and self._best.evaluated < finished
-        if not comm.all_gather(missed)[0]:
-            return
-        trainer.iter = trainer.storage.iter = finished
-        for hook in self._hooks:
-            hook.after_step()
-        trainer.iter = trainer.storage.iter = trainer.start_iter
+        finished = self.trainer.start_iter - 1
+        missed = finished >= 0 and self._best is not None and self._best.evaluated < finished
+        if comm.all_gather(missed)[0] and self._evaluation.is_due(finished):
+            self._evaluation.evaluate_now(finished, self._followers)
 
 
 class StopTraining(BaseException):
@@ -161,13 +189,20 @@ class EarlyStop(HookBase):
     """
 
     def __init__(
-        self, checkpointer: SafeCheckpointer, best: BestCheckpoint | None, *, patience: int, eval_period: int
+        self,
+        checkpointer: SafeCheckpointer,
+        best: BestCheckpoint | None,
+        *,
+        metric: Metric,
+        patience: int,
+        eval_period: int,
     ) -> None:
         """
-        best: None off the main process.
+        best: None off the main process. metric: what it compares.
         patience: evaluations. eval_period: iterations between two of them.
         """
         self._checkpointer = checkpointer
+        self._metric = metric
         self._best = best
         self._patience = patience
         self._period = eval_period
@@ -185,8 +220,8 @@ class EarlyStop(HookBase):
         since_best = self._evaluations_since_best(finished)
         if since_best < 0:
             raise RuntimeError(
-                "SOLVER.EARLY_STOP_PATIENCE compares values of sem_seg/mIoU of the first data set in DATASETS.TEST, "
-                f"and the evaluation at iteration {finished} gave none"
+                f"SOLVER.EARLY_STOP_PATIENCE compares values of {self._metric.name} of the first data set in "
+                f"DATASETS.TEST, and the evaluation at iteration {finished} gave none"
             )
         if since_best >= self._patience:
             self._stop(at_start=False)
@@ -201,7 +236,7 @@ class EarlyStop(HookBase):
         if self._best is not None:
             logger.info(
                 "Early stop: no better %s than %.4f of iteration %d in %d evaluations (SOLVER.EARLY_STOP_PATIENCE)",
-                *(self._best.metric, self._best.value, self._best.iteration, self._patience),
+                *(self._best.metric.name, self._best.value, self._best.iteration, self._patience),
             )
             self._checkpointer.save("model_final", iteration=self.trainer.iter)
         raise StopTraining(at_start=at_start)

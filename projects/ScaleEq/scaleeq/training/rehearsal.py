@@ -3,7 +3,6 @@
 The checks are those of the run itself, which makes them again; the model is built on the meta device, where it has
 shapes and no numbers, so that its refusals, the optimizer's and those of a file of weights come before hundreds of
 lines of log too, and once for all processes of a job. No random number of the run is drawn: it is seeded afterwards.
-Own design.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from scaleeq.probes.counting import build_on_meta
 from .evaluate import evaluated_file
 from .norms import refuse_single_values
 from .output_dir import check_output_dir
+from .recipe import Recipe
 from .setup import check_before_evaluation, choose_device
 from .solver import build_gradient_clipper
 from .step import autocast_dtype, micro_batch_size
-from .trainer import Trainer
 
 
 def rehearse(
     cfg: CfgNode,
-    trainer_class: type[Trainer] = Trainer,
+    recipe: type[Recipe] = Recipe,
     *,
     resume: bool = False,
     eval_only: bool = False,
@@ -46,15 +45,15 @@ def rehearse(
         choose_device(cfg)
         if eval_only:
             check_before_evaluation(cfg)
-            trainer_class.check_evaluators(cfg)
+            recipe.check_evaluators(cfg)
         else:
-            trainer_class.check(cfg)
+            recipe.check(cfg)
             micro_batch_size(cfg, num_processes)
             autocast_dtype(cfg)
             build_gradient_clipper(cfg)
         _check_folder(Path(cfg.OUTPUT_DIR))
         check_output_dir(cfg, resume=resume, eval_only=eval_only)
-        model = _check_model(cfg, trainer_class, resume=resume, eval_only=eval_only)
+        model = _check_model(cfg, recipe, resume=resume, eval_only=eval_only)
         # Norms of several processes may count all of them, and loaded equalizers are not measured.
         if model is not None and not (eval_only or resume or cfg.MODEL.WEIGHTS) and num_processes == 1:
             refuse_single_values(model, micro_batch=micro_batch_size(cfg, 1))
@@ -71,13 +70,13 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def check_model(cfg: CfgNode, trainer_class: type[Trainer] = Trainer) -> nn.Module | None:
+def check_model(cfg: CfgNode, recipe: type[Recipe] = Recipe) -> nn.Module | None:
     """The model on the meta device, after its refusals; None where it is another's, which need not be built there."""
     file = cfg.MODEL.TIMM.PRETRAINED_FILE
     if file and not os.path.isfile(file):
         raise FileNotFoundError(f"MODEL.TIMM.PRETRAINED_FILE: there is no file {file!r}")
-    is_ours = trainer_class.build_model.__func__ is Trainer.build_model.__func__  # type: ignore[attr-defined]
-    return build_on_meta(cfg) if is_ours and cfg.MODEL.META_ARCHITECTURE in OUR_ARCHITECTURES else None
+    is_ours = cfg.MODEL.META_ARCHITECTURE in OUR_ARCHITECTURES and not recipe.overrides("build_model")
+    return build_on_meta(cfg) if is_ours else None
 
 
 def check_weights(model: nn.Module, path: str, *, key: str = "MODEL.WEIGHTS", strict: bool = True) -> None:
@@ -91,13 +90,13 @@ def check_weights(model: nn.Module, path: str, *, key: str = "MODEL.WEIGHTS", st
         raise kind(f"{key}: {error}") from error
 
 
-def _check_model(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool, eval_only: bool) -> nn.Module | None:
+def _check_model(cfg: CfgNode, recipe: type[Recipe], *, resume: bool, eval_only: bool) -> nn.Module | None:
     """The model on the meta device, after the refusals of it, its optimizer and the file that its weights come from."""
-    model = check_model(cfg, trainer_class)
+    model = check_model(cfg, recipe)
     if model is None:
         return None
     if not eval_only:
-        trainer_class.build_lr_scheduler(cfg, trainer_class.build_optimizer(cfg, model))
+        recipe.build_lr_scheduler(cfg, recipe.build_optimizer(cfg, model))
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     if eval_only:
         path = evaluated_file(cfg, checkpointer, resume=resume)

@@ -1,49 +1,73 @@
 """The hooks of a run, in the order in which they run: what changes the model, what saves and tests it, what writes that
-down and follows from it. Own arrangement of Detectron2's hooks and ours."""
+down and follows from it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
 
 from scaleeq.engine import (
+    CfgNode,
     DatasetCatalog,
-    EvalHook,
+    EventWriter,
     HookBase,
     IterationTimer,
     LRScheduler,
     PeriodicCheckpointer,
+    SafeCheckpointer,
     comm,
 )
+from scaleeq.evaluation.headline import Metric
 
-from .hooks import BestCheckpoint, EarlyStop, FirstBatches, MissedEvaluation
+from .hooks import BestCheckpoint, EarlyStop, EvaluationHook, FirstBatches, MissedEvaluation
 from .scale_hooks import CalibrationHook, ScaleStatisticsHook
+from .step import TrainingStep
 from .writers import EvaluationWriter, MetricsFile
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
+
+class Run(Protocol):
+    """What the hooks need of a trainer."""
+
+    cfg: CfgNode
+    model: nn.Module
+    step: TrainingStep
+    checkpointer: SafeCheckpointer
+
+    def seeded_config(self) -> CfgNode: ...
+    def build_train_loader(self, cfg: CfgNode) -> Iterable[list[dict]]: ...
+    def build_writers(self) -> list[EventWriter]: ...
+    def evaluate(self) -> dict[str, Any]: ...
+    def evaluated_model(self) -> tuple[nn.Module, str]: ...
+    def headline(self, cfg: CfgNode) -> Metric: ...
+    def new_pictures(self) -> Mapping[str, np.ndarray]: ...
 
 
-def standard_hooks(trainer: Trainer) -> list[HookBase | None]:
+def standard_hooks(trainer: Run) -> list[HookBase | None]:
     """What Trainer.build_hooks returns; None stands for what this process or this run does not have."""
     cfg, main, tests = trainer.cfg, comm.is_main_process(), trainer.cfg.DATASETS.TEST
-    metric = f"{tests[0]}/sem_seg/mIoU" if len(tests) > 1 else "sem_seg/mIoU"
+    metric = trainer.headline(cfg)
     equalizer, period, patience = cfg.MODEL.SCALE_EQUALIZER, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.EARLY_STOP_PATIENCE
-
-    def calibration_loader() -> Iterable[list[dict]]:
-        """The training data from its beginning, about one epoch of it, in the batches that batch norms will see."""
-        num_images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
-        loader = trainer.build_train_loader(trainer.seeded_config())
-        num_batches = math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH)
-        return FirstBatches(loader, num_batches, micro_batch=trainer.step.micro_batch)
-
-    evaluation = EvalHook(period, trainer.evaluate) if tests else None
-    writer = EvaluationWriter(trainer.build_writers(), eval_period=period) if main else None
-    best = BestCheckpoint(trainer.evaluated_model, cfg.OUTPUT_DIR, metric=metric) if main and tests else None
+    evaluation = EvaluationHook(period, trainer.evaluate) if tests else None
+    writer = _writer(trainer) if main else None
+    best = None
+    if main and tests:
+        best = BestCheckpoint(trainer.evaluated_model, cfg.OUTPUT_DIR, metric=metric.of_first(tests))
+    stop = None
+    if patience:
+        stop = EarlyStop(trainer.checkpointer, best, metric=metric, patience=patience, eval_period=period)
     return [
         IterationTimer(),
-        CalibrationHook(trainer.model, calibration_loader, num_images=equalizer.NUM_IMAGES, output_dir=cfg.OUTPUT_DIR),
+        CalibrationHook(
+            trainer.model,
+            partial(_calibration_loader, trainer),
+            num_images=equalizer.NUM_IMAGES,
+            output_dir=cfg.OUTPUT_DIR,
+        ),
         LRScheduler(),
         ScaleStatisticsHook(
             trainer.model,
@@ -57,5 +81,20 @@ def standard_hooks(trainer: Trainer) -> list[HookBase | None]:
         writer,
         best,
         MissedEvaluation(evaluation, best, followers=[writer]) if evaluation else None,
-        EarlyStop(trainer.checkpointer, best, patience=patience, eval_period=period) if patience else None,
+        stop,
     ]
+
+
+def _writer(trainer: Run) -> EvaluationWriter:
+    return EvaluationWriter(
+        trainer.build_writers(), eval_period=trainer.cfg.TEST.EVAL_PERIOD, pictures=trainer.new_pictures
+    )
+
+
+def _calibration_loader(trainer: Run) -> Iterable[list[dict]]:
+    """The training data from its beginning, about one epoch of it, in the batches that batch norms will see."""
+    cfg = trainer.cfg
+    num_images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
+    loader = trainer.build_train_loader(trainer.seeded_config())
+    num_batches = math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH)
+    return FirstBatches(loader, num_batches, micro_batch=trainer.step.micro_batch)

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from scaleeq.data.rules import samples_per_pass
 from scaleeq.engine import CfgNode, comm, seed_all_rng
 from scaleeq.ops import send
 from scaleeq.tasks.losses.segmentation import prepare_step
@@ -57,15 +58,7 @@ def micro_batch_size(cfg: CfgNode, world_size: int) -> int:
 
     ValueError: SOLVER.IMS_PER_BATCH, the batch of a whole step, cannot be cut so.
     """
-    batch, passes = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE
-    if passes < 1:
-        raise ValueError(f"SOLVER.ACCUMULATE is {passes}; a step has at least one forward pass")
-    if batch < 1 or batch % (passes * world_size):
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is the batch of a whole step: {batch} samples cannot be split evenly among "
-            f"{world_size} processes with {passes} passes each (SOLVER.ACCUMULATE)"
-        )
-    return batch // (passes * world_size)
+    return samples_per_pass(cfg.SOLVER.IMS_PER_BATCH, num_processes=world_size, passes=cfg.SOLVER.ACCUMULATE)
 
 
 def cut(batch: Batch, size: int) -> Iterator[Batch]:

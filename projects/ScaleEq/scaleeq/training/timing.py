@@ -22,8 +22,8 @@ from torch import nn
 from scaleeq.engine import CfgNode
 from scaleeq.markdown import code
 
+from .recipe import Recipe
 from .step import autocast_dtype
-from .trainer import Trainer
 
 WARMUP = 2  # unmeasured calls of each, before
 KINDS = ("forward", "training")
@@ -41,7 +41,7 @@ class TimedModel:
         cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.dtype = autocast_dtype(cfg)
-        self.model: nn.Module = Trainer.build_model(cfg)
+        self.model: nn.Module = Recipe.build_model(cfg)
         self.batch = [
             {
                 "image": torch.rand(3, *size, device=self.device) * 255,

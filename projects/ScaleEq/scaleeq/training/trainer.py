@@ -1,6 +1,6 @@
-"""The trainer: one class whose parts can be replaced one by one.
+"""The trainer: a recipe, whose parts can be replaced one by one, and the loop that runs it.
 
-Source: the override points of Detectron2's DefaultTrainer, so that its users find what they know. Deviations: the step
+Source: Detectron2's DefaultTrainer, so that its users find what they know. Deviations: the step
 is our own (step.py), and a loss or a gradient that is not finite stops every rank before it harms the weights; random
 numbers and training samples are functions of the seed and the iteration, so a resumed run goes on as if it had never
 stopped; an enabled scale equalizer is calibrated before the first iteration; a signal ends the training after the step
@@ -14,56 +14,49 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-# Importing these registers what a config names.
-import scaleeq.backbones
-import scaleeq.data
-import scaleeq.decoders
-import scaleeq.segmentor
 from scaleeq.data.fingerprint import DataFingerprint
 from scaleeq.engine import (
     CfgNode,
-    DatasetEvaluator,
     EvalHook,
     EventWriter,
     HookBase,
     SafeCheckpointer,
     TrainerBase,
-    build_model,
     comm,
     largest_over_ranks,
     wrap_ddp,
 )
 from scaleeq.engine.checkpoint_misfits import optimizer_misfits, state_misfits
-from scaleeq.names import check_names
 from scaleeq.stopping import Stopped, check_stop, request_stop, stop_requested, stop_signals
 
 from .ema import WeightAverage
-from .evaluate import build_evaluator, copy_main_buffers, test_on_datasets
-from .expected import check_expected_results, check_rows, require_expected
+from .expected import require_expected
 from .hooks import EarlyStop, StopTraining
 from .metrics import gather_metrics
 from .norms import warn_of_single_values
 from .output_dir import RunLock, check_disk_space, other_data
+from .recipe import Recipe
 from .run_hooks import standard_hooks
-from .setup import check_before_training, compile_parts
-from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
+from .setup import compile_parts
+from .solver import build_gradient_clipper
 from .step import TrainingStep, autocast_dtype, micro_batch_size, seed_iteration
+from .stopped import StoppedCheckpoint
+from .testing import Evaluation, Results, copy_main_buffers, run_test
 from .writers import run_writers
 
 logger = logging.getLogger(__name__)
 
-STOPPED = "model_stopped"  # the checkpoint of a run that a signal ended between two of SOLVER.CHECKPOINT_PERIOD
-Results = dict[str, Any]
+NUM_EXAMPLES = 4  # images of each data set that an evaluation keeps, to be drawn
 
 
-class Trainer(TrainerBase):
+class Trainer(Recipe, TrainerBase):
     """Trains what a config describes.
 
         trainer = Trainer(cfg)
@@ -107,7 +100,8 @@ class Trainer(TrainerBase):
         self._data: DataFingerprint | None = None
         self._saved_data: dict[str, Any] | None = None  # of the checkpoint that was loaded
         self._trained = -1  # the last iteration that has come to its hooks
-        self._from_stopped = False  # whether a checkpoint of an earlier stop is there
+        self._stopped = StoppedCheckpoint(self.checkpointer, cfg.OUTPUT_DIR)
+        self._evaluation: Evaluation | None = None  # the latest, until its pictures are drawn
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -174,7 +168,7 @@ class Trainer(TrainerBase):
     def _train(self) -> None:
         if comm.is_main_process():
             _ = self.data_fingerprint  # as the data are now, not at the first checkpoint
-            self._from_stopped = Path(self.cfg.OUTPUT_DIR, f"{STOPPED}.pth").is_file()
+            self._stopped.look()
         try:
             super().train(self.start_iter, self.max_iter)
         except StopTraining as stop:
@@ -187,7 +181,7 @@ class Trainer(TrainerBase):
         self._trained = self.iter
         if not stop:
             super().after_step()
-            self._remove_stopped()
+            self._stopped.remove_old()
             return
         request_stop(stop)
         self._hooks = [hook for hook in self._hooks if not isinstance(hook, (EvalHook, EarlyStop))]
@@ -203,27 +197,13 @@ class Trainer(TrainerBase):
         if stop_requested():
             self._save_stopped()
         super().after_train()
-        self._remove_stopped()
+        self._stopped.remove_old()
 
     def _save_stopped(self) -> None:
-        """Save what the last checkpoint does not have yet, where the iteration in progress has come to its hooks."""
-        if self._trained != self.iter or not comm.is_main_process():
-            return
-        regular = [f"model_{self.iter:07d}"] + ["model_final"] * (self.iter == self.max_iter - 1)
-        if self._last_checkpoint() not in regular:
-            self.checkpointer.save(STOPPED, iteration=self.iter)
-        self._trained = -1
-
-    def _remove_stopped(self) -> None:
-        """It has served as soon as there is a later checkpoint."""
-        if self._from_stopped and self._last_checkpoint() != STOPPED:
-            Path(self.cfg.OUTPUT_DIR, f"{STOPPED}.pth").unlink(missing_ok=True)
-            self._from_stopped = False
-
-    def _last_checkpoint(self) -> str:
-        """The name of the checkpoint that last_checkpoint names, without its suffix; "" without one."""
-        file = Path(self.cfg.OUTPUT_DIR, "last_checkpoint")
-        return file.read_text().strip().removesuffix(".pth") if file.is_file() else ""
+        """Where the iteration in progress has come to its hooks."""
+        if self._trained == self.iter and comm.is_main_process():
+            self._stopped.save(self.iter, is_last=self.iter == self.max_iter - 1)
+            self._trained = -1
 
     def _refuse_other_data(self) -> None:
         problem = ""
@@ -323,66 +303,11 @@ class Trainer(TrainerBase):
         model, kind = self.evaluated_model()
         copy_main_buffers(model)
         logger.info("Evaluating the %s weights", kind)
-        self.last_eval_results = self.test(self.cfg, model)
+        self._evaluation = Evaluation(self.cfg, num_examples=NUM_EXAMPLES * comm.is_main_process())
+        self.last_eval_results = run_test(self.test, self.cfg, model, self._evaluation)
         return self.last_eval_results
 
-    @classmethod
-    def check(cls, cfg: CfgNode) -> None:
-        """Raise what is wrong with a config before anything is built, reading the first records of its data sets."""
-        check_before_training(cfg)
-        cls.check_evaluators(cfg)
-
-    @classmethod
-    def check_evaluators(cls, cfg: CfgNode) -> None:
-        """ValueError: no evaluator for a data set of DATASETS.TEST, or none that has TEST.EXPECTED_RESULTS."""
-        for name in cfg.DATASETS.TEST:
-            cls.build_evaluator(cfg, name)
-        is_ours = cls.build_evaluator.__func__ is Trainer.build_evaluator.__func__  # type: ignore[attr-defined]
-        (check_expected_results if is_ours else check_rows)(cfg)
-
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model on MODEL.DEVICE, in the memory format of MODEL.CHANNELS_LAST."""
-        check_names(cfg)
-        model = build_model(cfg)
-        if cfg.MODEL.CHANNELS_LAST:
-            model = model.to(memory_format=torch.channels_last)
-        logger.info("Model:\n%s", model)
-        return model
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict]]:
-        """Endless batches of this process's share of SOLVER.IMS_PER_BATCH samples, from `start_iteration` on."""
-        return scaleeq.data.build_train_loader(cfg, start_iteration=start_iteration)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-        """Every image of the data set once, shared among the processes; has a length."""
-        return scaleeq.data.build_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluator that the data set's evaluator_type asks for.
-
-        ValueError: no evaluator for that type.
-        """
-        return build_evaluator(cfg, dataset_name)
-
-    @classmethod
-    def test(
-        cls, cfg: CfgNode, model: nn.Module, evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None
-    ) -> Results:
-        """Evaluate on every data set of DATASETS.TEST.
-
-        Returns {"sem_seg": {...}} of one data set, {name: {"sem_seg": {...}}} of several; on the main process only.
-        ValueError: as many evaluators as data sets are needed; or a scale equalizer was never calibrated.
-        """
-        return test_on_datasets(cls, cfg, model, evaluators)
+    def new_pictures(self) -> Mapping[str, np.ndarray]:
+        """Name -> (H, W, 3) uint8: those of the latest evaluation, once."""
+        evaluation, self._evaluation = self._evaluation, None
+        return self.pictures(evaluation) if evaluation else {}

@@ -11,26 +11,45 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from scaleeq.engine import CfgNode, EventWriter, HookBase, PeriodicWriter, default_writers, get_event_storage
 from scaleeq.files import write_text
 
 
-class EvaluationWriter(PeriodicWriter):
-    """Writes every `period` iterations, and right after each evaluation, so that a kill cannot lose its results."""
+def no_pictures() -> dict[str, np.ndarray]:
+    return {}
 
-    def __init__(self, writers: Sequence[EventWriter], *, period: int = 20, eval_period: int = 0) -> None:
+
+class EvaluationWriter(PeriodicWriter):
+    """Writes every `period` iterations, and right after each evaluation, so that a kill cannot lose its results.
+
+    The pictures of an evaluation go into the storage, from where a writer that shows pictures, TensorBoard's, takes
+    them; what none has taken is dropped, for they are large.
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[EventWriter],
+        *,
+        period: int = 20,
+        eval_period: int = 0,
+        pictures: Callable[[], Mapping[str, np.ndarray]] = no_pictures,
+    ) -> None:
+        """pictures: () -> name -> (H, W, 3) uint8, those that are new since the last call."""
         super().__init__(writers, period)
         self._all = list(writers)
         self._periods = period, eval_period
+        self._pictures = pictures
         self._written = -1  # the last iteration that was
 
     def after_step(self) -> None:
+        new = self._put_pictures()
         super().after_step()
         done, last = self.trainer.iter + 1, self.trainer.max_iter
         period, eval_period = self._periods
@@ -40,13 +59,33 @@ class EvaluationWriter(PeriodicWriter):
             self._written = self.trainer.iter
         elif done % period == 0 or done == last:
             self._written = self.trainer.iter
+        if new:
+            self.trainer.storage.clear_images()
+
+    def evaluated_now(self) -> None:
+        """After an evaluation outside of the steps."""
+        self._put_pictures()
+        for writer in self._all:
+            writer.write()
+        self.trainer.storage.clear_images()
+        self._written = self.trainer.storage.iter
 
     def after_train(self) -> None:
         """Where training ends early, its last iteration may be written: Detectron2's printer cannot do so twice."""
         if self.trainer.iter != self._written:
-            return super().after_train()
-        for writer in self._all:
-            writer.close()
+            self._put_pictures()
+            super().after_train()
+        else:
+            for writer in self._all:
+                writer.close()
+        del self._pictures  # it closes over the trainer, which owns this hook
+
+    def _put_pictures(self) -> bool:
+        """Whether there were any."""
+        new = self._pictures()
+        for name, picture in new.items():
+            self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
+        return bool(new)
 
 
 def run_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:

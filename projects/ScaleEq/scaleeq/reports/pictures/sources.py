@@ -32,7 +32,7 @@ from scaleeq.fusion import Aligned, Fusion
 from scaleeq.inference import Inference
 from scaleeq.layers import Gate, LogitsGate
 from scaleeq.probes.maps import capture_fusions, capture_maps
-from scaleeq.training.trainer import Trainer
+from scaleeq.training.recipe import Recipe
 
 from .sheets import Classes, Seen
 
@@ -130,7 +130,7 @@ class ModelPredictions:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""  # all weights are in the file
-        self.model = Trainer.build_model(cfg)
+        self.model = Recipe.build_model(cfg)
         refuse_kinds(self.model, kinds)
         SafeCheckpointer(self.model).load_weights(weights)
         require_calibrated(self.model)

@@ -20,8 +20,8 @@ from scaleeq.engine import CfgNode, SafeCheckpointer, comm
 from scaleeq.equalization.calibration import calibrate, fusions_of
 from scaleeq.probes.analysis import measure_scales
 from scaleeq.training.hooks import FirstBatches
+from scaleeq.training.recipe import Recipe
 from scaleeq.training.step import micro_batch_size, seed_iteration
-from scaleeq.training.trainer import Trainer
 
 from .verdict import facts_of, verdict
 
@@ -43,7 +43,7 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
     if num_batches < 1:
         raise ValueError(f"--batches is {num_batches}; at least one is needed")
     if loader is None:
-        loader, micro_batch = Trainer.build_train_loader(cfg), micro_batch_size(cfg, comm.get_world_size())
+        loader, micro_batch = Recipe.build_train_loader(cfg), micro_batch_size(cfg, comm.get_world_size())
         batches: Batches = list(FirstBatches(loader, num_batches, micro_batch=micro_batch))
     else:
         batches = list(islice(loader, num_batches))
@@ -58,7 +58,7 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
     if equalizes:
         _calibrate_if_needed(model, batches)
     logger.info("measuring %d fusions on %d batches of %d", len(fusions), len(batches), len(batches[0]))
-    record = measure_scales(model, batches, optimizer=Trainer.build_optimizer(cfg, model))
+    record = measure_scales(model, batches, optimizer=Recipe.build_optimizer(cfg, model))
     equalized, refused = (record, "") if equalizes else _equalized_record(cfg, state, batches)
     content: dict[str, Any] = {"about": _about(cfg, weights, batches, refused), "fusions": {}}
     for name in record:
@@ -81,7 +81,7 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
 
 def _model(cfg: CfgNode, weights: str) -> nn.Module:
     seed_iteration(max(cfg.SEED, 0), rank=0, iteration=0)
-    model = Trainer.build_model(cfg)
+    model = Recipe.build_model(cfg)
     if weights:
         SafeCheckpointer(model).load_weights(weights)
     return model
@@ -98,7 +98,7 @@ def _equalized_record(cfg: CfgNode, state: dict[str, torch.Tensor], batches: Bat
     cfg.defrost()
     cfg.MODEL.SCALE_EQUALIZER.ENABLED = True
     try:
-        copy = Trainer.build_model(cfg)
+        copy = Recipe.build_model(cfg)
     except ValueError as error:
         logger.info("no equalized copy: %s", error)
         return {}, str(error)

@@ -1,0 +1,61 @@
+"""What looks at a data set's predictions, as its evaluator_type and TEST ask for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from scaleeq.choices import one_of
+from scaleeq.data import find_dataset
+from scaleeq.data.reading import has_labels
+from scaleeq.engine import CfgNode, DatasetCatalog, DatasetEvaluator, DatasetEvaluators
+from scaleeq.evaluation import ABSENT_POLICIES, SemSegEvaluator, ValidationLossEvaluator, dataset_parts
+from scaleeq.evaluation.writing import output_writers
+
+logger = logging.getLogger(__name__)
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    """What looks at a data set's predictions: its metrics, with what TEST asks for, and the files of TEST.OUTPUT.
+
+    Without labels (the split of a test server) there are no metrics, only files.
+
+    ValueError: no evaluator for the data set's evaluator_type, an unknown value of TEST, or nothing to do.
+    """
+    metadata, test = find_dataset(dataset_name), cfg.TEST
+    evaluator_type = metadata.get("evaluator_type")
+    if evaluator_type != "sem_seg":
+        raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
+    one_of(test.ABSENT_CLASSES, ABSENT_POLICIES, key="TEST.ABSENT_CLASSES")
+    folder = Path(cfg.OUTPUT_DIR) / "inference"
+    if len(cfg.DATASETS.TEST) > 1:
+        folder /= dataset_name
+    evaluators = output_writers(test.OUTPUT, dataset_name, folder, image_format=cfg.INPUT.FORMAT)
+    if any(map(has_labels, DatasetCatalog.get(dataset_name))):
+        parts = dataset_parts(dataset_name, absent=test.ABSENT_CLASSES, boundary=test.BOUNDARY)
+        if test.VALIDATION_LOSS:
+            evaluators.insert(0, ValidationLossEvaluator(dataset_name))
+        evaluators.insert(0, SemSegEvaluator(dataset_name, absent=test.ABSENT_CLASSES, parts=parts))
+    elif evaluators:
+        logger.info("%s has no labels: no metrics, only files (TEST.OUTPUT %s)", dataset_name, list(test.OUTPUT))
+    else:
+        raise ValueError(
+            f"{dataset_name} has no labels to score with, and TEST.OUTPUT is empty: there is nothing to do. Set "
+            "TEST.OUTPUT, for example \"['submission']\", or name another data set in DATASETS.TEST"
+        )
+    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def one_each(
+    evaluators: DatasetEvaluator | Sequence[DatasetEvaluator], names: Sequence[str]
+) -> dict[str, DatasetEvaluator]:
+    """Data set -> its evaluator, of those that a caller has given in the order of the names.
+
+    ValueError: there are more or fewer.
+    """
+    if isinstance(evaluators, DatasetEvaluator):
+        evaluators = [evaluators]
+    if len(evaluators) != len(names):
+        raise ValueError(f"{len(evaluators)} evaluators for {len(names)} data sets in DATASETS.TEST")
+    return dict(zip(names, evaluators, strict=True))

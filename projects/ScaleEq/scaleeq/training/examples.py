@@ -1,0 +1,78 @@
+"""Some images of an evaluation with what the model made of them, and a plain picture of them: no fonts, no plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from scaleeq.engine import CfgNode, DatasetEvaluator, MetadataCatalog
+from scaleeq.evaluation.argmax import LABELS
+from scaleeq.pictures import colorize
+
+WIDTH = 320  # of one image in the picture, pixels
+
+
+@dataclass(frozen=True)
+class Example:
+    """image: (h, w, 3) uint8 RGB, as the model saw it; prediction, truth: (H, W) uint8; truth None: there is none."""
+
+    file_name: str
+    image: np.ndarray
+    prediction: np.ndarray
+    truth: np.ndarray | None = None
+
+
+class ExampleCollector(DatasetEvaluator):
+    """Keeps some of the images that it is shown, evenly from all of them; has no results.
+
+    examples: one list for good, filled again by each evaluation.
+    """
+
+    def __init__(self, cfg: CfgNode, num: int, *, total: int) -> None:
+        """total: images that will be shown."""
+        self.is_bgr = cfg.INPUT.FORMAT != "RGB"
+        self.examples: list[Example] = []
+        self._chosen = {index * total // num for index in range(num)}
+        self._index = 0
+
+    def reset(self) -> None:
+        self.examples.clear()
+        self._index = 0
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[MutableMapping[str, Any]]) -> None:
+        """Of outputs that an evaluator has made labels of, as ours do; others are passed over.
+
+        inputs: samples with "image": (3, h, w) uint8.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            if self._index in self._chosen and LABELS in output:
+                image, truth = np.asarray(sample["image"]), sample.get("sem_seg_truth")
+                image = (image[::-1] if self.is_bgr else image).transpose(1, 2, 0).astype(np.uint8, order="C")
+                truth = None if truth is None else np.asarray(truth)
+                name = str(sample.get("file_name", self._index))
+                self.examples.append(Example(name, image, output[LABELS], truth))
+            self._index += 1
+
+    def evaluate(self) -> None:
+        """Nothing."""
+
+
+def draw_examples(dataset_name: str, examples: Sequence[Example]) -> np.ndarray:
+    """A row each of image, truth (where there is one) and prediction, in the data set's colours: (H, W, 3) uint8."""
+    metadata = MetadataCatalog.get(dataset_name)
+    colors, ignore_label = metadata.get("stuff_colors", []), metadata.get("ignore_label", 255)
+    rows = []
+    for example in examples:
+        # Nearest, so that labels stay labels.
+        height, width = example.prediction.shape
+        size = WIDTH, max(1, round(height * WIDTH / width))
+        maps = [labels for labels in (example.truth, example.prediction) if labels is not None]
+        small = [cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST) for labels in maps]
+        panels = [cv2.resize(example.image, size, interpolation=cv2.INTER_AREA)]
+        rows.append(np.concatenate([*panels, *(colorize(each, colors, ignore_label) for each in small)], axis=1))
+    widest = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0))) for row in rows])

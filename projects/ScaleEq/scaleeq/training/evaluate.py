@@ -22,7 +22,7 @@ from torch import nn
 from scaleeq import engine
 from scaleeq.choices import one_of
 from scaleeq.data import find_dataset
-from scaleeq.data.reading import has_labels
+from scaleeq.data.reading import has_labels, read_labels
 from scaleeq.engine import (
     CfgNode,
     DatasetCatalog,
@@ -132,7 +132,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         parts = dataset_parts(dataset_name, absent=test.ABSENT_CLASSES, boundary=test.BOUNDARY)
         if test.VALIDATION_LOSS:
             evaluators.insert(0, ValidationLossEvaluator(dataset_name))
-        evaluators.insert(0, SemSegEvaluator(dataset_name, absent=test.ABSENT_CLASSES, parts=parts))
+        # Samples of another loader, such as Detectron2's, have no truth with them.
+        own = SemSegEvaluator(dataset_name, absent=test.ABSENT_CLASSES, parts=parts, read_labels=read_labels)
+        evaluators.insert(0, own)
     elif evaluators:
         logger.info("%s has no labels: no metrics, only files (TEST.OUTPUT %s)", dataset_name, list(test.OUTPUT))
     else:

@@ -7,33 +7,37 @@ Deviations: left out is what ScaleEq never calls; each module's docstring says w
 
 from __future__ import annotations
 
-from . import comm
-from .backbone import Backbone
-from .batch_norm import NaiveSyncBatchNorm
-from .build import (
-    BACKBONE_REGISTRY,
-    META_ARCH_REGISTRY,
-    SEM_SEG_HEADS_REGISTRY,
-    build_backbone,
-    build_model,
-    build_sem_seg_head,
-)
-from .catalog import DatasetCatalog, MetadataCatalog
-from .config import CfgNode, configurable, get_cfg
-from .defaults import default_argument_parser, default_setup, default_writers
-from .detection_checkpoint import DetectionCheckpointer
-from .env import seed_all_rng
-from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
-from .events import EventStorage, EventWriter, get_event_storage
-from .hooks import EvalHook, IterationTimer, LRScheduler, PeriodicCheckpointer, PeriodicWriter
-from .image_list import ImageList
-from .launch import launch
-from .logger import setup_logger
-from .postprocessing import sem_seg_postprocess
-from .samplers import InferenceSampler
-from .shape_spec import ShapeSpec
-from .testing import print_csv_format, verify_results
-from .train_loop import HookBase, TrainerBase
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import comm
+    from .backbone import Backbone
+    from .batch_norm import NaiveSyncBatchNorm
+    from .build import (
+        BACKBONE_REGISTRY,
+        META_ARCH_REGISTRY,
+        SEM_SEG_HEADS_REGISTRY,
+        build_backbone,
+        build_model,
+        build_sem_seg_head,
+    )
+    from .catalog import DatasetCatalog, MetadataCatalog
+    from .config import CfgNode, configurable, get_cfg
+    from .defaults import default_argument_parser, default_setup, default_writers
+    from .detection_checkpoint import DetectionCheckpointer
+    from .env import seed_all_rng
+    from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+    from .events import EventStorage, EventWriter, get_event_storage
+    from .hooks import EvalHook, IterationTimer, LRScheduler, PeriodicCheckpointer, PeriodicWriter
+    from .image_list import ImageList
+    from .launch import launch
+    from .logger import setup_logger
+    from .postprocessing import sem_seg_postprocess
+    from .samplers import InferenceSampler
+    from .shape_spec import ShapeSpec
+    from .testing import print_csv_format, verify_results
+    from .train_loop import HookBase, TrainerBase
 
 __version__ = "0.6"  # the Detectron2 version whose behaviour this package reproduces
 
@@ -79,3 +83,63 @@ __all__ = [
     "setup_logger",
     "verify_results",
 ]
+
+# A name and the module that it is imported from on first use: the config alone needs no torch.
+_HOMES = {
+    "comm": "",
+    "Backbone": "backbone",
+    "NaiveSyncBatchNorm": "batch_norm",
+    "BACKBONE_REGISTRY": "build",
+    "META_ARCH_REGISTRY": "build",
+    "SEM_SEG_HEADS_REGISTRY": "build",
+    "build_backbone": "build",
+    "build_model": "build",
+    "build_sem_seg_head": "build",
+    "DatasetCatalog": "catalog",
+    "MetadataCatalog": "catalog",
+    "CfgNode": "config",
+    "configurable": "config",
+    "get_cfg": "config",
+    "default_argument_parser": "defaults",
+    "default_setup": "defaults",
+    "default_writers": "defaults",
+    "DetectionCheckpointer": "detection_checkpoint",
+    "seed_all_rng": "env",
+    "DatasetEvaluator": "evaluator",
+    "DatasetEvaluators": "evaluator",
+    "inference_on_dataset": "evaluator",
+    "EventStorage": "events",
+    "EventWriter": "events",
+    "get_event_storage": "events",
+    "EvalHook": "hooks",
+    "IterationTimer": "hooks",
+    "LRScheduler": "hooks",
+    "PeriodicCheckpointer": "hooks",
+    "PeriodicWriter": "hooks",
+    "ImageList": "image_list",
+    "launch": "launch",
+    "setup_logger": "logger",
+    "sem_seg_postprocess": "postprocessing",
+    "InferenceSampler": "samplers",
+    "ShapeSpec": "shape_spec",
+    "print_csv_format": "testing",
+    "verify_results": "testing",
+    "HookBase": "train_loop",
+    "TrainerBase": "train_loop",
+}
+
+
+if not TYPE_CHECKING:  # a type checker would take it for permission to import any name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if not _HOMES[name]:
+            return importlib.import_module(f".{name}", __name__)
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -49,6 +49,7 @@ setup(
     package_dir={"": SOURCE, "scaleeq.configs": "configs"},
     packages=[*find_packages(SOURCE), "scaleeq.configs"],
     package_data={"scaleeq": ["**/*.json"], "scaleeq.configs": ["**/*.yaml"]},
+    entry_points={"console_scripts": ["scaleeq = scaleeq.__main__:main"]},
     install_requires=REQUIREMENTS,
     extras_require={"test": TEST, "dev": DEV, "prepare": PREPARE, "models": MODELS, "wandb": ["wandb>=0.16"]},
 )

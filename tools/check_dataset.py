@@ -1,64 +1,7 @@
 #!/usr/bin/env python3
-"""Say in plain words what is wrong with data sets, and what to do; most important first.
+"""Say in plain words what is wrong with data sets: `scaleeq data check`."""
 
-    python tools/check_dataset.py camvid_sem_seg_train camvid_sem_seg_val --all
-    python tools/check_dataset.py path/to/folder --sheet sheet.png
-
-A folder holds images/, labels/ and classes.txt, and all of its splits are checked; it is looked for as given, then
-under $DETECTRON2_DATASETS (default ./datasets). A name is one of DATASETS.TRAIN and DATASETS.TEST, found there too.
-Exit code: 0 all is fine, 1 there are faults, 2 wrong usage.
-"""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-from scaleeq import console
-
-console.start()
-
-from scaleeq.data.check.splits import names_of
-from scaleeq.files import write_json
-from scaleeq.reports.data import ALL, DEFAULT_SAMPLE, check_datasets, draw_sheets
-
-
-def main() -> int:
-    parser = console.parser(__doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME_OR_FOLDER")
-    amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--all", action="store_const", dest="sample", const=ALL, help="read every image")
-    amount.add_argument("--sample", type=positive, metavar="N", help=f"read N images of each; default {DEFAULT_SAMPLE}")
-    parser.set_defaults(sample=DEFAULT_SAMPLE)
-    parser.add_argument("--workers", type=counting, metavar="N", help="processes; default: one a core; 0: this one")
-    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a picture of images and their labels")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report, with all file names")
-    arguments = parser.parse_args()
-
-    names = list(dict.fromkeys(name for argument in arguments.names for name in names_of(argument)))
-    reports = check_datasets(names, sample=arguments.sample, workers=arguments.workers)
-    print("\n".join(report.text() for report in reports))
-    if arguments.sheet:
-        for path in draw_sheets(reports, arguments.sheet):
-            print(path)
-    if arguments.json:
-        write_json(arguments.json, {"datasets": [report.to_dict() for report in reports]})
-    return 1 if any(report.faults for report in reports) else 0
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
-
-
-def counting(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is below 0")
-    return value
-
+from scaleeq.commands import start
 
 if __name__ == "__main__":
-    console.run(main, stopped="stopped; nothing is written")
+    start("check_data")

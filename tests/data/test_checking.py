@@ -7,8 +7,6 @@ said of each kind of wrong data set: test_wrong_datasets.py.
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,6 +15,7 @@ import pytest
 from PIL import Image
 
 from scaleeq import console
+from scaleeq.commands import check_data
 from scaleeq.data import find_dataset
 from scaleeq.data.check.checking import is_interpolated, look_at, read_all, sample_evenly
 from scaleeq.data.check.findings import KINDS, NOTES, Finding, by_importance
@@ -28,7 +27,6 @@ from tests.data.test_camvid import REAL_ROOT, write_camvid
 from tests.data.wrong_folders import CLASSES, DISTINCT, folder, good, label_b, photo, save
 
 RECORD_FOLDERS = {"file_name": "images", "sem_seg_file_name": "labels"}
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_dataset.py"
 
 
 def kinds(report) -> list[str]:
@@ -305,11 +303,13 @@ def test_the_sheet_shows_faults_too(root):
         (["own", "--all", "--sample", "2"], 2),
     ],
 )
-def test_command(root, monkeypatch, capsys, arguments, expected):
+def test_command(root, capsys, arguments, expected):
     folder(root, {"a": DISTINCT + (DISTINCT == 3), "b": DISTINCT})
     arguments = [str(root / "own") if word == "own" else word for word in arguments]
-    monkeypatch.setattr(sys, "argv", ["check_dataset.py", *arguments, "--json", str(root / "out.json")])
-    main = runpy.run_path(str(TOOL))["main"]
+
+    def main() -> int:
+        return check_data.run(check_data.parse(check_data.parser(), [*arguments, "--json", str(root / "out.json")]))
+
     if expected == 2:
         with pytest.raises(SystemExit, match="2"):
             console.run(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import scaleeq.segmentor  # noqa: F401  (registers the model)
+from scaleeq.commands import benchmark
 from scaleeq.engine import build_model, load_config
 from scaleeq.probes.counting import build_on_meta, count, count_config, image_size
 from scaleeq.training.timing import reset_peak, time_configs
@@ -44,12 +44,6 @@ FAMILIES = {
     "twins": [*NARROW, f"{TIMM}NAME", "twins_svt_small"],
     "convnext": [*NARROW, f"{TIMM}NAME", "convnext_tiny"],
 }
-
-
-spec = importlib.util.spec_from_file_location("benchmark", ROOT / "tools" / "benchmark.py")
-assert spec is not None and spec.loader is not None
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
 
 
 def config(*options: str):
@@ -141,15 +135,14 @@ def test_the_size_of_the_data_set():
 # --- the tool ---
 
 
-def run_tool(monkeypatch, capsys, *argv: str) -> str:
-    monkeypatch.setattr("sys.argv", ["benchmark.py", *argv])
-    benchmark.main()
+def run_tool(capsys, *argv: str) -> str:
+    benchmark.run(benchmark.parse(benchmark.parser(), argv))
     return capsys.readouterr().out
 
 
-def test_one_json_object_per_config(monkeypatch, capsys):
+def test_one_json_object_per_config(capsys):
     files = [str(QUICKSTART), str(CONFIGS / "camvid" / "uper_r18.yaml")]
-    out = run_tool(monkeypatch, capsys, "--count", "--json", "--size", "64", "96", "--config-file", *files, *NARROW)
+    out = run_tool(capsys, "--count", "--json", "--size", "64", "96", "--config-file", *files, *NARROW)
     records = [json.loads(line) for line in out.splitlines()]
     assert [record["config"] for record in records] == files
     for record, path in zip(records, files, strict=True):
@@ -159,8 +152,8 @@ def test_one_json_object_per_config(monkeypatch, capsys):
     assert {"params", "macs", "params_by_part", "macs_by_part", "macs_by_kind"} <= set(records[0])
 
 
-def test_a_table_for_people(monkeypatch, capsys):
-    out = run_tool(monkeypatch, capsys, "--config-file", str(QUICKSTART), "--count", *FAMILIES["fapn"])
+def test_a_table_for_people(capsys):
+    out = run_tool(capsys, "--config-file", str(QUICKSTART), "--count", *FAMILIES["fapn"])
     header, _, row = out.splitlines()
     assert len(header.split("|")) == len(row.split("|"))
     assert "512x512" in row and "params M" in header
@@ -172,7 +165,7 @@ def test_options_stand_anywhere_behind_the_files():
         ["--count", "--json", "--config-file", "a.yaml", "b.yaml", "SOLVER.MAX_ITER", "-1"],
         ["--config-file", "a.yaml", "b.yaml", "--json", "--count", "SOLVER.MAX_ITER", "-1"],
     ):
-        arguments = benchmark.parse(argv)
+        arguments = benchmark.parse(benchmark.parser(), argv)
         assert arguments.config_file == ["a.yaml", "b.yaml"] and arguments.opts == ["SOLVER.MAX_ITER", "-1"]
         assert arguments.count and arguments.json and arguments.size is None
 
@@ -180,14 +173,14 @@ def test_options_stand_anywhere_behind_the_files():
 @pytest.mark.parametrize("words", [["MODEL.DEVICE"], ["yes", "--fast"], ["--size", "0", "5"]], ids=" ".join)
 def test_what_is_no_option_is_refused(words, capsys):
     with pytest.raises(SystemExit):
-        benchmark.parse(["--config-file", "a.yaml", *words])
+        benchmark.parse(benchmark.parser(), ["--config-file", "a.yaml", *words])
     assert words[-1] in capsys.readouterr().err
 
 
-def test_timing_is_interleaved_and_relative_to_the_first(monkeypatch, capsys):
+def test_timing_is_interleaved_and_relative_to_the_first(capsys):
     files = [str(QUICKSTART)] * 2
     out = run_tool(
-        monkeypatch, capsys, "--config-file", *files, "--size", "32", "64", "--batch", "2", "--iterations", "1",
+        capsys, "--config-file", *files, "--size", "32", "64", "--batch", "2", "--iterations", "1",
         "--json", *NARROW,
     )  # fmt: skip
     first, second = (json.loads(line) for line in out.splitlines())

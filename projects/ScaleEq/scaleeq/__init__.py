@@ -2,16 +2,34 @@
 
     from scaleeq import Fusion, ScaleEqualizer, calibrate, fold_equalizers, equalize
 
-needs torch alone: no engine is imported and no config is read.
+needs torch alone: no engine is imported and no config is read. `get_config` reads one; `add_scaleeq_config` makes
+ScaleEq a project inside Detectron2 (docs/engine.md). Importing the package itself imports nothing else.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scaleeq.engine import CfgNode
+    from scaleeq.equalization.calibration import calibrate as calibrate
+    from scaleeq.equalization.folding import fold_equalizers as fold_equalizers
+    from scaleeq.equalization.foreign import equalize as equalize
+    from scaleeq.fusion import Fusion as Fusion
+    from scaleeq.fusion import ScaleEqualizer as ScaleEqualizer
 
 __version__ = "0.1.0"
 
-__all__ = ["Fusion", "ScaleEqualizer", "calibrate", "equalize", "fold_equalizers"]
+__all__ = [
+    "Fusion",
+    "ScaleEqualizer",
+    "add_scaleeq_config",
+    "calibrate",
+    "equalize",
+    "fold_equalizers",
+    "get_config",
+]
 
 _HOMES = {
     "Fusion": "scaleeq.fusion",
@@ -22,10 +40,42 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import the public names on first use, so that `import scaleeq` stays light."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'scaleeq' has no attribute {name!r}")
+def get_config(name: str, overrides: Sequence[Any] = ()) -> CfgNode:
+    """The config that a name such as "ade20k/uper_swin_tiny+scale_equalizer", or a file's path, stands for.
+
+    overrides: KEY, VALUE, KEY, VALUE, ..., each value as text or of the right type.
+
+    FileNotFoundError: there is no such name or file; KeyError, ValueError: a key or a value is wrong.
+    """
+    from scaleeq.engine import load_config
+
+    return load_config(name, overrides)
+
+
+def add_scaleeq_config(cfg: Any) -> None:
+    """Make a config of Detectron2's ready for ScaleEq: add its keys, and register its models and data sets.
+
+    cfg: as detectron2.config.get_cfg makes it; changed in place. Nothing is registered, and no engine loaded, before.
+    """
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    from scaleeq.config import add_scaleeq_config as add_keys
+
+    add_keys(cfg)
+    for registers in ("scaleeq.segmentor", "scaleeq.data"):
+        import_module(registers)
+
+
+if not TYPE_CHECKING:  # a type checker would take it for permission to import any name
+
+    def __getattr__(name: str) -> Any:
+        """Import the public names on first use, so that `import scaleeq` stays light."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'scaleeq' has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -28,7 +28,7 @@ KEYS = ("DATASETS.TRAIN", "DATASETS.TEST")
 
 def fingerprint(records: Sequence[Record]) -> torch.Tensor:
     """(N,) int64, one number a record."""
-    files = [[(key, str(record[key])) for key in sorted(record) if key.endswith("file_name")] for record in records]
+    files = [[(key, str(record[key])) for key in _file_keys(record)] for record in records]
     names: dict[str, set[str]] = defaultdict(set)
     for _, path in (pair for pairs in files for pair in pairs):
         folder, name = os.path.split(path)
@@ -44,6 +44,11 @@ def fingerprint(records: Sequence[Record]) -> torch.Tensor:
         digest = hashlib.blake2b("\0".join(words).encode(errors="surrogateescape"), digest_size=8).digest()
         numbers.append(int.from_bytes(digest, "little", signed=True))
     return torch.tensor(numbers, dtype=torch.int64)
+
+
+def _file_keys(record: Record) -> list[str]:
+    """The keys of a record's files, sorted; one that is made by a function has none, and is known by one name."""
+    return ["file_name"] if "read" in record else [key for key in sorted(record) if key.endswith("file_name")]
 
 
 def _relative(folders: Sequence[str]) -> dict[str, str]:

@@ -5,9 +5,9 @@ SCALEEQ_ENGINE=auto (default), detectron2 or standalone. A forced choice never f
 installed but does not import is an error, never a reason to go on without it.
 
 Here are the names of `contract.CONTRACT`, and ours above both engines: load_config, SafeCheckpointer, write_checkpoint,
-wrap_ddp, leave_job, largest_over_ranks, run_job. NAME is the engine chosen, VERSION its version (standalone: the
-Detectron2 that it reproduces), FEATURES what it can do. Outside this package ask FEATURES, not NAME. Importing
-`scaleeq.engine.standalone` directly chooses nothing.
+wrap_ddp, leave_job, largest_over_ranks, run_job, register_path_handler, engine_lr_scheduler. NAME is the engine chosen,
+VERSION its version (standalone: the Detectron2 that it reproduces), FEATURES what it can do. Outside this package ask
+FEATURES, not NAME. Importing `scaleeq.engine.standalone` directly chooses nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .parallel import largest_over_ranks as largest_over_ranks
     from .parallel import leave_job as leave_job
     from .parallel import wrap_ddp as wrap_ddp
+    from .paths import register_path_handler as register_path_handler
+    from .schedules import engine_lr_scheduler as engine_lr_scheduler
     from .standalone import *  # noqa: F403
 
     NAME: Side
@@ -47,6 +49,8 @@ _OURS = {
     "leave_job": "parallel",
     "largest_over_ranks": "parallel",
     "run_job": "job",
+    "register_path_handler": "paths",
+    "engine_lr_scheduler": "schedules",
 }
 _CHOSEN = ("NAME", "VERSION", "FEATURES")
 

@@ -6,6 +6,7 @@ required.
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -15,24 +16,33 @@ import scaleeq.engine as engine
 from scaleeq import console
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = console.parser("Report the training engine.")
-    parser.prog = "python -m scaleeq.engine"
+def parser() -> argparse.ArgumentParser:
+    parser = console.parser("Report the training engine: which one runs here, its versions and devices.")
     parser.add_argument("--require", choices=("detectron2", "standalone"), help="fail unless this engine is chosen")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    command = parser()
+    command.prog = "python -m scaleeq.engine"
+    return run(command.parse_args(argv))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; the exit code."""
     try:
         name = engine.NAME
     except (ImportError, ValueError) as error:
         print(f"No engine: {error}", file=sys.stderr)
         return 1
     print(report())
-    if args.require in (None, name):
+    if arguments.require in (None, name):
         return 0
-    if args.require == "detectron2" and not engine.is_detectron2_installed():
+    if arguments.require == "detectron2" and not engine.is_detectron2_installed():
         reason = f"Detectron2 is not installed; see {engine.INSTALL_PAGE}"
     else:
-        reason = f"set SCALEEQ_ENGINE={args.require}"
-    print(f"The engine is {name}, required was {args.require}: {reason}", file=sys.stderr)
+        reason = f"set SCALEEQ_ENGINE={arguments.require}"
+    print(f"The engine is {name}, required was {arguments.require}: {reason}", file=sys.stderr)
     return 1
 
 

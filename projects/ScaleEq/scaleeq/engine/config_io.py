@@ -11,13 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from scaleeq.choices import flatten, nearest
 from scaleeq.config import add_scaleeq_config, check_config, config_files
-from scaleeq.engine import CfgNode, get_cfg
+
+from .standalone.config import get_cfg as standalone_cfg
+
+if TYPE_CHECKING:
+    from scaleeq.engine import CfgNode
 
 BASE_KEY = "_BASE_"
 
@@ -32,6 +36,8 @@ def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgN
     and for values that cannot be meant (scaleeq.config).
     """
     if base is None:
+        from scaleeq.engine import get_cfg  # chooses the engine, and loads torch
+
         base = get_cfg()
         add_scaleeq_config(base)
     cfg = base.clone()
@@ -49,6 +55,25 @@ def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgN
         _set(cfg, str(key), value, "command line")
     check_config(cfg, base)
     return cfg
+
+
+def default_config() -> CfgNode:
+    """Detectron2's keys and ScaleEq's, of the standalone side: without torch, and without choosing an engine."""
+    cfg = standalone_cfg()
+    add_scaleeq_config(cfg)
+    return cfg
+
+
+def read_config(path: str | Path | None, opts: Sequence[Any] = ()) -> CfgNode:
+    """load_config without torch, as a tree of the standalone side.
+
+    Raises as load_config. A key that Detectron2 0.6 does not have is looked for in the engine that is here, which loads
+    it: a Detectron2 of its own kind may have more.
+    """
+    try:
+        return load_config(path, opts, base=default_config())
+    except KeyError:
+        return load_config(path, opts)
 
 
 def read_yaml_files(path: Path, _children: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -105,7 +130,7 @@ def _leaves(tree: dict[str, Any], node: CfgNode, prefix: str = "") -> Iterator[t
     for name, value in tree.items():
         key = f"{prefix}{name}"
         section = node.get(name)
-        if isinstance(value, dict) and isinstance(section, CfgNode):
+        if isinstance(value, dict) and isinstance(section, type(node)):
             yield from _leaves(value, section, f"{key}.")
         else:
             yield key, value
@@ -117,7 +142,7 @@ def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
     if key not in known:
         raise KeyError(f"{source}: there is no config key {key!r}{_nearest(key, list(known))}")
     old = known[key]
-    if isinstance(old, CfgNode):
+    if isinstance(old, type(cfg)):
         raise ValueError(f"{source}: {key} is a section with keys {', '.join(old)}; it cannot be {value!r}")
     if key == "VERSION" and value != old:
         raise ValueError(f"{source}: config VERSION {value!r} cannot be read, only {old}")

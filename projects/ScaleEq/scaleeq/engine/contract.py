@@ -26,7 +26,7 @@ class Name:
 
 
 CONTRACT: tuple[Name, ...] = (
-    Name("CfgNode", "config", "engine, tools, training", ("config_tree", "config_use")),
+    Name("CfgNode", "config", "commands, engine, training", ("config_tree", "config_use")),
     Name("get_cfg", "config", "engine", ("config_tree", "config_use")),
     Name("configurable", "config", "decoders, segmentor", ("configurable",)),
     Name("META_ARCH_REGISTRY", "modeling", "segmentor", ("builders",)),
@@ -51,8 +51,8 @@ CONTRACT: tuple[Name, ...] = (
     Name("PeriodicCheckpointer", "engine.hooks", "training", ("whole_training",)),
     Name("EvalHook", "engine.hooks", "training", ("evaluation_times",)),
     Name("launch", "engine", "engine", ("one_process",)),
-    Name("default_argument_parser", "engine", "tools", ("command_line",)),
-    Name("default_setup", "engine", "tools", ("setup",)),
+    Name("default_argument_parser", "engine", "engine", ("command_line",)),
+    Name("default_setup", "engine", "commands", ("setup",)),
     Name("default_writers", "engine", "training", ("whole_training",)),
     Name("EventStorage", "utils.events", "TrainerBase", ("storage_values", "printed_lines", "written_files")),
     Name("get_event_storage", "utils.events", "training", ("storage_values",)),
@@ -65,7 +65,7 @@ CONTRACT: tuple[Name, ...] = (
     Name("DetectionCheckpointer", "checkpoint", "engine", ("detection_checkpointer",)),
     Name("comm", "utils", "backbones, data, decoders, evaluation, reports, tools, training", ("one_process",)),
     Name("seed_all_rng", "utils.env", "default_setup", ("seeds",)),
-    Name("setup_logger", "utils.logger", "tools", ("log_files",)),
+    Name("setup_logger", "utils.logger", "commands", ("log_files",)),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .evaluate import evaluate_only
+from .evaluators import build_evaluator
 from .prepare import check_run, prepare_run
 from .recipe import Recipe
 from .setup import choose_device
@@ -12,6 +13,7 @@ from .trainer import Trainer
 __all__ = [
     "Recipe",
     "Trainer",
+    "build_evaluator",
     "build_lr_scheduler",
     "check_run",
     "choose_device",

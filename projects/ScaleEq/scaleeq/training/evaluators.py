@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scaleeq.choices import one_of
 from scaleeq.data import find_dataset
-from scaleeq.data.reading import has_labels
+from scaleeq.data.reading import has_labels, read_labels
 from scaleeq.engine import CfgNode, DatasetCatalog, DatasetEvaluator, DatasetEvaluators
 from scaleeq.evaluation import ABSENT_POLICIES, SemSegEvaluator, ValidationLossEvaluator, dataset_parts
 from scaleeq.evaluation.writing import output_writers
@@ -36,7 +36,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         parts = dataset_parts(dataset_name, absent=test.ABSENT_CLASSES, boundary=test.BOUNDARY)
         if test.VALIDATION_LOSS:
             evaluators.insert(0, ValidationLossEvaluator(dataset_name))
-        evaluators.insert(0, SemSegEvaluator(dataset_name, absent=test.ABSENT_CLASSES, parts=parts))
+        # Samples of another loader, such as Detectron2's, have no truth with them.
+        own = SemSegEvaluator(dataset_name, absent=test.ABSENT_CLASSES, parts=parts, read_labels=read_labels)
+        evaluators.insert(0, own)
     elif evaluators:
         logger.info("%s has no labels: no metrics, only files (TEST.OUTPUT %s)", dataset_name, list(test.OUTPUT))
     else:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from scaleeq.choices import one_of
-from scaleeq.engine import CfgNode
+from scaleeq.engine import CfgNode, engine_lr_scheduler
 from scaleeq.fusion import scale_optimizer_steps
 
 from .parameter_groups import groups_from_config
@@ -132,7 +132,15 @@ def _warmup_then(decay: Callable[[float], float], solver: CfgNode) -> Multiplier
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """A per-iteration scheduler; each group keeps its ratio to the base learning rate."""
+    """A per-iteration scheduler; each group keeps its ratio to the base learning rate.
+
+    SCHEDULES are those above, with every engine. Any other name is passed on to the engine, as Detectron2's DeepLab
+    project does. ValueError: nobody knows the name.
+    """
+    if cfg.SOLVER.LR_SCHEDULER_NAME not in SCHEDULES:
+        scheduler = engine_lr_scheduler(cfg, optimizer)
+        if scheduler is not None:
+            return scheduler
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lr_multiplier(cfg))
 
 

@@ -127,7 +127,7 @@ def find_orphans(records: Sequence[Record]) -> list[Finding]:
     """
     images: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
     for record in records:
-        if "sem_seg_file_name" in record:
+        if "sem_seg_file_name" in record and "read" not in record:
             (label_dir, label_name), (image_dir, image_name) = (
                 os.path.split(record[key]) for key in ("sem_seg_file_name", "file_name")
             )

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from scaleeq.data.record_file import with_label_file
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 IGNORE_LABEL = 255
@@ -40,7 +41,8 @@ def register_dataset(
     """Register a data set for semantic segmentation under the name.
 
     name: as users type it in DATASETS.TRAIN and DATASETS.TEST.
-    load: called by DatasetCatalog.get(name), returns the records.
+    load: called by DatasetCatalog.get(name), returns the records; their labels' paths become such as Detectron2's own
+        readers read rightly (record_file).
     classes, colors: name and (r, g, b) in 0..255 of each label 0..K-1.
     family: "ade20k", "cityscapes", "voc2012", "lip": whose official metrics and submission files apply; "": none.
     flip_pairs: labels that a horizontal flip exchanges, such as left and right arm.
@@ -54,7 +56,7 @@ def register_dataset(
         if metadata.get("registered_by") == "scaleeq":
             return
         raise ValueError(f"the data set {name!r} is registered already, and not by scaleeq; choose another name")
-    DatasetCatalog.register(name, load)
+    DatasetCatalog.register(name, lambda: [with_label_file(record) for record in load()])
     metadata.set(
         stuff_classes=list(classes),
         stuff_colors=[tuple(int(value) for value in color) for color in colors],

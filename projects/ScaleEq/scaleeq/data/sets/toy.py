@@ -21,6 +21,8 @@ import math
 
 import numpy as np
 
+from scaleeq.data.record_file import RecordFile
+
 from .catalog import IGNORE_LABEL, Record, register_dataset
 
 # Size and number of the scenes.
@@ -232,17 +234,21 @@ def _light(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Gene
 
 
 def load_toy(split: str) -> list[Record]:
-    """Records of a split: they carry a function that renders image and labels, instead of files."""
-    return [
-        {
-            "file_name": f"toy/{split}/{index:04d}.png",
-            "image_id": f"{split}_{index:04d}",
-            "height": HEIGHT,
-            "width": WIDTH,
-            "read": functools.partial(render_scene, split=split, index=index),
-        }
-        for index in range(NUM_SCENES[split])
-    ]
+    """Records of a split: they carry a function that renders image and labels, and names of files that are nowhere."""
+    return [_record(split, index) for index in range(NUM_SCENES[split])]
+
+
+def _record(split: str, index: int) -> Record:
+    rendered = {"read": functools.partial(render_scene, split=split, index=index)}
+    name = f"{index:04d}.png"
+    return {
+        "file_name": RecordFile(f"toy/{split}/{name}", rendered, "image"),
+        "sem_seg_file_name": RecordFile(f"toy/{split}_labels/{name}", rendered, "labels"),
+        "image_id": f"{split}_{index:04d}",
+        "height": HEIGHT,
+        "width": WIDTH,
+        **rendered,
+    }
 
 
 for _split in NUM_SCENES:

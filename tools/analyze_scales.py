@@ -5,7 +5,7 @@
     python tools/analyze_scales.py --config-file C --weights model_final.pth --batches 8 SOLVER.IMS_PER_BATCH 4
     python tools/analyze_scales.py --theory --output output/theory
 
-Writes scales.json, scales.html (one file, to open in any browser) and a PNG for each fusion; prints a line for each.
+Writes scales.json, scales.html (one file, to open in any browser) and an SVG for each fusion; prints a line for each.
 Nothing else is changed: the equalized model is a copy. Data sets are found under $DETECTRON2_DATASETS.
 --theory needs no model, and a checkout (it runs evidence.theory): figure_3.png, upsampled_variance.png and theory.json,
 what upsampling does to random maps.
@@ -23,8 +23,8 @@ from scaleeq import console
 console.start()
 
 from scaleeq.engine import load_config, setup_logger
-from scaleeq.reports.scales.page import write_report
-from scaleeq.reports.scales.run import analyze_scales
+from scaleeq.reports.scales_analysis import analyze_scales
+from scaleeq.reports.scales_page import write_report
 from scaleeq.training import check_labels, check_model, check_weights, choose_device
 
 CHECKOUT = Path(__file__).resolve().parents[1]

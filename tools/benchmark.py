@@ -22,9 +22,10 @@ console.start()
 
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.engine import load_config
-from scaleeq.probes.counting import count_config, count_table, image_size
+from scaleeq.reports.costs import count_table, time_table
 from scaleeq.training import choose_device
-from scaleeq.training.timing import time_configs, time_table
+from scaleeq.training.on_meta import count_config, image_size
+from scaleeq.training.timing import time_configs
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")  # of a config, which ends the list of configs
 

@@ -25,8 +25,8 @@ from scaleeq.experiments import execute
 from scaleeq.experiments.plan import read_plan
 from scaleeq.experiments.run_table import compare_runs, runs_table, write_runs
 from scaleeq.experiments.summary import summarize_comparison
-from scaleeq.reports.comparison.page import write_report
-from scaleeq.reports.comparison.tables import comparison_table, verdicts
+from scaleeq.reports.comparison_page import write_report
+from scaleeq.reports.comparison_tables import comparison_table, verdicts
 from scaleeq.stopping import Stopped, stop_signals
 
 TRAIN = Path(__file__).with_name("train_net.py")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw what a run has learned: predictions.png and branch_scales.png in its OUTPUT_DIR.
+"""Draw what a run has learned: predictions.png and branch_scales.svg in its OUTPUT_DIR.
 
 Example: python tools/plot_run.py output/quickstart --images 4 --weights model_best.pth
 """
@@ -14,7 +14,8 @@ console.start()
 
 from scaleeq.engine import load_config
 from scaleeq.files import read_json
-from scaleeq.reports.pictures.finished_run import branch_scales, plot_branch_scales, plot_predictions
+from scaleeq.reports.pictures.finished_run import plot_predictions
+from scaleeq.reports.scales_drawing import branch_scales, plot_branch_scales
 from scaleeq.training import choose_device
 
 
@@ -34,7 +35,7 @@ def main() -> None:
         arguments.output_dir / "scale_statistics.json", sound=lambda content: bool(branch_scales(content))
     )
     if statistics:
-        path = arguments.output_dir / "branch_scales.png"
+        path = arguments.output_dir / "branch_scales.svg"
         plot_branch_scales(statistics, path)
         print(path)
 

@@ -29,8 +29,8 @@ from scaleeq import console
 from scaleeq.config.check import _leaves
 from scaleeq.data import build_test_loader, build_train_loader
 from scaleeq.engine import CfgNode, load_config
-from scaleeq.probes.counting import build_on_meta
 from scaleeq.training import Trainer, rehearse
+from scaleeq.training.on_meta import build_on_meta
 from scaleeq.training.step import TrainingStep, autocast_dtype
 from tests.training.tiny import BASE, OPTIONS, tiny_config
 

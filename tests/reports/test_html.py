@@ -1,4 +1,4 @@
-"""The pages: one shell, nothing from elsewhere, words that stay words. Oracles: Python's HTML parser, WCAG's contrast."""
+"""The pages: one shell, nothing from elsewhere, words stay words. Oracles: Python's HTML parser, WCAG's contrast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scaleeq.reports.style import SERIES
 from tests.experiments.folders import write_comparison
 
 HOSTILE = """<script>alert("1")</script> \"' onload='x' {{ 7 * 7 }} </style></title> & &lt; <img src=http://a.b>"""
-VALUES = {"off": [50.0, 51.0], "equalized": [52.0, 53.1], "wide": [51.0, 50.0]}
+VALUES = {"off": [50.0, 51.0, 49.0, 50.5], "equalized": [52.0, 53.1, 51.0, 52.4], "wide": [51.0, 50.0, 49.5, None]}
 NAMES = ("scales", "comparison", "pictures")
 
 

@@ -18,7 +18,8 @@ REQUIREMENTS = [
     "pillow>=9.3",
     "tqdm>=4.29",
     "tensorboard>=2.10",
-    "matplotlib>=3.5",
+    "matplotlib>=3.7",
+    "jinja2>=3.0",  # torch needs it too
     "scipy>=1.10",
     "tabulate",
     "termcolor>=1.1",
@@ -48,7 +49,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": SOURCE, "scaleeq.configs": "configs"},
     packages=[*find_packages(SOURCE), "scaleeq.configs"],
-    package_data={"scaleeq": ["**/*.json"], "scaleeq.configs": ["**/*.yaml"]},
+    package_data={"scaleeq": ["**/*.json", "**/*.html", "**/*.css"], "scaleeq.configs": ["**/*.yaml"]},
     entry_points={"console_scripts": ["scaleeq = scaleeq.__main__:main"]},
     install_requires=REQUIREMENTS,
     extras_require={"test": TEST, "dev": DEV, "prepare": PREPARE, "models": MODELS, "wandb": ["wandb>=0.16"]},

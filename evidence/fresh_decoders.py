@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 
 from scaleeq.files import write_json
-from scaleeq.reports.scales.verdict import ratios
+from scaleeq.reports.scales_verdict import ratios
 
 Ratios = tuple[float, ...]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from scaleeq.probes.counting import count_table
-from scaleeq.reports.comparison.tables import comparison_table
+from scaleeq.reports.comparison_tables import comparison_table
+from scaleeq.reports.costs import count_table
 
 from . import fresh_decoders
 from .published import COUNTS, NO_CONFIG, PUBLISHED, Number, of_configs

@@ -18,7 +18,8 @@ import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.config import list_configs
 from scaleeq.engine import load_config
 from scaleeq.equalization.calibration import require_calibrated
-from scaleeq.probes.counting import Count, count_config, image_size
+from scaleeq.probes.counting import Count
+from scaleeq.training.on_meta import count_config, image_size
 from tests.training.tiny import OneStep
 
 ROOT = Path(__file__).parents[1]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from markdown_it import MarkdownIt
+from tabulate import tabulate
 
-from scaleeq.markdown import code, line, table
+from scaleeq.markdown import code, grid, line, table
 
 PARSER = MarkdownIt("commonmark").enable("table").enable("strikethrough")
 WORDS = [
@@ -44,3 +45,12 @@ def test_a_table_keeps_its_cells():
     assert cells == ["name | other", "<b>", *(" ".join(cell.split()) for row in rows for cell in row)]
     in_table = f"| a |\n|---|\n| {code('x|y `z`', in_table=True)} |"
     assert shown([token for token in PARSER.parse(in_table) if token.type == "inline"][1:])[0] == "x|y `z`"
+
+
+@pytest.mark.parametrize(("align", "style"), [("", {"tablefmt": "github"}), ("lrr", {"tablefmt": "pipe"})])
+def test_a_grid_is_laid_out_as_tabulates(align, style):
+    rows, headers = [("a", "12.50", "-"), ("a longer | name", "3", "1234567890")], ("class", "x", "% of pixels")
+    sides = [{"l": "left", "r": "right"}[side] for side in align] or None
+    assert grid(rows, headers, align=align) == tabulate(
+        rows, headers=headers, disable_numparse=True, colalign=sides, **style
+    )

@@ -22,7 +22,7 @@ from scaleeq.engine import DatasetCatalog, MetadataCatalog, inference_on_dataset
 from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
 from scaleeq.evaluation.ade20k import ADE20KScore
 from scaleeq.evaluation.boundary import boundary_parts
-from scaleeq.evaluation.report import columns_by_class
+from scaleeq.evaluation.result_table import columns_by_class
 from scaleeq.evaluation.sem_seg import add_counts
 
 NAME = "toy_sem_seg_val"

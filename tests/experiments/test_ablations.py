@@ -9,7 +9,7 @@ import pytest
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.experiments.plan import read_plan
-from scaleeq.probes.counting import build_on_meta
+from scaleeq.training.on_meta import build_on_meta
 from scaleeq.training.setup import check_schedule
 from scaleeq.training.step import micro_batch_size
 

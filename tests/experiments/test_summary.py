@@ -8,18 +8,18 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
-from matplotlib import pyplot as plt
 from scipy import stats
 
 from scaleeq.experiments import summary
 from scaleeq.experiments.runs import changed_keys, curve, finish_run, read_metrics, read_run, thinned
 from scaleeq.experiments.summary import question, summarize_comparison
-from scaleeq.reports.comparison.figures import band, draw_curves, draw_differences
-from scaleeq.reports.comparison.page import page, write_report
-from scaleeq.reports.comparison.tables import HEADERS, comparison_table, markdown, verdicts
+from scaleeq.reports.comparison_drawing import band, draw_curves, draw_differences
+from scaleeq.reports.comparison_page import page, write_report
+from scaleeq.reports.comparison_tables import HEADERS, comparison_table, markdown, verdicts
 from tests.experiments.folders import write_comparison, write_run
 
 VALUES = {
@@ -140,7 +140,7 @@ def test_the_page_is_one_file_for_every_screen(content):
 
 
 def test_the_axis_of_differences_names_their_metric(content):
-    with plt.rc_context({"svg.fonttype": "none"}):  # letters as text, not as outlines
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters as text, not as outlines
         words = list(ElementTree.fromstring(draw_differences(content)).itertext())
     assert "difference of sem_seg/mIoU" in words
 

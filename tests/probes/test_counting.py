@@ -15,7 +15,8 @@ from torch import nn
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.commands import benchmark
 from scaleeq.engine import build_model, load_config
-from scaleeq.probes.counting import build_on_meta, count, count_config, image_size
+from scaleeq.probes.counting import count, count_on_meta, counting
+from scaleeq.training.on_meta import build_on_meta, count_config, image_size
 from scaleeq.training.timing import reset_peak, time_configs
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,30 @@ def test_closed_form(device):
     assert found.macs_by_part == {"other": conv + linear + attention}
     assert found.params == sum(p.numel() for p in model.parameters())
     assert model.training and not model.linear.training, "modes are restored"
+
+
+def test_a_block_counts_all_that_runs_in_it():
+    model = Small()
+    x = torch.zeros(1, 4, 10, 12)
+    once = count(model, x)
+    with counting(model) as counter:
+        model(x)
+        model(x)
+    model(x)
+    assert counter.count().macs == 2 * once.macs and counter.count().params == once.params
+
+
+def test_a_model_is_counted_by_the_function_that_builds_it():
+    class Conv(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 5, 3, padding=1)
+
+        def forward(self, samples):
+            assert samples[0]["image"].device.type == "meta"
+            return self.conv(torch.stack([sample["image"] for sample in samples]))
+
+    assert count_on_meta(Conv, (8, 6)).macs == 8 * 6 * 5 * 3 * 9
 
 
 def test_a_deformable_convolution_counts_as_a_convolution_does():

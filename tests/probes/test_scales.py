@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import numpy as np
@@ -85,14 +86,13 @@ def test_gradients_and_steps_are_autograds(combine, spec):
         handle.remove()
 
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    recorder = Recorder(model)
-    recorder.start()
-    (model(x) * 8).backward()
-    for parameter in model.parameters():
-        parameter.grad = None if parameter.grad is None else parameter.grad / 8
-    recorder.read_gradients(gradient_scale=8)
-    before = weight.detach().clone()
-    optimizer.step()
+    with Recorder(model) as recorder:
+        (model(x) * 8).backward()
+        for parameter in model.parameters():
+            parameter.grad = None if parameter.grad is None else parameter.grad / 8
+        recorder.read_gradients(gradient_scale=8)
+        before = weight.detach().clone()
+        optimizer.step()
     branches = recorder.finish()["fusion"]["branches"]
     for index, (name, gradient) in enumerate(gradients.items()):
         assert branches[name]["map_gradient"] == pytest.approx(float(gradient.square().mean().sqrt()), rel=1e-6)
@@ -110,10 +110,9 @@ def test_micro_batches_and_processes_count_as_one_batch():
     x, whole, parts = maps(6).requires_grad_(), NoNorm(Concat()), [NoNorm(Concat()) for _ in range(2)]
 
     def watched(model: nn.Module, batches: list[torch.Tensor]) -> Recorder:
-        recorder = Recorder(model)
-        recorder.start()
-        for batch in batches:
-            (model(batch) / len(batches)).backward()
+        with Recorder(model) as recorder:
+            for batch in batches:
+                (model(batch) / len(batches)).backward()
         return recorder
 
     expected = watched(whole, [x]).finish()["fusion"]
@@ -133,9 +132,8 @@ def test_prediction_and_shares():
     model = NoNorm(Concat(), implementation="reparametrize", granularity="channel")
     x = maps(8)
     calibrate(model, [x], num_images=-1, progress=lambda line: None)
-    recorder = Recorder(model)
-    recorder.start()
-    model(x)
+    with Recorder(model) as recorder:
+        model(x)
     fusion = recorder.finish()["fusion"]
     fine, coarse = fusion["branches"].values()
     assert fine["std_predicted"] == fine["std"] == fine["source_std"]
@@ -156,13 +154,11 @@ def test_recording_leaves_results_and_hooks_as_they_were():
     models[1].load_state_dict(copy.deepcopy(models[0].state_dict()))
     outputs = []
     for model, watched in zip(models, (False, True), strict=True):
-        recorder = Recorder(model)
-        if watched:
-            recorder.start()
-        outputs.append(model(x))
-        outputs[-1].square().mean().backward()
-        recorder.read_gradients()
-        recorder.finish()
+        with Recorder(model) if watched else contextlib.nullcontext() as recorder:
+            outputs.append(model(x))
+            outputs[-1].square().mean().backward()
+            if recorder is not None:
+                recorder.read_gradients()
     assert torch.equal(*outputs)
     for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert (one.grad is None and other.grad is None) or torch.equal(one.grad, other.grad)
@@ -172,9 +168,8 @@ def test_recording_leaves_results_and_hooks_as_they_were():
 
 def test_what_is_not_finite_is_left_out():
     model = NoNorm(Concat())
-    recorder = Recorder(model)
-    recorder.start()
-    (model(maps()) * float("inf")).backward()
-    recorder.read_gradients()
+    with Recorder(model) as recorder:
+        (model(maps()) * float("inf")).backward()
+        recorder.read_gradients()
     branch = recorder.finish()["fusion"]["branches"]["coarse"]
     assert {"std", "mean"} <= set(branch) and not {"weight_gradient", "map_gradient"} & set(branch)

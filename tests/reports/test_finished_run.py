@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from PIL import Image
 
+from scaleeq.engine import MetadataCatalog
 from scaleeq.pictures import colorize
-from scaleeq.reports.pictures.finished_run import branch_scales, plot_branch_scales, plot_predictions
+from scaleeq.reports.pictures import Classes, Seen, evaluation_sheets, overview_sheet
+from scaleeq.reports.pictures.finished_run import plot_predictions
+from scaleeq.reports.scales_drawing import branch_scales, plot_branch_scales
 from scaleeq.training import Trainer
 from tests.training.tiny import tiny_config
 
@@ -27,6 +32,22 @@ def record(p2: float, p3: float, std: float | None) -> dict:
     return {"fusions": {"head": {"branches": branches}}}
 
 
+def test_a_training_is_handed_the_sheet_of_its_examples(tmp_path):
+    """Oracles: the sheet of the same arrays; a data set without colours and one without examples have none."""
+    cfg = tiny_config(tmp_path)
+    labels = np.zeros((20, 30), np.uint8)
+    example = SimpleNamespace(
+        file_name="a/b.png", image=np.zeros((20, 30, 3), np.uint8), prediction=labels, truth=labels
+    )
+    name = cfg.DATASETS.TEST[0]
+    evaluation = SimpleNamespace(examples={name: [example], cfg.DATASETS.TRAIN[0]: [], "a_strangers_set": [example]})
+    sheets = evaluation_sheets(evaluation)
+    assert list(sheets) == [f"predictions/{name}"]
+    seen = {"b.png": Seen(example.image, labels, labels)}
+    expected = overview_sheet(name, seen, Classes.of(MetadataCatalog.get(name)))
+    np.testing.assert_array_equal(sheets[f"predictions/{name}"], expected)
+
+
 STATISTICS = {"at_start": record(0.5, 0.4, 0.5), "at_end": record(0.6, 0.5, 0.5)}
 
 
@@ -44,7 +65,10 @@ def test_series_follow_the_file():
 
 
 def test_pictures_are_written(tmp_path):
-    plot_branch_scales(STATISTICS, tmp_path / "scales.png")
+    for name in ("scales.png", "scales.svg", "again.svg"):
+        plot_branch_scales(STATISTICS, tmp_path / name)
+    assert "<svg" in (tmp_path / "scales.svg").read_text()
+    assert (tmp_path / "scales.svg").read_bytes() == (tmp_path / "again.svg").read_bytes()
     cfg = tiny_config(tmp_path)
     torch.save({"model": Trainer.build_model(cfg).state_dict()}, tmp_path / "model.pth")
     plot_predictions(cfg, str(tmp_path / "model.pth"), tmp_path / "predictions.png", num_images=2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scaleeq.probes.scales import SPREADS
-from scaleeq.reports.scales.run import analyze_scales
+from scaleeq.reports.scales_analysis import analyze_scales
 from scaleeq.training import Trainer
 from tests.training.tiny import OneStep, tiny_config
 

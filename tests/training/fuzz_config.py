@@ -26,11 +26,11 @@ from typing import Any
 import torch
 
 from scaleeq import console
-from scaleeq.config.check import _leaves
+from scaleeq.choices import flatten
 from scaleeq.data import build_test_loader, build_train_loader
 from scaleeq.engine import CfgNode, load_config
-from scaleeq.probes.counting import build_on_meta
 from scaleeq.training import Trainer
+from scaleeq.training.on_meta import build_on_meta
 from scaleeq.training.rehearsal import rehearse
 from scaleeq.training.step import TrainingStep, autocast_dtype
 from tests.training.tiny import BASE, OPTIONS, tiny_config
@@ -179,7 +179,7 @@ def campaign(num_values: int, seed: int, folder: Path) -> list[Outcome]:
     """Draw values for all keys in turn, each key as often as the next."""
     tiny_config(folder)  # registers its data sets
     words = [word for pair in {**OPTIONS, **TINIER}.items() for word in pair]
-    defaults = dict(_leaves(load_config(BASE, words)))
+    defaults = dict(flatten(load_config(BASE, words)))
     rng = random.Random(seed)
     keys: list[str] = []
     outcomes = []

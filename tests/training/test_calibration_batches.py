@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scaleeq.equalization.calibration import calibrate
-from scaleeq.reports.scales.run import analyze_scales
+from scaleeq.reports.scales_analysis import analyze_scales
 from scaleeq.training import Trainer
 from scaleeq.training.norms import single_value_norms
 from scaleeq.training.scale_hooks import CalibrationHook

@@ -9,8 +9,8 @@ import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.config import config_root, list_configs
 from scaleeq.engine import load_config
 from scaleeq.equalization.calibration import fusions_of
-from scaleeq.probes.counting import build_on_meta
 from scaleeq.training.check_data import check_labels
+from scaleeq.training.on_meta import build_on_meta
 
 ROOT = config_root()
 FILES = sorted(ROOT.rglob("*.yaml"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from scaleeq.reports.costs import time_table
 from scaleeq.training import timing
 
 from .tiny import tiny_config
@@ -32,4 +33,4 @@ def test_the_peak_is_told_without_what_was_in_use_before(tmp_path, monkeypatch, 
     monkeypatch.setattr(timing, "peak_mib", lambda device: peak)
     (record,) = timing.time_configs([tiny_config(tmp_path)], sizes=[(32, 32)], iterations=1)
     assert record["peak_mib"] == told
-    assert f"| {'-' if told is None else '64'} " in timing.time_table([{"config": "a", "size": (32, 32), **record}])
+    assert f"| {'-' if told is None else '64'} " in time_table([{"config": "a", "size": (32, 32), **record}])

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
 # Emphasis and code, a cell's end, struck text, an underscore at a word's border, a tag, a link, an entity.
 _SPECIAL = re.compile(r"[\\`*|]|~(?=~)|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|\[(?=[^\]]*\]\()|&(?=#?\w+;)")
 _FIRST = re.compile(r"[#>+=-](?=\s|$|[#=-])|\d+(?=[.)](\s|$))")  # a heading, a quotation, a list, a rule
@@ -41,5 +39,21 @@ def code(words: object, *, in_table: bool = False) -> str:
 
 def table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     """A table whose cells are words."""
-    cells = [[text(cell) for cell in row] for row in rows]
-    return tabulate(cells, headers=list(map(text, headers)), tablefmt="github", disable_numparse=True)
+    return grid([[text(cell) for cell in row] for row in rows], list(map(text, headers)))
+
+
+def grid(rows: Sequence[Sequence[str]], headers: Sequence[str], *, align: str = "") -> str:
+    """A table whose cells are Markdown already, in columns as wide as their widest cell.
+
+    align: a letter for each column, "l" or "r"; "": as the reader does it.
+    """
+    columns = list(zip(headers, *rows, strict=True))
+    widths = [max(len(column[0]) + 2, *map(len, column)) for column in columns]
+    sides = align or " " * len(widths)
+    lines = [
+        "| " + " | ".join(f"{cell:{'>' if side == 'r' else '<'}{width}}" for cell, side, width in cells) + " |"
+        for cells in (list(zip(row, sides, widths, strict=True)) for row in (headers, *rows))
+    ]
+    ends = {" ": ("-", "-"), "l": (":", "-"), "r": ("-", ":")}
+    rules = (ends[side][0] + "-" * width + ends[side][1] for side, width in zip(sides, widths, strict=True))
+    return "\n".join([lines[0], "|" + "|".join(rules) + "|", *lines[1:]])

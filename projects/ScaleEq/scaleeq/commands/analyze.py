@@ -1,8 +1,8 @@
 """Show the scales of a config's branches, or what a run has learned.
 
-    scaleeq analyze camvid/uper_r18 --output output/scales             scales.json, scales.html, a PNG for each fusion
+    scaleeq analyze camvid/uper_r18 --output output/scales             scales.json, scales.html, an SVG for each fusion
     scaleeq analyze CONFIG --weights W --batches 8 SOLVER.IMS_PER_BATCH 4
-    scaleeq analyze output/quickstart --images 4                       predictions.png, branch_scales.png in the folder
+    scaleeq analyze output/quickstart --images 4                       predictions.png, branch_scales.svg in the folder
     scaleeq analyze --theory --output output/theory                    closed forms against random maps; in a checkout
 
 A folder is a run's OUTPUT_DIR; --weights is then a checkpoint inside it, default model_final.pth. Every other word is

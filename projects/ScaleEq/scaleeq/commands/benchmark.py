@@ -62,8 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
         refuse_early(name, arguments.opts)
     import scaleeq.segmentor  # noqa: F401  (registers the model)
     from scaleeq.engine import load_config
-    from scaleeq.probes.counting import count_table, image_size
-    from scaleeq.training.timing import time_table
+    from scaleeq.reports.costs import count_table, time_table
+    from scaleeq.training.on_meta import image_size
 
     configs = [load_config(name, arguments.opts) for name in arguments.config_file]
     sizes: list[Any] = [tuple(arguments.size or image_size(cfg)) for cfg in configs]
@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _measure(arguments: argparse.Namespace, configs: list[Any], sizes: list[Any]) -> list[dict[str, Any]]:
     """A result of each config at its size (height, width)."""
-    from scaleeq.probes.counting import count_config
     from scaleeq.training import choose_device
+    from scaleeq.training.on_meta import count_config
     from scaleeq.training.timing import time_configs
 
     if arguments.count:

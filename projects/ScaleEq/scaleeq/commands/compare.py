@@ -91,8 +91,8 @@ def _train(plan: Plan, arguments: argparse.Namespace) -> int:
 def _summarize(plan: Plan, output: Path) -> None:
     """Write and print what the runs that are there say."""
     from scaleeq.experiments.summary import summarize_comparison
-    from scaleeq.reports.comparison.page import write_report
-    from scaleeq.reports.comparison.tables import comparison_table, verdicts
+    from scaleeq.reports.comparison_page import write_report
+    from scaleeq.reports.comparison_tables import comparison_table, verdicts
 
     content = summarize_comparison(plan, output)
     paths = write_report(content, output)

@@ -5,7 +5,7 @@
     scaleeq analyze --theory --output output/theory
     python tools/analyze_scales.py --config-file CONFIG ...
 
-Writes scales.json, scales.html (one file, to open in any browser) and a PNG for each fusion; prints a line for each.
+Writes scales.json, scales.html (one file, to open in any browser) and an SVG for each fusion; prints a line for each.
 Nothing else is changed: the equalized model is a copy. Data sets are found under $DETECTRON2_DATASETS.
 --theory needs no model, and a checkout (it runs evidence.theory): figure_3.png, upsampled_variance.png and theory.json,
 what upsampling does to random maps.
@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
         return write_theory(arguments.output)
     refuse_early(arguments.config_file, arguments.opts)
     from scaleeq.engine import load_config, setup_logger
-    from scaleeq.reports.scales.page import write_report
-    from scaleeq.reports.scales.run import analyze_scales
+    from scaleeq.reports.scales_analysis import analyze_scales
+    from scaleeq.reports.scales_page import write_report
     from scaleeq.training import choose_device
     from scaleeq.training.check_data import check_labels
     from scaleeq.training.rehearsal import check_model, check_weights

@@ -23,7 +23,7 @@ from scaleeq.engine import DatasetCatalog, DatasetEvaluator, MetadataCatalog, co
 from scaleeq.evaluation.argmax import predicted_labels
 from scaleeq.evaluation.confusion import ABSENT_POLICIES, ConfusionMatrix, check_policy, metrics_from_counts
 from scaleeq.evaluation.parts import CONFUSION, Part
-from scaleeq.evaluation.report import in_percent, report
+from scaleeq.evaluation.result_table import in_percent, result_table
 from scaleeq.files import write_json
 
 FILE_NAME = "sem_seg_evaluation.json"
@@ -139,7 +139,9 @@ class SemSegEvaluator(DatasetEvaluator):
             results |= part_results
         title = f"{self.dataset_name}, {num_images} images"
         notes = [part.note for part in self.parts if part.note]
-        text = report(title, metrics, confusion, self.class_names, absent=self.absent, further=further, notes=notes)
+        text = result_table(
+            title, metrics, confusion, self.class_names, absent=self.absent, further=further, notes=notes
+        )
         logger.info("%s", text)
         if self.output_dir:
             content = {

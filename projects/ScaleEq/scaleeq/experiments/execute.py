@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scaleeq import engine
-from scaleeq.probes.counting import build_on_meta
 from scaleeq.training import Trainer, choose_device
+from scaleeq.training.on_meta import build_on_meta
 
 from .jobs import CONSOLE, End, Job, Pool
 from .plan import Plan, Variant, about, flat

@@ -26,7 +26,7 @@ def measure_scales(
     loss: Callable[[Any], torch.Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Record:
-    """Record all Fusions of a model over some batches; see .records for the numbers.
+    """Record all Fusions of a model over some batches; see .scales for the numbers.
 
     Args:
         batches: of training data, at least one.
@@ -37,26 +37,24 @@ def measure_scales(
         ValueError: no batch, or a loss that is not finite.
     """
     loss = loss or training_loss(model)
-    recorder = Recorder(model)
-    recorder.start()
     empty = True
     try:
-        with measuring(model), torch.enable_grad():
-            _train_without_noise(model)
-            for batch in batches:
-                empty = False
-                model.zero_grad()
-                value = loss(batch)
-                if not torch.isfinite(value):
-                    raise ValueError(f"the loss of a batch is {float(value)}: its gradients say nothing")
-                value.backward()
-                recorder.read_gradients()
-        if empty:
-            raise ValueError("there is no batch to measure")
-        if optimizer is not None:
-            optimizer.step()
+        with Recorder(model) as recorder:
+            with measuring(model), torch.enable_grad():
+                _train_without_noise(model)
+                for batch in batches:
+                    empty = False
+                    model.zero_grad()
+                    value = loss(batch)
+                    if not torch.isfinite(value):
+                        raise ValueError(f"the loss of a batch is {float(value)}: its gradients say nothing")
+                    value.backward()
+                    recorder.read_gradients()
+            if empty:
+                raise ValueError("there is no batch to measure")
+            if optimizer is not None:
+                optimizer.step()
     finally:
-        recorder.stop()
         model.zero_grad()
     record = recorder.finish()
     if optimizer is None:

@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from scaleeq.engine import build_model
 from scaleeq.fusion import Aligned
-from scaleeq.markdown import code
-from scaleeq.names import check_names
 
 PARTS = ("backbone", "pyramid", "head", "other")
 AUXILIARY = "auxiliary"
 # Convolutions; linear layers; a deformable convolution's weights; products of two maps, which attention is.
 KINDS = ("conv", "linear", "deformable", "attention")
-CITYSCAPES_SIZE, DEFAULT_SIZE = (1024, 2048), (512, 512)  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,70 +53,41 @@ class Count:
         return {"params": self.params, "macs": self.macs, **dataclasses.asdict(self)}
 
 
-def count_config(cfg: Any, size: Sequence[int]) -> Count:
-    """The model of a config on one image of `size` (height, width), pixels, without memory for its weights or maps."""
-    model = build_on_meta(cfg)
-    return count(model, [{"image": torch.empty(3, *size, device="meta")}])
+@contextmanager
+def counting(model: nn.Module) -> Iterator[OperationCounter]:
+    """Count what `model` computes in the block, in eval mode; the modes of its modules are restored.
 
-
-def build_on_meta(cfg: Any) -> nn.Module:
-    """The model of a config on the meta device: shapes without numbers, so no pretrained weights are fetched."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    check_names(cfg)
-    cfg.MODEL.DEVICE = "meta"
-    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""
-    with torch.device("meta"):
-        return build_model(cfg)
-
-
-def image_size(cfg: Any) -> tuple[int, int]:
-    """Height and width at which a config's multiply-adds are stated, pixels."""
-    return CITYSCAPES_SIZE if cfg.DATASETS.TEST and "cityscapes" in cfg.DATASETS.TEST[0] else DEFAULT_SIZE
-
-
-def count_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown of records with "config", "size" and what Count.as_dict gives: parameters in M, multiply-adds in G."""
-
-    def cell(number: int, unit: float, digits: int) -> str:
-        return f"{number / unit:.{digits}f}" if number else "-"
-
-    parts = [part for part in PARTS if any(part in record["params_by_part"] for record in records)]
-    rows = []
-    for record in records:
-        params, macs, kinds = (record[key] for key in ("params_by_part", "macs_by_part", "macs_by_kind"))
-        cells = [code(record["config"], in_table=True), "x".join(map(str, record["size"]))]
-        cells += [cell(number, 1e6, 2) for number in (record["params"], *(params.get(part, 0) for part in parts))]
-        cells += [cell(number, 1e9, 1) for number in (record["macs"], *(macs.get(part, 0) for part in parts))]
-        rows.append([*cells, *(cell(kinds[kind], 1e9, 1) for kind in KINDS[1:])])
-    headers = ["config", "image", "params M", *parts, "multiply-adds G", *parts, *(f"of it {k}" for k in KINDS[1:])]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
-
-
-def count(model: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None) -> Count:
-    """Count `model(*inputs)` in eval mode; the modes of its modules are restored.
-
-    call: what takes the inputs instead of the model, and calls it, perhaps several times.
+    with counting(model) as counter:
+        model(images)
+    counter.count()
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    counter = _Counter(model)
+    counter = OperationCounter(model)
     try:
         # With this choice attention is the two products that it is, on every device.
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            (call or model)(*inputs)
+            yield counter
     finally:
         for module, mode in modes:
             module.training = mode
-    params = Counter(dict.fromkeys(counter.macs_by_part, 0))
-    seen: set[nn.Parameter] = set()
-    for module, part in counter.part_of.items():
-        own = set(module.parameters(recurse=False)) - seen
-        params[part] += sum(parameter.numel() for parameter in own)
-        seen |= own
-    auxiliary = params.pop(AUXILIARY, 0)
-    macs = {part: macs for part, macs in counter.macs_by_part.items() if macs or params[part]}
-    return Count({part: params[part] for part in macs}, macs, dict(counter.macs_by_kind), auxiliary)
+
+
+def count(model: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None) -> Count:
+    """Count `model(*inputs)`.
+
+    call: what takes the inputs instead of the model, and calls it, perhaps several times.
+    """
+    with counting(model) as counter:
+        (call or model)(*inputs)
+    return counter.count()
+
+
+def count_on_meta(build: Callable[[], nn.Module], size: Sequence[int]) -> Count:
+    """The model that `build` makes, on one image of `size` (height, width), pixels; weights and maps take no memory."""
+    with torch.device("meta"):
+        model = build()
+    return count(model, [{"image": torch.empty(3, *size, device="meta")}])
 
 
 def parts_of(model: nn.Module) -> dict[nn.Module, str]:
@@ -134,7 +101,7 @@ def parts_of(model: nn.Module) -> dict[nn.Module, str]:
     return part_of
 
 
-class _Counter(TorchDispatchMode):
+class OperationCounter(TorchDispatchMode):
     """Adds up the multiply-adds of every operator, by the part of the model and by the layer that it runs in."""
 
     def __init__(self, model: nn.Module):
@@ -144,7 +111,19 @@ class _Counter(TorchDispatchMode):
         self.macs_by_kind: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self._running: list[nn.Module] = []
 
-    def __enter__(self) -> _Counter:
+    def count(self) -> Count:
+        """What was computed so far, and the parameters."""
+        params = Counter(dict.fromkeys(self.macs_by_part, 0))
+        seen: set[nn.Parameter] = set()
+        for module, part in self.part_of.items():
+            own = set(module.parameters(recurse=False)) - seen
+            params[part] += sum(parameter.numel() for parameter in own)
+            seen |= own
+        auxiliary = params.pop(AUXILIARY, 0)
+        macs = {part: macs for part, macs in self.macs_by_part.items() if macs or params[part]}
+        return Count({part: params[part] for part in macs}, macs, dict(self.macs_by_kind), auxiliary)
+
+    def __enter__(self) -> OperationCounter:
         self._handles = [module.register_forward_pre_hook(self._enter_module) for module in self.part_of]
         self._handles += [module.register_forward_hook(self._leave_module) for module in self.part_of]
         return super().__enter__()

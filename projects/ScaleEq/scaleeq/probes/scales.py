@@ -46,19 +46,21 @@ SPREADS = {
 
 
 class Recorder:
-    """Watches a model's Fusions from `start` to `finish`.
+    """Watches a model's Fusions in a block.
 
-        recorder.start()
-        loss.backward()
-        recorder.read_gradients()  # complete, before they are clipped
-        optimizer.step()
+        with Recorder(model) as recorder:
+            loss.backward()
+            recorder.read_gradients()  # complete, before they are clipped
+            optimizer.step()
         record = recorder.finish()
 
-    Several steps between start and finish are averaged, but for relative_step, which is the last one's.
+    Several steps in the block are averaged, but for relative_step, which is the last one's.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, *, maps: bool = True):
+        """maps: False for compiled models, where an observer would have them compiled anew: weights alone."""
         self.fusions = fusions_of(model, equalized=False)
+        self._watched = self.fusions if maps else {}
         self._seen: dict[str, dict[str, _Branch]] = {}
         self._gradients: dict[str, list[torch.Tensor]] = {}
         self._weights: dict[str, torch.Tensor] = {}
@@ -66,13 +68,20 @@ class Recorder:
         self._handles: list[Any] = []
         self._gradient_scale = 1.0
 
-    def start(self, *, maps: bool = True) -> None:
-        """maps: False for compiled models, where an observer would have them compiled anew: weights alone."""
-        for name, fusion in self.fusions.items() if maps else ():
+    def __enter__(self) -> Recorder:
+        for name, fusion in self._watched.items():
             seen = self._seen[name] = {branch: _Branch() for branch in fusion.branches}
             self._observers[name] = fusion.observer
             fusion.observer = lambda fusion, o, seen=seen: seen[o.branch].observe(fusion, o)
             self._handles.append(fusion.combine.register_forward_hook(_gradient_reader(fusion, seen)))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for name, observer in self._observers.items():
+            self.fusions[name].observer = observer
+        for handle in self._handles:
+            handle.remove()
+        self._observers, self._handles = {}, []
 
     def read_gradients(self, gradient_scale: float = 1.0) -> None:
         """gradient_scale: what a loss scaler multiplied the losses with, if the weights' gradients are without it."""
@@ -84,11 +93,10 @@ class Recorder:
                 self._weights[name] = weight.detach().clone()
 
     def finish(self, gather: Gather = lambda value: [value]) -> Record:
-        """The record, in the order of the model's fusions; those that did not run are left out. Nothing watches after.
+        """The record of the block, in the order of the model's fusions; those that did not run are left out.
 
         gather: all processes' objects, where several share a step.
         """
-        self.stop()
         shares = gather({n: {b: seen.to_cpu() for b, seen in branches.items()} for n, branches in self._seen.items()})
         record: Record = {}
         for name, fusion in self.fusions.items():
@@ -98,15 +106,6 @@ class Recorder:
             record |= {name: _with_shares(fusion, values)} if all(values.values()) else {}
         self._seen, self._gradients, self._weights = {}, {}, {}
         return record
-
-    def stop(self) -> None:
-        """Watch no longer."""
-        for name, observer in self._observers.items():
-            self.fusions[name].observer = observer
-        self._observers = {}
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
     def _summary(self, fusion: Fusion, branch: str, parts: list[dict[str, Any]], processes: int) -> dict[str, float]:
         """The numbers of one branch that its maps give."""

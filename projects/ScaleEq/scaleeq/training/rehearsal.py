@@ -15,10 +15,10 @@ from torch import nn
 from scaleeq.config.check import OUR_ARCHITECTURES
 from scaleeq.console import quiet
 from scaleeq.engine import CfgNode, SafeCheckpointer
-from scaleeq.probes.counting import build_on_meta
 
 from .evaluate import evaluated_file
 from .norms import refuse_single_values
+from .on_meta import build_on_meta
 from .output_dir import check_output_dir
 from .recipe import Recipe
 from .setup import check_before_evaluation, choose_device

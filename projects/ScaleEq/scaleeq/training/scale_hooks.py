@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class CalibrationHook(HookBase):
 
 
 class ScaleStatisticsHook(HookBase):
-    """Every `period` iterations, and in the last one, what .records says of every Fusion goes to the event storage.
+    """Every `period` iterations, and in the last one, what a Recorder says of every Fusion goes to the event storage.
 
     Scalars are scale/<fusion>/<branch>/<number> and scale/<fusion>/<spread>. In scale_statistics.json the record of the
     first iteration is "at_start", the last one "at_end", and "history" has those between, rounded and thinned out:
@@ -93,6 +94,7 @@ class ScaleStatisticsHook(HookBase):
         self.period = period
         self.path = Path(output_dir) / FILE_NAME
         self.gradient_scale = gradient_scale
+        self._watching = ExitStack()  # from before a step to after it
         self._recorder: Recorder | None = None
         self._latest: dict[str, Any] = {}
 
@@ -117,8 +119,7 @@ class ScaleStatisticsHook(HookBase):
         if not self.period or (self.trainer.iter % self.period and not last):
             return
         model = _plain(self.model)
-        self._recorder = Recorder(model)
-        self._recorder.start(maps=not is_compiled(model))
+        self._recorder = self._watching.enter_context(Recorder(model, maps=not is_compiled(model)))
 
     def after_backward(self) -> None:
         if self._recorder:
@@ -127,6 +128,7 @@ class ScaleStatisticsHook(HookBase):
     def after_step(self) -> None:
         if not self._recorder:
             return
+        self._watching.close()
         gather = comm.all_gather if comm.get_world_size() > 1 else lambda value: [value]
         record, self._recorder = self._recorder.finish(gather), None
         if not record:
@@ -142,8 +144,7 @@ class ScaleStatisticsHook(HookBase):
             self._add_to_file("history", self._latest)
 
     def after_train(self) -> None:
-        if self._recorder:
-            self._recorder.stop()
+        self._watching.close()
         if self._latest:
             self._add_to_file("at_end", self._latest)
 

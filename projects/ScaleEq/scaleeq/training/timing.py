@@ -10,17 +10,15 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import nn
 
 from scaleeq.engine import CfgNode
-from scaleeq.markdown import code
 
 from .recipe import Recipe
 from .step import autocast_dtype
@@ -120,26 +118,6 @@ def time_configs(
         }
         for times, peak in zip(medians, peaks, strict=True)
     ]
-
-
-def time_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown of records with "config", "size" and what time_configs gives."""
-    rows = [
-        (
-            code(record["config"], in_table=True),
-            "x".join(map(str, record["size"])),
-            *(
-                text
-                for kind in KINDS
-                for text in (f"{1000 * record[f'{kind}_s']:.1f}", f"{record[f'{kind}_ratio']:.2f}")
-            ),
-            f"{record['images_per_s']:.1f}",
-            "-" if record["peak_mib"] is None else f"{record['peak_mib']:.0f}",
-        )
-        for record in records
-    ]
-    headers = ("config", "image", "forward ms", "ratio", "training ms", "ratio", "images/s", "peak MiB")
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def reset_peak(device: str) -> float | None:

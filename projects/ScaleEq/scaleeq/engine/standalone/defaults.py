@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tabulate import tabulate
 
 from . import comm
 from .events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
@@ -47,7 +46,9 @@ def collect_env_info() -> str:
             rows.append((name, "not found"))
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     rows.append(("GPUs", ", ".join(torch.cuda.get_device_name(i) for i in range(num_gpus)) or "none"))
-    return f"{tabulate(rows)}\n{torch.__config__.show()}"
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    rule = f"{'-' * widths[0]}  {'-' * widths[1]}"
+    return "\n".join([rule, *(f"{name:{widths[0]}}  {value}" for name, value in rows), rule, torch.__config__.show()])
 
 
 _EXAMPLES = """

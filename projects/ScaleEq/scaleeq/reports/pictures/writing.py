@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,11 +17,28 @@ from scaleeq.data.sets.catalog import Record
 from scaleeq.files import write_text
 from scaleeq.pictures import write_png
 
-from .page import Entry, page
+from ..html import render
 from .sheets import SHEETS, Classes, Seen, prediction_sheet, score
 from .sources import Named
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Entry:
+    """One image on the page: its name, a line about it, and its sheets: relative path -> (width, height) in pixels."""
+
+    name: str
+    note: str
+    sheets: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def page(title: str, entries: Sequence[Entry], faults: Mapping[str, str]) -> str:
+    """index.html: all sheets to scroll through. It loads nothing but the sheets beside it.
+
+    faults: image -> why there is no sheet of it.
+    """
+    return render("pictures.html", title=title, entries=entries, faults=list(faults.values()))
 
 
 def write_sheets(

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from tabulate import tabulate
 
 from scaleeq.evaluation.confusion import ABSENT_POLICIES, Metrics, metrics_from_counts
-from scaleeq.markdown import text
+from scaleeq.markdown import grid, text
 
 
 def in_percent(metrics: Metrics, class_names: Sequence[str]) -> dict[str, float]:
@@ -30,7 +29,7 @@ def means_in_percent(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def report(
+def result_table(
     title: str,
     metrics: Metrics,
     confusion: np.ndarray,
@@ -87,10 +86,5 @@ def _class_table(
     rows = [
         (text(name), *map(number, values)) for name, values in zip(class_names, zip(*columns, strict=True), strict=True)
     ]
-    return tabulate(
-        rows,
-        headers=("class", "IoU", "accuracy", *by_class, "% of pixels"),
-        colalign=("left", *["right"] * len(columns)),
-        tablefmt="pipe",
-        disable_numparse=True,
-    )
+    headers = ("class", "IoU", "accuracy", *by_class, "% of pixels")
+    return grid(rows, headers, align="l" + "r" * len(columns))

@@ -23,7 +23,7 @@ from scaleeq.training.hooks import FirstBatches
 from scaleeq.training.recipe import Recipe
 from scaleeq.training.step import micro_batch_size, seed_iteration
 
-from .verdict import facts_of, verdict
+from .scales_verdict import facts_of, verdict
 
 logger = logging.getLogger(__name__)
 Batches = list[list[dict[str, Any]]]

@@ -1,1 +1,0 @@
-"""A comparison as a person reads it: tables, drawings, one page."""

@@ -1,1 +1,0 @@
-"""The scales of a model's branches as a person reads them: a verdict in words, drawings, one page."""

@@ -43,13 +43,14 @@ ROOT = Path(__file__).resolve().parents[1]
 EXTRA_TESTS = {
     "backbones/depth.py": ["tests/training/test_parameter_groups.py"],
     "config.py": ["tests/training/test_configs.py", "tests/training/test_setup.py", "tests/engine/test_load_config.py"],
+    "equalization/": ["tests/fusion/test_fusion.py", "tests/test_model_records.py", "tests/statistics"],
     "fusion/": ["tests/test_fusion_configs.py", "tests/test_grid.py"],
     "heads/": ["tests/test_segmentor.py", "tests/test_fusion_configs.py", "tests/test_aux_logits.py"],
     "losses/": ["tests/test_aux_logits.py"],
     "pictures.py": ["tests/reports/test_finished_run.py", "tests/reports/test_visualization.py"],
     "published.py": ["tests/test_papers.py", "tests/decoders/test_eseg.py"],
     "pyramids/": ["tests/test_fusion_configs.py", "tests/test_grid.py"],
-    "statistics/": ["tests/test_theory_page.py", "tests/fusion/test_controls.py"],
+    "statistics/": ["tests/test_theory_page.py", "tests/equalization/test_controls.py"],
     "training/": ["tests/test_recipes.py"],
 }
 

@@ -11,13 +11,23 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Fusion", "ScaleEqualizer", "calibrate", "equalize", "fold_equalizers"]
+__all__ = [
+    "EqualizerSpec",
+    "Fusion",
+    "ScaleEqualizer",
+    "calibrate",
+    "equalize",
+    "equalize_fusions",
+    "fold_equalizers",
+]
 
 _HOMES = {
+    "EqualizerSpec": "scaleeq.equalization",
     "Fusion": "scaleeq.fusion",
-    "ScaleEqualizer": "scaleeq.fusion",
+    "ScaleEqualizer": "scaleeq.equalization",
     "calibrate": "scaleeq.equalization.calibration",
     "equalize": "scaleeq.equalization.foreign",
+    "equalize_fusions": "scaleeq.equalization",
     "fold_equalizers": "scaleeq.equalization.folding",
 }
 

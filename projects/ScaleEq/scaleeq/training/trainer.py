@@ -24,7 +24,7 @@ from torch import nn
 # Importing these registers what a config names.
 import scaleeq.backbones
 import scaleeq.data
-import scaleeq.decoders
+import scaleeq.registered_heads
 import scaleeq.segmentor
 from scaleeq.data.fingerprint import DataFingerprint
 from scaleeq.engine import (

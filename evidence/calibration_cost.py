@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from scaleeq.equalization import ConvFusion, EqualizerSpec, equalize_fusions
 from scaleeq.equalization.calibration import calibrate
-from scaleeq.fusion import ConvFusion, EqualizerSpec
-from scaleeq.fusion.conv_fusion import cannot_center
+from scaleeq.equalization.foreign_conv import cannot_center
 
 
 @torch.no_grad()
@@ -77,7 +77,9 @@ def equalized_conv_cost(conv: nn.Conv2d, x: torch.Tensor, widths: list[int], *, 
     for implementation in ("reparametrize", "module"):
         for center in (False,) if cannot_center(conv) else (False, True):
             spec = EqualizerSpec(implementation=implementation, center=center)
-            variants[implementation + " centred" * center] = ConvFusion(conv, named, equalizer=spec)
+            equalized = ConvFusion(conv, named)
+            equalize_fusions(equalized, spec)
+            variants[implementation + " centred" * center] = equalized
     x = x.requires_grad_()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     for _ in range(rounds + 1):

@@ -33,7 +33,7 @@ class Paper:
 
 
 PAPERS = (
-    Paper("Scale equalization for multi-level feature fusion", "2402.01149", "fusion/equalizer.py, equalization/"),
+    Paper("Scale equalization for multi-level feature fusion", "2402.01149", "equalization/"),
     Paper("UPerNet", "1807.10221", "decoders/uper.py"),
     Paper("FaPN", "2108.07058", "decoders/fapn.py, fusion/aligned.py, fusion/laterals.py"),
     Paper("ESeg", "2203.12683", "decoders/eseg.py, backbones/efficientnet.py"),
@@ -41,8 +41,8 @@ PAPERS = (
     Paper("BiFPN (EfficientDet)", "1911.09070", "decoders/bifpn.py"),
     Paper("Panoptic feature pyramid networks", "1901.02446", "decoders/semantic_fpn.py"),
     Paper("HRNetV2", "1904.04514", "backbones/hrnet.py, decoders/fcn.py"),
-    Paper("Pyramid pooling (PSPNet)", "1612.01105", "fusion/pooling.py, decoders/psp.py"),
-    Paper("Atrous pooling (DeepLabV3)", "1706.05587", "fusion/pooling.py, decoders/aspp.py"),
+    Paper("Pyramid pooling (PSPNet)", "1612.01105", "decoders/context.py, decoders/psp.py"),
+    Paper("Atrous pooling (DeepLabV3)", "1706.05587", "decoders/context.py, decoders/aspp.py"),
     Paper("DeepLabV3+", "1802.02611", "decoders/sep_aspp.py"),
     Paper("Feature pyramid networks", "1612.03144", "decoders/fpn.py"),
     Paper("Fully convolutional networks", "1411.4038", "decoders/fcn.py"),

@@ -17,7 +17,7 @@ from torch import nn
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq import calibrate, fold_equalizers
 from scaleeq.engine import build_backbone, build_model, build_sem_seg_head
-from scaleeq.fusion import ScaleEqualizer
+from scaleeq.equalization import ScaleEqualizer
 
 from . import grid
 from .covering import Grid, Point, matches, pairs

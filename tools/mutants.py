@@ -50,7 +50,11 @@ EXTRA_TESTS = {
         "tests/test_aux_logits.py",
         "tests/test_grid.py",
     ],
-    "equalization/": ["tests/evidence/test_theory_page.py", "tests/fusion/test_controls.py"],
+    "equalization/": [
+        "tests/evidence/test_theory_page.py",
+        "tests/fusion/test_fusion.py",
+        "tests/test_model_records.py",
+    ],
     "pictures.py": ["tests/reports/test_finished_run.py", "tests/reports/test_visualization.py"],
     "tasks/": ["tests/test_aux_logits.py"],
     "training/": ["tests/test_recipes.py"],

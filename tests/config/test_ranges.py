@@ -20,8 +20,8 @@ from scaleeq.data import augmentation, reading
 from scaleeq.decoders import final as final_fusion
 from scaleeq.decoders import pyramid as build
 from scaleeq.engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, load_config
+from scaleeq.equalization import spec as equalizer_spec
 from scaleeq.evaluation import ABSENT_POLICIES, writing
-from scaleeq.fusion import equalizer_spec
 from scaleeq.layers import gate, norm
 from scaleeq.tasks import losses
 from scaleeq.tasks.losses import ohem, pixels

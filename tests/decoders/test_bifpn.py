@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from scaleeq.decoders.bifpn import BiFPN
-from scaleeq.fusion import EqualizerSpec, Fusion, Pool
+from scaleeq.equalization import EqualizerSpec
+from scaleeq.fusion import Fusion, Pool
 from scaleeq.layers import BatchNorm2d
+from tests.equalized import equalized
 
 GOLDENS = Path(__file__).parent / "goldens" / "effdet_bifpn.npz"
 LEVELS = [f"p{level}" for level in range(2, 10)]
@@ -99,7 +101,7 @@ def test_what_goes_up_is_pooled_as_asked(down_transfer):
 
 
 def test_every_node_is_a_fusion_and_can_be_equalized():
-    pyramid = BiFPN(dict.fromkeys(LEVELS, WIDTH), WIDTH, repeats=3, equalizer=EqualizerSpec())
+    pyramid = equalized(BiFPN(dict.fromkeys(LEVELS, WIDTH), WIDTH, repeats=3), EqualizerSpec())
     fusions = [m for m in pyramid.modules() if isinstance(m, Fusion)]
     assert len(fusions) == 3 * 14
     assert sorted(len(fusion.equalizer_of) for fusion in fusions) == [2] * 24 + [3] * 18

@@ -12,9 +12,11 @@ import torch
 from scaleeq.config import add_scaleeq_config
 from scaleeq.decoders.pyramid import PYRAMID_COMBINES, PYRAMID_TRANSFERS, NoPyramid, PyramidOptions, build_pyramid
 from scaleeq.engine import get_cfg
-from scaleeq.fusion import EqualizerSpec, FastNormalizedSum, Fusion, Resize, SoftmaxSum, Sum
+from scaleeq.equalization import EqualizerSpec
+from scaleeq.fusion import FastNormalizedSum, Fusion, Resize, SoftmaxSum, Sum
 from scaleeq.fusion.laterals import Select
 from scaleeq.layers import batch_norm
+from tests.equalized import equalized
 
 R50 = {"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
 TINY = {"res2": 6, "res3": 16, "res4": 12}
@@ -91,11 +93,11 @@ def features(channels=TINY, size=(9, 11)) -> dict[str, torch.Tensor]:
 def test_every_transfer_and_combine_trains_in_every_pyramid(name, transfer, combine):
     """Odd sizes, equalizers in all Fusions; no parameter is left out."""
     torch.manual_seed(0)
-    pyramid = build_pyramid(
-        TINY,
-        options("NAME", name, "TRANSFER", transfer, "COMBINE", combine, channels=16),
-        norm=batch_norm,
-        equalizer=EqualizerSpec(),
+    pyramid = equalized(
+        build_pyramid(
+            TINY, options("NAME", name, "TRANSFER", transfer, "COMBINE", combine, channels=16), norm=batch_norm
+        ),
+        EqualizerSpec(),
     )
     x = features()
     outputs = pyramid(x)

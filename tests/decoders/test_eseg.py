@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import scaleeq.registered_heads  # noqa: F401  (registers the heads)
 from scaleeq import calibrate, fold_equalizers
 from scaleeq.backbones.timm import create_body
 from scaleeq.decoders.base import Level
@@ -17,10 +18,12 @@ from scaleeq.decoders.eseg import ESegHead
 from scaleeq.decoders.final import FusionOptions
 from scaleeq.decoders.pyramid import PyramidOptions
 from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, load_config
+from scaleeq.equalization import EqualizerSpec
 from scaleeq.equalization.calibration import fusions_of
-from scaleeq.fusion import EqualizerSpec, Fusion
+from scaleeq.fusion import Fusion
 from scaleeq.layers import BatchNorm2d
 from scaleeq.segmentor import ScaleEqSegmentor
+from tests.equalized import equalized
 
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -157,7 +160,7 @@ def test_batch_norms_have_tensorflows_settings():
 @pytest.mark.parametrize("spec", [None, EqualizerSpec(), EqualizerSpec(implementation="module")])
 def test_one_small_image_trains_every_parameter(spec):
     """Its P9 is one pixel, so are P6 to P8: without batch statistics they are normalised by the running ones."""
-    head = make_head(equalizers={"head": spec, "pyramid": spec}).train()
+    head = equalized(make_head(), spec).train()
     if spec:
         calibrate(head, [make_features(96, 64, batch=4)] * 2, num_images=-1)
     before = {name: m.running_mean.clone() for name, m in head.named_modules() if isinstance(m, BatchNorm2d)}
@@ -172,7 +175,7 @@ def test_one_small_image_trains_every_parameter(spec):
 
 
 def test_all_fifteen_fusions_are_calibrated_in_one_pass_and_fold():
-    head = make_head(equalizers={"head": EqualizerSpec(), "pyramid": EqualizerSpec()})
+    head = equalized(make_head(), EqualizerSpec())
     report = calibrate(head, [make_features(256, 512, batch=4)] * 2, num_images=-1)
     assert report.joint and len(report.fusions) == 15
     assert list(report.fusions)[-1] == "fusion"
@@ -181,7 +184,7 @@ def test_all_fifteen_fusions_are_calibrated_in_one_pass_and_fold():
     folded = fold_equalizers(head)
     assert not fusions_of(folded)
     torch.testing.assert_close(folded.logits(features), head.logits(features), rtol=1e-4, atol=1e-5)
-    only = make_head(equalizers={"head": EqualizerSpec()})
+    only = equalized(make_head(), EqualizerSpec(), "head")
     assert list(calibrate(only, [make_features(96, 132)] * 2, num_images=-1).fusions) == ["fusion"]
 
 
@@ -237,7 +240,7 @@ def test_levels_beyond_the_backbones_are_named_by_their_stride():
 
 def test_a_concatenation_cannot_be_equalized_into_the_separable_block():
     with pytest.raises(ValueError, match="a scale equalizer before Sequential has no weights to go to"):
-        make_head(fusion=FusionOptions(combine="concat"), equalizers={"head": EqualizerSpec()})
+        equalized(make_head(fusion=FusionOptions(combine="concat")), EqualizerSpec(), "head")
 
 
 def test_any_timm_backbone_will_do():

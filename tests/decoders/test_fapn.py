@@ -12,8 +12,10 @@ from scaleeq.decoders import fapn
 from scaleeq.decoders.fapn import fapn_realtime
 from scaleeq.decoders.fapn_weights import convert_fapn_weights
 from scaleeq.decoders.plain import smoothed_fpn
-from scaleeq.fusion import Aligned, EqualizerSpec, SoftmaxSum
+from scaleeq.equalization import EqualizerSpec
+from scaleeq.fusion import Aligned, SoftmaxSum
 from scaleeq.layers import batch_norm, norm_factory
+from tests.equalized import equalized
 
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
 SIZES = {"res2": (11, 9), "res3": (6, 5), "res4": (3, 3), "res5": (2, 2)}
@@ -164,7 +166,7 @@ def test_the_realtime_pyramid_has_the_size_of_the_authors_file():
 
 @pytest.mark.parametrize("build", [fapn, fapn_realtime, smoothed_fpn])
 def test_options_of_every_fusion_reach_it(build):
-    pyramid = build(CHANNELS, WIDTH, combine="softmax", equalizer=EqualizerSpec(granularity="channel"))
+    pyramid = equalized(build(CHANNELS, WIDTH, combine="softmax"), EqualizerSpec(granularity="channel"))
     merges = list(pyramid.merges.values())
     assert len(merges) == 3 and all(isinstance(merge.combine, SoftmaxSum) for merge in merges)
     assert {equalizer.granularity for merge in merges for equalizer in merge.equalizer_of.values()} == {"channel"}

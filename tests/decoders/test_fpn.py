@@ -9,7 +9,9 @@ import torch
 from torchvision.ops import FeaturePyramidNetwork
 
 from scaleeq.decoders import fpn
-from scaleeq.fusion import EqualizerSpec, Fusion, Resize
+from scaleeq.equalization import EqualizerSpec
+from scaleeq.fusion import Fusion, Resize
+from tests.equalized import equalized
 
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
 SIZES = {"res2": (17, 23), "res3": (9, 12), "res4": (5, 6), "res5": (3, 3)}
@@ -82,7 +84,7 @@ def test_a_ready_top_passes_untouched_and_adds_no_parameter():
 
 
 def test_every_merge_is_a_fusion_and_can_be_equalized():
-    pyramid = fpn(CHANNELS, 5, equalizer=EqualizerSpec())
+    pyramid = equalized(fpn(CHANNELS, 5), EqualizerSpec())
     fusions = [m for m in pyramid.modules() if isinstance(m, Fusion)]
     assert len(fusions) == 3
     assert all(set(fusion.equalizer_of) == {"lateral", "top_down"} for fusion in fusions)

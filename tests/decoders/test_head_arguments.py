@@ -14,7 +14,6 @@ from scaleeq.decoders.semantic_fpn import SemanticFPNHead
 from scaleeq.decoders.sep_aspp import SepASPPHead
 from scaleeq.decoders.uper import UPerHead
 from scaleeq.engine import ShapeSpec
-from scaleeq.fusion import EqualizerSpec
 
 LEVELS = {"res2": Level(8, 4), "res3": Level(8, 8), "res4": Level(8, 16), "res5": Level(8, 32)}
 SIZES = {"channels": 32, "num_classes": 3}
@@ -23,22 +22,6 @@ SIZES = {"channels": 32, "num_classes": 3}
 def make(head, levels=("res2", "res3", "res4", "res5"), **options):
     shape = {name: LEVELS[name] for name in levels} if isinstance(levels, tuple) else levels
     return head(input_shape=shape, **SIZES, **options)
-
-
-@pytest.mark.parametrize("head", [UPerHead, SemanticFPNHead, ESegHead])
-@pytest.mark.parametrize(
-    ("equalizers", "match"),
-    [
-        ({"heads": EqualizerSpec()}, r"equalizers is 'heads'; choose one of head, pyramid \(did you mean head\?\)"),
-        ({"all": EqualizerSpec()}, "equalizers is 'all'; choose one of head, pyramid"),
-        ({"head": True}, r"equalizers\['head'\] is True; give an EqualizerSpec"),
-        ({"pyramid": {"implementation": "module"}}, r"equalizers\['pyramid'\] is \{.*; give an EqualizerSpec"),
-        (EqualizerSpec(), r"equalizers is EqualizerSpec\(.*give a spec by scope"),
-    ],
-)
-def test_scopes_of_equalizers(head, equalizers, match):
-    with pytest.raises(ValueError, match=match):
-        make(head, equalizers=equalizers)
 
 
 @pytest.mark.parametrize("head", [UPerHead, SemanticFPNHead, ESegHead, FCNHead])
@@ -71,8 +54,6 @@ def test_shape_specs_of_the_engine_are_levels():
 
 
 def test_what_would_have_no_effect():
-    with pytest.raises(ValueError, match="without concat_input fuses nothing on one level; leave out the equalizer"):
-        make(FCNHead, ("res5",), concat_input=False, equalizer=EqualizerSpec())
     with pytest.raises(ValueError, match=r"widths is 'contexts'; choose one of context, low_level"):
         make(SepASPPHead, ("res2", "res4"), widths={"contexts": 8})
 

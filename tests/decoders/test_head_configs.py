@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import scaleeq.registered_heads  # noqa: F401  (registers the heads)
 from scaleeq.decoders.base import SegmentationHead
 from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, load_config
 from scaleeq.layers import Gate

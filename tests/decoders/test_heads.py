@@ -23,11 +23,12 @@ from scaleeq.decoders.pyramid import PyramidOptions
 from scaleeq.decoders.semantic_fpn import SemanticFPNHead
 from scaleeq.decoders.sep_aspp import SepASPPHead
 from scaleeq.decoders.uper import UPerHead
-from scaleeq.fusion import EqualizerSpec
-from scaleeq.fusion.equalizer_spec import IMPLEMENTATIONS
+from scaleeq.equalization import EqualizerSpec
+from scaleeq.equalization.spec import IMPLEMENTATIONS
 from scaleeq.layers import Gate, SupervisedGate, batch_norm, norm_factory
 from scaleeq.tasks.losses.options import LossOptions
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
+from tests.equalized import equalized
 
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -49,12 +50,14 @@ HEADS: dict[str, tuple] = {
 }
 
 
-def make_head(name: str, *, spec: EqualizerSpec | None = None, channels: int = 8, **options) -> SegmentationHead:
+def make_head(
+    name: str, *, spec: EqualizerSpec | None = None, scope="head", channels: int = 8, **options
+) -> SegmentationHead:
     torch.manual_seed(0)
     kind, levels, own, _ = HEADS[name]
-    equalizer = {"equalizers": {"head": spec}} if name in ("uper", "semantic_fpn") else {"equalizer": spec}
     shapes = {level: Level(CHANNELS[level], STRIDES[level]) for level in levels}
-    return kind(input_shape=shapes, channels=channels, **{"num_classes": 3, **equalizer, **own, **options})
+    head = kind(input_shape=shapes, channels=channels, **{"num_classes": 3, **own, **options})
+    return equalized(head, spec, scope)
 
 
 def make_features(height: int, width: int, batch: int = 2, dtype=torch.float32) -> dict[str, torch.Tensor]:
@@ -119,15 +122,14 @@ def test_equalizers_change_the_head_and_fold_exactly(name, granularity):
     for implementation in logits.keys() - {"init"}:
         torch.testing.assert_close(logits[implementation], logits["module"], rtol=0, atol=1e-12)
     plain = make_head(name).double().eval().logits(features)
-    assert all(not torch.allclose(plain, equalized) for equalized in logits.values())
+    assert all(not torch.allclose(plain, each) for each in logits.values())
 
 
 @pytest.mark.parametrize("name", ["uper", "semantic_fpn"])
 @pytest.mark.parametrize("pyramid", ["fpn", "fapn", "bifpn"])
 def test_the_pyramid_is_equalized_too_where_the_scope_says_all(name, pyramid):
-    spec = EqualizerSpec()
     options = PyramidOptions(name=pyramid, channels=8)
-    head = make_head(name, pyramid=options, equalizers={"head": spec, "pyramid": spec}).double()
+    head = make_head(name, pyramid=options, spec=EqualizerSpec(), scope="all").double()
     features = make_features(64, 96, dtype=torch.float64)
     report = calibrate(head, [features], num_images=-1)
     own = [fusion for fusion in report.fusions if not fusion.startswith("pyramid.")]

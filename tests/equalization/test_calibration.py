@@ -12,9 +12,12 @@ import torch
 from torch import nn
 
 from scaleeq import calibrate, fold_equalizers
+from scaleeq.decoders.context import pyramid_pooling
+from scaleeq.equalization import EqualizerSpec
 from scaleeq.equalization.calibration import MAX_IMAGES, MIN_IMAGES, CalibrationReport, require_calibrated
-from scaleeq.fusion import Branch, Concat, EqualizerSpec, Fusion, Resize, pyramid_pooling
+from scaleeq.fusion import Branch, Concat, Fusion, Resize
 from scaleeq.layers import ConvNormAct
+from tests.equalized import equalized
 
 
 class TinyNet(nn.Module):
@@ -26,9 +29,9 @@ class TinyNet(nn.Module):
         equalizer = EqualizerSpec(**spec)
         self.stem = ConvNormAct(3, 6, kernel_size=3)
         self.dropout = nn.Dropout(dropout)
-        self.context = pyramid_pooling(6, 4, pool_scales=(1, 2), equalizer=equalizer)
+        self.context = equalized(pyramid_pooling(6, 4, pool_scales=(1, 2)), equalizer)
         branches = {"fine": Branch(6), "context": Branch(4, transfer=Resize())}
-        self.last = Fusion(branches, combine=Concat(), mix=ConvNormAct(10, 4, kernel_size=3), equalizer=equalizer)
+        self.last = equalized(Fusion(branches, combine=Concat(), mix=ConvNormAct(10, 4, kernel_size=3)), equalizer)
         self.after = nn.Conv2d(4, 2, 1)
         self.calls = 0
 
@@ -194,7 +197,7 @@ class NoNorm(nn.Module):
     def __init__(self):
         super().__init__()
         branches = {"a": Branch(3), "b": Branch(3, lateral=nn.AvgPool2d(3), transfer=Resize())}
-        self.fusion = Fusion(branches, combine=Concat(), mix=ConvNormAct(6, 2), equalizer=EqualizerSpec())
+        self.fusion = equalized(Fusion(branches, combine=Concat(), mix=ConvNormAct(6, 2)), EqualizerSpec())
 
     def forward(self, x):
         return self.fusion(x)

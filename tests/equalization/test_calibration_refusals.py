@@ -7,14 +7,16 @@ import torch
 from torch import nn
 
 from scaleeq import calibrate
+from scaleeq.equalization import EqualizerSpec
 from scaleeq.equalization.calibration import fusions_of
-from scaleeq.fusion import Branch, Concat, EqualizerSpec, Fusion, Resize
+from scaleeq.fusion import Branch, Concat, Fusion, Resize
 from scaleeq.layers import ConvNormAct
+from tests.equalized import equalized
 
 
 def make_fusion(**spec) -> Fusion:
     branches = {"fine": Branch(4), "coarse": Branch(4, transfer=Resize())}
-    return Fusion(branches, combine=Concat(), mix=ConvNormAct(8, 4), equalizer=EqualizerSpec(**spec))
+    return equalized(Fusion(branches, combine=Concat(), mix=ConvNormAct(8, 4)), EqualizerSpec(**spec))
 
 
 class Repeated(nn.Module):

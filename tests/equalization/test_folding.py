@@ -8,17 +8,21 @@ import pytest
 import torch
 
 from scaleeq import calibrate, fold_equalizers
-from scaleeq.fusion import Branch, Concat, EqualizerSpec, Fusion, Resize
+from scaleeq.equalization import EqualizerSpec
+from scaleeq.fusion import Branch, Concat, Fusion, Resize
 from scaleeq.layers import ConvNormAct
+from tests.equalized import equalized
 
 
 def make_fusion(kernel_size: int, **spec) -> Fusion:
     torch.manual_seed(0)
-    return Fusion(
-        {"fine": Branch(3), "coarse": Branch(3, transfer=Resize())},
-        combine=Concat(),
-        mix=ConvNormAct(6, 4, kernel_size=kernel_size),
-        equalizer=EqualizerSpec(**spec) if spec else None,
+    return equalized(
+        Fusion(
+            {"fine": Branch(3), "coarse": Branch(3, transfer=Resize())},
+            combine=Concat(),
+            mix=ConvNormAct(6, 4, kernel_size=kernel_size),
+        ),
+        EqualizerSpec(**spec) if spec else None,
     )
 
 

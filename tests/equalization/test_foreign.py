@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 
 import scaleeq
 from scaleeq import equalize, fold_equalizers
+from scaleeq.equalization import ConvFusion, scale_optimizer_steps
 from scaleeq.equalization.calibration import fusions_of
-from scaleeq.fusion import ConvFusion, scale_optimizer_steps
 from tests.equalization.any_net import WIDTHS, AnyNet, make_batches, make_net, train
 
 STATES = ["module", "reparametrize", "init_scaled", "init"]
@@ -95,7 +95,7 @@ def test_reparametrize_and_init_scaled_train_as_module(optimizer):
 @pytest.mark.parametrize("implementation", ["module", "reparametrize", "init_scaled"])
 def test_centred_exactly_where_the_class_can_hold_it(implementation):
     net = equalized(implementation=implementation)
-    centred = {name: fusion.equalizer_spec.center for name, fusion in fusions_of(net).items()}
+    centred = {name: fusion.equalizers.spec.center for name, fusion in fusions_of(net).items()}
     assert centred == {"context.0": False, "fuse.conv": True}  # 3x3 with zero padding and no bias; 1x1 with a bias
     mirrored = make_net().eval()
     mirrored.context[0] = nn.Conv2d(8, 6, 3, padding=1, padding_mode="reflect").double()
@@ -118,7 +118,7 @@ def test_a_mean_that_the_class_cannot_hold_is_refused_with_the_reason():
 def test_without_centring_the_concatenation_is_not_copied():
     net = equalized(conv="context.0")
     fusion = fusions_of(net)["context.0"]
-    assert not fusion.equalizer_spec.center
+    assert not fusion.equalizers.spec.center
     read = []
     fusion.mix.register_forward_pre_hook(lambda module, args: read.append(args[0]))
     x = torch.rand(2, 8, 5, 6, dtype=torch.float64)

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from scaleeq import equalize
+from scaleeq.decoders.context import atrous_pooling
 from scaleeq.equalization.calibration import fusions_of
-from scaleeq.fusion import Fusion, atrous_pooling
+from scaleeq.fusion import Fusion
 from tests.equalization.any_net import make_batches, make_net
 
 

@@ -1,4 +1,4 @@
-"""The loss that "grad" calibrates on; balanced gradients are in tests/fusion/test_controls.py. Oracle: sums by hand."""
+"""The loss that "grad" calibrates on; balanced gradients are in ..equalization.test_controls. Oracle: sums by hand."""
 
 from __future__ import annotations
 

@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from scaleeq import calibrate, equalize, fold_equalizers
+from scaleeq.equalization import EqualizerSpec, ScaleEqualizer
 from scaleeq.equalization.calibration import fusions_of
-from scaleeq.fusion import Branch, Concat, EqualizerSpec, Fusion, ScaleEqualizer, make_combine
+from scaleeq.fusion import Branch, Concat, Fusion, make_combine
 from scaleeq.fusion.combine import Affine, Sum
 from scaleeq.layers import ConvNormAct
+from tests.equalized import equalized
 
 TINY = 1.2e-5  # 1 / TINY = 8.3e4 is beyond float16, whose largest number is 65504
 IMPLEMENTATIONS = ["module", "reparametrize", "init", "init_scaled"]
@@ -110,8 +112,8 @@ def test_the_module_is_computed_in_float32(granularity):
 def test_a_sum_in_float16(combine, implementation):
     def made():
         branches = {"loud": Branch(4), "quiet": Branch(4)}
-        return Fusion(
-            branches, combine=make_combine(combine, 2), equalizer=EqualizerSpec(implementation=implementation)
+        return equalized(
+            Fusion(branches, combine=make_combine(combine, 2)), EqualizerSpec(implementation=implementation)
         )
 
     inputs = {"loud": images()[:, :4], "quiet": images()[:, 4:8] * TINY}
@@ -133,7 +135,7 @@ def test_a_sum_in_float32_is_that_of_its_definition():
 
 def test_an_own_fusion_names_the_branch():
     branches = {"loud": Branch(4), "quiet": Branch(4)}
-    fusion = Fusion(branches, combine=Concat(), mix=ConvNormAct(8, 2, norm=None), equalizer=EqualizerSpec()).half()
+    fusion = equalized(Fusion(branches, combine=Concat(), mix=ConvNormAct(8, 2, norm=None)), EqualizerSpec()).half()
     inputs = {"loud": images()[:, :4].half(), "quiet": (images()[:, 4:8] * 4e-6).half()}
     with pytest.raises(ValueError, match="branch 'quiet' has a std of"):
         calibrate(nn.ModuleDict({"f": fusion})["f"], [inputs], num_images=-1)

@@ -10,10 +10,11 @@ from torch import nn
 
 from scaleeq import calibrate
 from scaleeq.decoders.bifpn import BiFPN
-from scaleeq.equalization import calibration
+from scaleeq.equalization import EqualizerSpec, calibration
 from scaleeq.equalization.calibration import MAX_PASSES, fusions_of
-from scaleeq.fusion import Branch, Concat, EqualizerSpec, Fusion, Resize
+from scaleeq.fusion import Branch, Concat, Fusion, Resize
 from scaleeq.layers import ConvNormAct, batch_norm
+from tests.equalized import equalized
 
 CHANNELS = {"p3": 4, "p4": 6, "p5": 4}
 
@@ -28,7 +29,7 @@ class Pyramid(nn.Module):
         self.stages = nn.ModuleList(
             ConvNormAct(a, b, kernel_size=3, norm=None, activation=False) for a, b in itertools.pairwise(widths)
         )
-        self.bifpn = BiFPN(CHANNELS, 4, repeats=3, norm=norm, equalizer=EqualizerSpec(**spec))
+        self.bifpn = equalized(BiFPN(CHANNELS, 4, repeats=3, norm=norm), EqualizerSpec(**spec))
         self.forwards = 0
 
     def forward(self, x):
@@ -93,7 +94,7 @@ def test_concatenations_whose_branches_are_centred_already_are_measured_as_they_
                 "coarse": Branch(3, lateral=nn.AvgPool2d(2), transfer=Resize()),
             }
             mix = ConvNormAct(6, 3, kernel_size=3)
-            fusions.append(Fusion(branches, combine=Concat(), mix=mix, equalizer=EqualizerSpec()))
+            fusions.append(equalized(Fusion(branches, combine=Concat(), mix=mix), EqualizerSpec()))
         return nn.Sequential(*fusions)
 
     joint, topological = make_chain(), make_chain()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from scaleeq.engine import default_setup, seed_all_rng
-from scaleeq.fusion.equalizer_spec import CONTROLS
+from scaleeq.equalization.spec import CONTROLS
 from scaleeq.training.step import seed_iteration
 from tests.training.tiny import OneStep, tiny_config
 

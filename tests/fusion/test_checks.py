@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from scaleeq.fusion import Branch, Concat, EqualizerSpec, Fusion, Resize, Sum, pyramid_pooling
+from scaleeq.decoders.context import pyramid_pooling
+from scaleeq.equalization import EqualizerSpec
+from scaleeq.fusion import Branch, Concat, Fusion, Resize, Sum
 from scaleeq.layers import ConvNormAct
+from tests.equalized import equalized
 
 
 def fusion(**options) -> Fusion:
@@ -28,8 +31,6 @@ def fusion(**options) -> Fusion:
             "widths are a 2, b 4, 6 in all, but the conv.* 5 input",
         ),
         ({"combine": "concat"}, r"combine is 'concat'; give a module such as Concat\(\)"),
-        ({"equalizer": "module"}, r"equalizer is 'module'; give an EqualizerSpec"),
-        ({"equalizer": True}, r"equalizer is True; give an EqualizerSpec"),
         ({"reference": "c"}, "reference branch 'c' is not one of a, b"),
     ],
 )
@@ -58,10 +59,10 @@ def maps(**widths):
         (maps(a=3, b=2), r"branch 'a' is a map of 3 channels, and Branch\(2\) was stated"),
     ],
 )
-@pytest.mark.parametrize("spec", [{}, {"equalizer": EqualizerSpec()}, {"equalizer": EqualizerSpec("module")}])
+@pytest.mark.parametrize("spec", [None, EqualizerSpec(), EqualizerSpec("module")])
 def test_inputs(inputs, match, spec):
     with pytest.raises(ValueError, match=match):
-        fusion(**spec).eval()(inputs)
+        equalized(fusion(), spec).eval()(inputs)
 
 
 def test_the_width_that_counts_is_that_of_the_transferred_branch():
@@ -92,7 +93,7 @@ def test_half_precision_weights_that_cannot_hold_a_fold_stay_as_they_were():
     """0.1 / 1e-6 is 100000; float16 ends at 65504, and bfloat16 holds it."""
 
     def calibrated(dtype: torch.dtype) -> Fusion:
-        made = fusion(equalizer=EqualizerSpec())
+        made = equalized(fusion(), EqualizerSpec())
         nn.init.constant_(made.mix.conv.weight, 0.1)
         for name, std in (("a", 1.0), ("b", 1e-6)):
             made.equalizer_of[name].set_statistics(torch.zeros(()), torch.tensor(std), 10)

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from scaleeq.fusion import Branch, EqualizerSpec, Fusion, Resize, make_combine
+from scaleeq.equalization import EqualizerSpec
+from scaleeq.fusion import Branch, Fusion, Resize, make_combine
 from scaleeq.fusion.combine import COMBINES, Concat, FastNormalizedSum, SoftmaxSum, Sum, WeightedSum, weighted_sum
+from tests.equalized import equalized
 
 STATISTICS = {"fine": (1.5, 4.0), "middle": (-0.3, 0.25), "coarse": (0.0, 0.9)}
 
@@ -55,11 +57,13 @@ def make_net(combine: str, implementation: str, granularity: str = "branch") -> 
     """A convolution per branch, one calibrated Fusion of three sizes, a head that a gain and an offset do not pass."""
     torch.manual_seed(0)
     spec = EqualizerSpec(implementation=implementation, granularity=granularity)
-    fusion = Fusion(
-        {name: Branch(3, lateral=nn.Conv2d(2, 3, 1), transfer=Resize()) for name in STATISTICS},
-        combine=make_combine(combine, 3),
-        mix=nn.Sequential(nn.SiLU(), nn.Conv2d(3, 2, 3, padding=1)),
-        equalizer=spec,
+    fusion = equalized(
+        Fusion(
+            {name: Branch(3, lateral=nn.Conv2d(2, 3, 1), transfer=Resize()) for name in STATISTICS},
+            combine=make_combine(combine, 3),
+            mix=nn.Sequential(nn.SiLU(), nn.Conv2d(3, 2, 3, padding=1)),
+        ),
+        spec,
     ).double()
     for index, (name, (mean, std)) in enumerate(STATISTICS.items()):
         per_channel = (

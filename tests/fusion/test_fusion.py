@@ -9,21 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scaleeq.fusion import (
-    Branch,
-    Concat,
-    EqualizerSpec,
-    Fusion,
-    Resize,
-    ScaleEqualizer,
-    Sum,
-    WeightedSum,
-    make_combine,
-    make_transfer,
-    pyramid_pooling,
-    scale_optimizer_steps,
-)
+from scaleeq.decoders.context import pyramid_pooling
+from scaleeq.equalization import EqualizerSpec, ScaleEqualizer, scale_optimizer_steps
+from scaleeq.fusion import Branch, Concat, Fusion, Resize, Sum, WeightedSum, make_combine, make_transfer
 from scaleeq.layers import ConvNormAct, SeparableBlock, batch_norm
+from tests.equalized import equalized
 
 SIZES = {"fine": (9, 13), "middle": (5, 7), "coarse": (3, 4)}
 
@@ -34,11 +24,8 @@ def make_fusion(combine="concat", transfer="bilinear", bias=False, **spec) -> Fu
     branches = {"fine": Branch(4, lateral=ConvNormAct(4, 4))}
     branches |= {name: Branch(4, lateral=ConvNormAct(4, 4), transfer=Resize(transfer)) for name in ("middle", "coarse")}
     mix = ConvNormAct(12 if combine == "concat" else 4, 6, kernel_size=3, norm=None if bias else batch_norm)
-    fusion = Fusion(
-        branches,
-        combine=make_combine(combine, len(branches)),
-        mix=mix,
-        equalizer=EqualizerSpec(**spec) if spec else None,
+    fusion = equalized(
+        Fusion(branches, combine=make_combine(combine, len(branches)), mix=mix), EqualizerSpec(**spec) if spec else None
     ).double()
     for index, equalizer in enumerate(fusion.equalizer_of.values()):
         offsets = torch.linspace(0, 0.1, equalizer.mean.numel(), dtype=torch.float64)
@@ -226,11 +213,13 @@ def test_initializers_are_refused_where_no_weight_can_take_them():
     with pytest.raises(ValueError, match="a weighted sum has one weight per branch"):
         make_fusion("softmax", implementation="init", granularity="channel")
     with pytest.raises(ValueError, match="GroupNorm behind it does not remove"):
-        Fusion(
-            {"a": Branch(2)},
-            combine=Concat(),
-            mix=ConvNormAct(2, 2, norm=lambda channels: nn.GroupNorm(1, channels)),
-            equalizer=EqualizerSpec(implementation="init"),
+        equalized(
+            Fusion(
+                {"a": Branch(2)},
+                combine=Concat(),
+                mix=ConvNormAct(2, 2, norm=lambda channels: nn.GroupNorm(1, channels)),
+            ),
+            EqualizerSpec(implementation="init"),
         )
 
 
@@ -284,7 +273,7 @@ def test_refusals_name_the_value_and_the_choices():
     with pytest.raises(ValueError, match="reference branch 'p9' is not one of a"):
         Fusion({"a": Branch(2)}, combine=Sum(), reference="p9")
     with pytest.raises(ValueError, match="before Identity has no weights to go to"):
-        Fusion({"a": Branch(2)}, combine=Concat(), equalizer=EqualizerSpec())
+        equalized(Fusion({"a": Branch(2)}, combine=Concat()), EqualizerSpec())
     with pytest.raises(ValueError, match="GRANULARITY is 'pixel'; choose one of branch, channel"):
         EqualizerSpec(granularity="pixel")
     with pytest.raises(ValueError, match="combine 'max' is unknown; choose one of concat, sum, softmax"):

@@ -6,10 +6,12 @@ import torch
 from torch import nn
 
 from scaleeq.backbones import HRNetBackbone
-from scaleeq.fusion import Aligned, Branch, Concat, EqualizerSpec, Fusion, Gated, Resize, Sum
+from scaleeq.equalization import EqualizerSpec
+from scaleeq.fusion import Aligned, Branch, Concat, Fusion, Gated, Resize, Sum
 from scaleeq.layers import ConvNormAct, Gate, SupervisedGate
 from scaleeq.ops import resize
 from scaleeq.probes.maps import capture_fusions, capture_maps
+from tests.equalized import equalized
 
 
 def make_model() -> Fusion:
@@ -88,7 +90,7 @@ def test_branches_of_fusions_before_their_equalizers():
     torch.manual_seed(0)
     equalizer = EqualizerSpec(implementation="reparametrize")
     branches = {"fine": Branch(4), "coarse": Branch(4, transfer=Resize())}
-    model = Fusion(branches, combine=Concat(), mix=ConvNormAct(8, 4), equalizer=equalizer).eval()
+    model = equalized(Fusion(branches, combine=Concat(), mix=ConvNormAct(8, 4)), equalizer).eval()
     for mean, each in zip((0.3, 7.0), model.equalizer_of.values(), strict=True):
         each.set_statistics(torch.tensor(mean), torch.tensor(2.0), 1)
     inputs = {"fine": torch.randn(1, 4, 8, 10), "coarse": torch.randn(1, 4, 4, 5)}

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from scaleeq.equalization import EqualizerSpec
 from scaleeq.equalization.calibration import calibrate
-from scaleeq.fusion import Branch, Concat, EqualizerSpec, Fusion, Resize, SoftmaxSum
+from scaleeq.fusion import Branch, Concat, Fusion, Resize, SoftmaxSum
 from scaleeq.layers import ConvNormAct
 from scaleeq.probes.scales import Recorder, map_statistics
 from tests.equalization.test_calibration import TinyNet, make_loader
+from tests.equalized import equalized
 
 
 class NoNorm(nn.Module):
@@ -27,7 +29,7 @@ class NoNorm(nn.Module):
         branches = {"fine": Branch(4), "coarse": Branch(4, transfer=Resize())}
         mix = ConvNormAct(width, 3, kernel_size=3, norm=None)
         equalizer = EqualizerSpec(**spec) if spec else None
-        self.fusion = Fusion(branches, combine=combine, mix=mix, equalizer=equalizer)
+        self.fusion = equalized(Fusion(branches, combine=combine, mix=mix), equalizer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fusion({"fine": x, "coarse": nn.functional.avg_pool2d(2 * x, 2)}).square().mean()

@@ -13,29 +13,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scaleeq.engine import CfgNode
+    from scaleeq.equalization import EqualizerSpec as EqualizerSpec
+    from scaleeq.equalization import ScaleEqualizer as ScaleEqualizer
+    from scaleeq.equalization import equalize_fusions as equalize_fusions
     from scaleeq.equalization.calibration import calibrate as calibrate
     from scaleeq.equalization.folding import fold_equalizers as fold_equalizers
     from scaleeq.equalization.foreign import equalize as equalize
     from scaleeq.fusion import Fusion as Fusion
-    from scaleeq.fusion import ScaleEqualizer as ScaleEqualizer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "EqualizerSpec",
     "Fusion",
     "ScaleEqualizer",
     "add_scaleeq_config",
     "calibrate",
     "equalize",
+    "equalize_fusions",
     "fold_equalizers",
     "get_config",
 ]
 
 _HOMES = {
+    "EqualizerSpec": "scaleeq.equalization",
     "Fusion": "scaleeq.fusion",
-    "ScaleEqualizer": "scaleeq.fusion",
+    "ScaleEqualizer": "scaleeq.equalization",
     "calibrate": "scaleeq.equalization.calibration",
     "equalize": "scaleeq.equalization.foreign",
+    "equalize_fusions": "scaleeq.equalization",
     "fold_equalizers": "scaleeq.equalization.folding",
 }
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from scaleeq import backbones  # noqa: F401  (registers them)
 from scaleeq.decoders.base import SegmentationHead
 from scaleeq.decoders.fcn import auxiliary_heads
 from scaleeq.tasks.losses.options import LossOptions
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
 
+from . import backbones, registered_heads  # noqa: F401  (registers them)
 from .engine import (
     META_ARCH_REGISTRY,
     Backbone,

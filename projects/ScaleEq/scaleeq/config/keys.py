@@ -123,7 +123,7 @@ def _add_scale_equalizer_keys(cfg: Any, node: Any) -> None:
     # first gradients of all branches' weights equally large (no method of the paper).
     equalizer.STATISTIC = "std"
     equalizer.STATISTICS_OF = "upsampled"  # "upsampled" (the paper); "source": before the transfer, for the ablation
-    # What an experiment puts in the equalizer's place (fusion/controls.py): "", "common", "permuted", "balanced",
+    # What an experiment puts in the equalizer's place (equalization/controls.py): "", "common", "permuted", "balanced",
     # "batch_norm", "learnable", "learnable_from_std", "noise", "learning_rate".
     equalizer.CONTROL = ""
     equalizer.NUM_IMAGES = 0  # 0: until each std is known to 1 % (32 to 512 images); n; -1: the whole training set

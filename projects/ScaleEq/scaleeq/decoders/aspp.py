@@ -12,22 +12,20 @@ from typing import Any
 
 import torch
 
-from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
-from scaleeq.fusion import EqualizerSpec, atrous_pooling
+from scaleeq.engine import ShapeSpec
 from scaleeq.layers import NormFactory, batch_norm
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
 
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, take_levels
+from .base import Features, Level, SegmentationHead, head_arguments, take_levels
+from .context import atrous_pooling
 from .final import FusionOptions
 
 DILATIONS = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # output stride -> 96, 192 and 288 pixels of the image
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
 class ASPPHead(SegmentationHead):
     """Level -> fusion (atrous pooling) -> classifier, at the level's stride."""
 
-    @configurable
     def __init__(
         self,
         *,
@@ -39,7 +37,6 @@ class ASPPHead(SegmentationHead):
         dropout: float = 0.1,
         loss: SegmentationLoss | None = None,
         fusion: FusionOptions | None = None,
-        equalizer: EqualizerSpec | None = None,
     ):
         """
         Args:
@@ -60,7 +57,6 @@ class ASPPHead(SegmentationHead):
             combine=fusion.combine,
             norm=norm,
             gate=fusion.context_gate_kind,
-            equalizer=equalizer,
         )
 
     @classmethod
@@ -77,7 +73,6 @@ class ASPPHead(SegmentationHead):
             **head_arguments(cfg, input_shape, "ASPPHead", num_levels=1, reads=reads, lacks=lacks),
             "dilations": head.ASPP_DILATIONS,
             "fusion": FusionOptions.from_config(cfg),
-            "equalizer": equalizer_specs(cfg)["head"],
         }
 
     def fuse(self, features: Features) -> torch.Tensor:

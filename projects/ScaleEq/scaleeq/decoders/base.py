@@ -1,7 +1,7 @@
 """What every head shares: a classifier, a loss and Detectron2's head protocol.
 
-A head is a constructor from (cfg, input_shape), a pure `logits(features)` and `forward(features, targets)` -> (logits
-or None, losses), so it also works inside Detectron2's SemanticSegmentor and PanopticFPN.
+A head has a pure `logits(features)` and `forward(features, targets)` -> (logits or None, losses), so it also works
+inside Detectron2's SemanticSegmentor and PanopticFPN; registered_heads.py builds it of (cfg, input_shape), as they do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import nn
 from scaleeq.choices import one_of
 from scaleeq.config import add_scaleeq_config
 from scaleeq.engine import ShapeSpec, comm, get_cfg
-from scaleeq.fusion import EqualizerSpec
 from scaleeq.layers import NormFactory, SupervisedGate, norm_factory
 from scaleeq.tasks.losses.options import LossOptions
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
@@ -31,8 +30,6 @@ KEYS_OF_SOME = {
     "PROJECT_CHANNELS": "low level to project",
     "CONTEXT_GATE": "context to gate",
 }
-
-SCOPES = ("head", "pyramid")  # of scale equalizers: a head's own Fusions, and those of its pyramid
 
 Features = Mapping[str, torch.Tensor]
 
@@ -83,6 +80,11 @@ class SegmentationHead(nn.Module):
     def ignore_value(self) -> int:
         """The label without a loss; Detectron2's segmentors pad labels with it."""
         return self.loss.ignore_value
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        """The constructor's arguments that a config states."""
+        raise NotImplementedError
 
     def fuse(self, features: Features) -> torch.Tensor:
         """features: level -> (N, C_level, H_level, W_level) -> (N, channels, H, W) at common_stride."""
@@ -149,17 +151,6 @@ def take_levels(input_shape: Mapping[str, Level], number: int, head: str) -> lis
         levels = "level" if number == 1 else "levels"
         raise ValueError(f"{head} reads {number} {levels}; input_shape has {', '.join(input_shape)}")
     return list(input_shape.values())
-
-
-def scoped_equalizers(equalizers: Any) -> dict[str, EqualizerSpec | None]:
-    """What the argument `equalizers` of a head says of each of its SCOPES; ValueError for another scope."""
-    if not isinstance(equalizers, Mapping | None):
-        raise ValueError(f"equalizers is {equalizers!r}; give a spec by scope: {{'head': EqualizerSpec(...)}}")
-    for scope, spec in (equalizers or {}).items():
-        one_of(scope, SCOPES, key="equalizers")
-        if not isinstance(spec, EqualizerSpec | None):
-            raise ValueError(f"equalizers[{scope!r}] is {spec!r}; give an EqualizerSpec(...) or None")
-    return {**dict.fromkeys(SCOPES), **(equalizers or {})}
 
 
 def resolve_norm(name: str) -> NormFactory | None:
@@ -262,19 +253,3 @@ def refuse_keys(cfg: Any, head: str, lacks: Mapping[str, str]) -> None:
             value, default = cfg.MODEL[node][key], defaults.MODEL[node][key]
             if value != default:
                 raise ValueError(f"MODEL.{node}.{key} is {value!r}, but {head} has no {reason}; leave it {default!r}")
-
-
-def equalizer_specs(cfg: Any) -> dict[str, EqualizerSpec | None]:
-    """Which Fusions are equalized: "head" and "pyramid" -> spec or None, from MODEL.SCALE_EQUALIZER."""
-    keys = cfg.MODEL.SCALE_EQUALIZER
-    one_of(keys.SCOPE, ("head", "all"), key="MODEL.SCALE_EQUALIZER.SCOPE")
-    if not keys.ENABLED:
-        return {"head": None, "pyramid": None}
-    spec = EqualizerSpec(
-        implementation=keys.IMPLEMENTATION,
-        granularity=keys.GRANULARITY,
-        statistic=keys.STATISTIC,
-        statistics_of=keys.STATISTICS_OF,
-        control=keys.CONTROL,
-    )
-    return {"head": spec, "pyramid": spec if keys.SCOPE == "all" else None}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from scaleeq.fusion import Branch, EqualizerSpec, Fusion, Keep, Pool, make_combine
+from scaleeq.fusion import Branch, Fusion, Keep, Pool, Transfer, make_combine
 from scaleeq.fusion.checks import refuse_widths
 from scaleeq.layers import ConvNormAct, NormFactory, SeparableConv, batch_norm
 
@@ -30,19 +30,18 @@ class BiFPNCell(nn.Module):
         channels: int,
         *,
         combine: str = "fast_normalized",
-        transfer: Callable[[], nn.Module] = NEAREST,
+        transfer: Callable[[], Transfer] = NEAREST,
         down_transfer: str = "max",
         norm: NormFactory | None = batch_norm,
-        equalizer: EqualizerSpec | None = None,
     ):
         """levels: finest first; the others as in BiFPN."""
         super().__init__()
         self.levels = levels
 
-        def node(**transfers: nn.Module) -> Fusion:
+        def node(**transfers: Transfer) -> Fusion:
             branches = {name: Branch(channels, transfer=module) for name, module in transfers.items()}
             mix = SeparableConv(channels, channels, norm=norm, activation_first=True)
-            return Fusion(branches, combine=make_combine(combine, len(branches)), mix=mix, equalizer=equalizer)
+            return Fusion(branches, combine=make_combine(combine, len(branches)), mix=mix)
 
         finest, top = levels[0], levels[-1]
         down = {level: node(input=Keep(), top_down=transfer()) for level in reversed(levels[:-1])}
@@ -71,10 +70,9 @@ class BiFPN(nn.Module):
         *,
         repeats: int = 1,
         combine: str = "fast_normalized",
-        transfer: Callable[[], nn.Module] = NEAREST,
+        transfer: Callable[[], Transfer] = NEAREST,
         down_transfer: str = "max",
         norm: NormFactory | None = batch_norm,
-        equalizer: EqualizerSpec | None = None,
     ):
         """
         Args:
@@ -84,7 +82,6 @@ class BiFPN(nn.Module):
             combine: "fast_normalized", "softmax" or "sum".
             transfer: makes the transfer of a top-down branch.
             down_transfer: of the bottom-up branches, "max" or "avg".
-            equalizer: scale equalizers in every node.
         """
         super().__init__()
         refuse_widths(in_channels)
@@ -106,7 +103,6 @@ class BiFPN(nn.Module):
                 transfer=transfer,
                 down_transfer=down_transfer,
                 norm=norm,
-                equalizer=equalizer,
             )
             for _ in range(repeats)
         )

@@ -26,12 +26,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
-from scaleeq.fusion import EqualizerSpec
+from scaleeq.engine import ShapeSpec
 from scaleeq.layers import NormFactory, SeparableConv, batch_norm
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
 
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, scoped_equalizers
+from .base import Features, Level, SegmentationHead, head_arguments
 from .final import FusionOptions
 from .pyramid import PyramidOptions, build_pyramid
 
@@ -39,11 +38,9 @@ COARSEST_STRIDE = 512  # pixels; P9
 BN_EPS, BN_MOMENTUM = 1e-3, 0.01  # TensorFlow's 0.99 is torch's 0.01
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
 class ESegHead(SegmentationHead):
     """context (pooled levels) -> pyramid (BiFPN) -> fusion (softmax sum, 3x3) -> classifier, at the finest stride."""
 
-    @configurable
     def __init__(
         self,
         *,
@@ -55,7 +52,6 @@ class ESegHead(SegmentationHead):
         loss: SegmentationLoss | None = None,
         pyramid: PyramidOptions | None = None,
         fusion: FusionOptions | None = None,
-        equalizers: Mapping[str, EqualizerSpec | None] | None = None,
     ):
         """
         Args:
@@ -64,12 +60,10 @@ class ESegHead(SegmentationHead):
             norm: of the pyramid and of the separable convolution.
             pyramid: default one cell of a BiFPN, `channels` wide.
             fusion: default a softmax-weighted sum of bilinearly upsampled levels.
-            equalizers: "head" (the final fusion) and "pyramid" -> spec or None.
         """
         super().__init__(
             input_shape=input_shape, channels=channels, num_classes=num_classes, dropout=dropout, loss=loss
         )
-        equalizers = scoped_equalizers(equalizers)
         self.pooled_levels = pooled_levels(input_shape)
         top = input_shape[self.in_features[-1]].channels
         widths = {level: shape.channels for level, shape in input_shape.items()}
@@ -77,7 +71,6 @@ class ESegHead(SegmentationHead):
             widths | dict.fromkeys(self.pooled_levels, top),
             pyramid or PyramidOptions(name="bifpn", channels=channels),
             norm=norm,
-            equalizer=equalizers["pyramid"],
         )
 
         def mix(width: int) -> nn.Module:
@@ -85,7 +78,7 @@ class ESegHead(SegmentationHead):
             return nn.Sequential(SeparableConv(width, channels, norm=None), *after, nn.SiLU())
 
         self.fusion = (fusion or FusionOptions(combine="softmax")).fusion(
-            self.pyramid.out_channels, mix=mix, num_classes=num_classes, equalizer=equalizers["head"]
+            self.pyramid.out_channels, mix=mix, num_classes=num_classes
         )
         for module in self.modules():
             if isinstance(module, _BatchNorm):
@@ -98,7 +91,6 @@ class ESegHead(SegmentationHead):
             **head_arguments(cfg, input_shape, "ESegHead", lacks=lacks),
             "pyramid": PyramidOptions.from_config(cfg, name="bifpn", channels=cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM),
             "fusion": FusionOptions.from_config(cfg, combine="softmax"),
-            "equalizers": equalizer_specs(cfg),
         }
 
     def fuse(self, features: Features) -> torch.Tensor:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from torch import nn
-
-from scaleeq.fusion import Aligned, EqualizerSpec
+from scaleeq.fusion import Aligned, Transfer
 from scaleeq.fusion.aligned import AlignedRealtime
 from scaleeq.layers import ConvNormAct, NormFactory, batch_norm
 
@@ -26,19 +24,18 @@ def fapn(
     channels: int,
     *,
     lateral: str = "select",
-    transfer: Callable[[], nn.Module] | None = None,
+    transfer: Callable[[], Transfer] | None = None,
     combine: str = "sum",
     norm: NormFactory | None = None,
     ready_top: bool = False,
     output_convs: Mapping[str, int] | None = None,
-    equalizer: EqualizerSpec | None = None,
 ) -> FPN:
     """FaPN: level -> channels, finest first -> a pyramid of `channels`.
 
     Args:
         lateral, transfer: "select" and Aligned; others are the paper's ablations.
         norm: of the offset, top and output convolutions; the selection never has one.
-        combine, ready_top, equalizer: as in fpn.
+        combine, ready_top: as in fpn.
         output_convs: as in fpn; default one 3x3 convolution on each level but the top.
     """
     levels = list(in_channels)
@@ -52,7 +49,6 @@ def fapn(
         activation=False,
         ready_top=ready_top,
         output_convs=dict.fromkeys(levels[:-1], 1) if output_convs is None else output_convs,
-        equalizer=equalizer,
     )
     if isinstance(pyramid.top_lateral, ConvNormAct):
         pyramid.top_lateral.conv.reset_parameters()
@@ -66,7 +62,6 @@ def fapn_realtime(
     combine: str = "sum",
     norm: NormFactory | None = batch_norm,
     ready_top: bool = False,
-    equalizer: EqualizerSpec | None = None,
 ) -> FPN:
     """The real-time variant: ungated laterals with norm and ReLU, narrow aligned transfers, no output convolutions."""
     return fpn(
@@ -77,5 +72,4 @@ def fapn_realtime(
         norm=norm,
         ready_top=ready_top,
         output_convs={},
-        equalizer=equalizer,
     )

@@ -14,33 +14,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
-from scaleeq.fusion import Branch, Concat, EqualizerSpec, Fusion
+from scaleeq.engine import ShapeSpec
+from scaleeq.fusion import Branch, Concat, Fusion
 from scaleeq.layers import ConvNormAct, NormFactory, batch_norm
 from scaleeq.tasks.losses.options import LossOptions
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
 
-from .base import (
-    Features,
-    Level,
-    SegmentationHead,
-    common_arguments,
-    equalizer_specs,
-    head_arguments,
-    resolve_levels,
-    resolve_norm,
-)
+from .base import Features, Level, SegmentationHead, common_arguments, head_arguments, resolve_levels, resolve_norm
 from .final import FusionOptions
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
 class FCNHead(SegmentationHead):
     """Level -> convolutions -> [fusion with the level itself (concat, 3x3)] -> classifier, at the level's stride.
 
     Levels -> fusion (concat, 1x1) -> classifier, at the finest stride.
     """
 
-    @configurable
     def __init__(
         self,
         *,
@@ -53,7 +42,6 @@ class FCNHead(SegmentationHead):
         dropout: float = 0.1,
         loss: SegmentationLoss | None = None,
         fusion: FusionOptions | None = None,
-        equalizer: EqualizerSpec | None = None,
     ):
         """
         Args:
@@ -70,7 +58,6 @@ class FCNHead(SegmentationHead):
                 widths,
                 mix=lambda width: ConvNormAct(width, channels, norm=norm),
                 num_classes=num_classes,
-                equalizer=equalizer,
             )
             return
         if num_convs < 1:
@@ -82,9 +69,7 @@ class FCNHead(SegmentationHead):
         if concat_input:
             branches = {"input": Branch(width), "convs": Branch(channels, lateral=convs)}
             mix = ConvNormAct(width + channels, channels, kernel_size=3, norm=norm)
-            self.body = Fusion(branches, combine=Concat(), mix=mix, equalizer=equalizer)
-        elif equalizer is not None:
-            raise ValueError("FCNHead without concat_input fuses nothing on one level; leave out the equalizer")
+            self.body = Fusion(branches, combine=Concat(), mix=mix)
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
@@ -94,7 +79,6 @@ class FCNHead(SegmentationHead):
         return {
             **head_arguments(cfg, input_shape, "FCNHead", lacks=lacks),
             "fusion": FusionOptions.from_config(cfg),
-            "equalizer": equalizer_specs(cfg)["head"],
         }
 
     def fuse(self, features: Features) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from scaleeq.choices import one_of
-from scaleeq.fusion import COMBINES, Branch, EqualizerSpec, Fusion, make_combine, make_transfer
+from scaleeq.fusion import COMBINES, Branch, Fusion, make_combine, make_transfer
 from scaleeq.layers.gate import GATES
 from scaleeq.ops.resize import RESIZE_MODES
 
@@ -57,7 +57,6 @@ class FusionOptions:
         num_classes: int,
         reference: str = "",
         laterals: Mapping[str, nn.Module] | None = None,
-        equalizer: EqualizerSpec | None = None,
     ) -> Fusion:
         """The Fusion of branches that are transferred to the size of one of them.
 
@@ -87,7 +86,7 @@ class FusionOptions:
         }
         combine = make_combine(self.combine, len(branches))
         width = sum(widths.values()) if combine.concatenates else widths[reference]
-        return Fusion(branches, combine=combine, mix=mix(width), reference=reference, equalizer=equalizer)
+        return Fusion(branches, combine=combine, mix=mix(width), reference=reference)
 
     def _refuse_different(self, widths: Mapping[str, int]) -> None:
         described = ", ".join(f"{name} {width}" for name, width in widths.items())

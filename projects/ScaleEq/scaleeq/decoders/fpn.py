@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from scaleeq.fusion import Branch, EqualizerSpec, Fusion, Resize, make_combine
+from scaleeq.fusion import Branch, Fusion, Resize, Transfer, make_combine
 
 from .chain import Chain
 
@@ -30,11 +30,10 @@ class FPN(nn.Module):
         *,
         top: nn.Module | None = None,
         lateral: Callable[[int], nn.Module],
-        transfer: Callable[[], nn.Module] = Resize,
+        transfer: Callable[[], Transfer] = Resize,
         combine: str = "sum",
         mix: Callable[[], nn.Module] | None = None,
         outputs: Mapping[str, nn.Module],
-        equalizer: EqualizerSpec | None = None,
     ):
         """
         Args:
@@ -46,7 +45,6 @@ class FPN(nn.Module):
             combine: of a lateral with its top-down branch, "sum", "softmax" or "fast_normalized".
             mix: makes what consumes one level's sum; None: nothing. The level below continues behind it.
             outputs: level -> output convolution, for those that have one.
-            equalizer: scale equalizers on the sums.
         """
         super().__init__()
         self.levels = list(in_channels)
@@ -62,7 +60,6 @@ class FPN(nn.Module):
                     },
                     combine=make_combine(combine, 2),
                     mix=None if mix is None else mix(),
-                    equalizer=equalizer,
                 )
                 for level in reversed(self.levels[:-1])
             },

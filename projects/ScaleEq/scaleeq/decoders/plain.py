@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from scaleeq.fusion import EqualizerSpec, Resize, make_lateral
+from scaleeq.fusion import Resize, Transfer, make_lateral
 from scaleeq.fusion.checks import refuse_widths
 from scaleeq.fusion.laterals import caffe2_xavier_
 from scaleeq.layers import ConvNormAct, NormFactory, batch_norm
@@ -22,13 +22,12 @@ def fpn(
     channels: int,
     *,
     lateral: str = "conv",
-    transfer: Callable[[], nn.Module] = Resize,
+    transfer: Callable[[], Transfer] = Resize,
     combine: str = "sum",
     norm: NormFactory | None = batch_norm,
     activation: bool = True,
     ready_top: bool = False,
     output_convs: Mapping[str, int] | None = None,
-    equalizer: EqualizerSpec | None = None,
 ) -> FPN:
     """A pyramid of 1x1 laterals and 3x3 outputs.
 
@@ -68,7 +67,6 @@ def fpn(
         transfer=transfer,
         combine=combine,
         outputs=outputs,
-        equalizer=equalizer,
     )
 
 
@@ -77,11 +75,10 @@ def smoothed_fpn(
     channels: int,
     *,
     lateral: str = "conv",
-    transfer: Callable[[], nn.Module] = NEAREST,
+    transfer: Callable[[], Transfer] = NEAREST,
     combine: str = "sum",
     norm: NormFactory | None = None,
     ready_top: bool = False,
-    equalizer: EqualizerSpec | None = None,
 ) -> FPN:
     """The pyramid of MaskFormer's pixel decoder (arXiv 2107.06278): the recursion goes on behind the 3x3 convolutions.
 
@@ -102,5 +99,4 @@ def smoothed_fpn(
         combine=combine,
         mix=lambda: smooth(channels),
         outputs={},
-        equalizer=equalizer,
     )

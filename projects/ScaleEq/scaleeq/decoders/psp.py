@@ -11,20 +11,18 @@ from typing import Any
 
 import torch
 
-from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
-from scaleeq.fusion import EqualizerSpec, pyramid_pooling
+from scaleeq.engine import ShapeSpec
 from scaleeq.layers import NormFactory, batch_norm
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
 
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, take_levels
+from .base import Features, Level, SegmentationHead, head_arguments, take_levels
+from .context import pyramid_pooling
 from .final import FusionOptions
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
 class PSPHead(SegmentationHead):
     """Level -> fusion (pyramid pooling) -> classifier, at the level's stride."""
 
-    @configurable
     def __init__(
         self,
         *,
@@ -36,7 +34,6 @@ class PSPHead(SegmentationHead):
         dropout: float = 0.1,
         loss: SegmentationLoss | None = None,
         fusion: FusionOptions | None = None,
-        equalizer: EqualizerSpec | None = None,
     ):
         """
         Args:
@@ -65,7 +62,6 @@ class PSPHead(SegmentationHead):
             transfer=fusion.transfer,
             norm=norm,
             gate=fusion.context_gate_kind,
-            equalizer=equalizer,
         )
 
     @classmethod
@@ -80,7 +76,6 @@ class PSPHead(SegmentationHead):
             ),
             "pool_scales": cfg.MODEL.SEM_SEG_HEAD.POOL_SCALES,
             "fusion": FusionOptions.from_config(cfg),
-            "equalizer": equalizer_specs(cfg)["head"],
         }
 
     def fuse(self, features: Features) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from scaleeq.choices import one_of
-from scaleeq.fusion import COMBINES, DOWN_TRANSFERS, LATERALS, TRANSFERS, EqualizerSpec, make_transfer
+from scaleeq.fusion import COMBINES, DOWN_TRANSFERS, LATERALS, TRANSFERS, Transfer, make_transfer
 from scaleeq.fusion.checks import refuse_widths
 from scaleeq.layers import NormFactory
 
@@ -130,7 +130,6 @@ def build_pyramid(
     norm: NormFactory | None,
     activation: bool = False,
     ready_top: bool = False,
-    equalizer: EqualizerSpec | None = None,
 ) -> FPN | BiFPN | NoPyramid:
     """The pyramid of `options`, level -> map to level -> map; `out_channels` says how wide each level leaves it.
 
@@ -141,7 +140,6 @@ def build_pyramid(
             upsampling (FPN). The other pyramids have their own.
         ready_top: the coarsest level has been made by a context module, `options.channels` wide: no lateral and, by
             default, no output convolution.
-        equalizer: scale equalizers in every one of its Fusions.
 
     Raises:
         ValueError: OUTPUT_CONVS or OUT_FEATURES that do not match the levels; a top that is not as wide as announced.
@@ -153,7 +151,7 @@ def build_pyramid(
     if ready_top and in_channels[levels[-1]] != channels:
         raise ValueError(f"the context is {in_channels[levels[-1]]} channels wide, the pyramid {channels}")
 
-    def transfer(implied: str) -> Callable[[], nn.Module]:
+    def transfer(implied: str) -> Callable[[], Transfer]:
         return lambda: make_transfer(options.transfer or implied, channels, norm=norm, gate=options.gate)
 
     if options.name == "bifpn":
@@ -165,11 +163,8 @@ def build_pyramid(
             transfer=transfer("nearest"),
             down_transfer=options.down_transfer or "max",
             norm=norm,
-            equalizer=equalizer,
         )
-    pyramid = _build_fpn(
-        in_channels, options, transfer, activation, norm=norm, ready_top=ready_top, equalizer=equalizer
-    )
+    pyramid = _build_fpn(in_channels, options, transfer, activation, norm=norm, ready_top=ready_top)
     if options.out_features:
         if unknown := [level for level in options.out_features if level not in levels]:
             raise ValueError(f"MODEL.PYRAMID.OUT_FEATURES has {unknown}; the levels are {', '.join(levels)}")
@@ -185,7 +180,7 @@ def build_pyramid(
 def _build_fpn(
     in_channels: Mapping[str, int],
     options: PyramidOptions,
-    transfer: Callable[[str], Callable[[], nn.Module]],
+    transfer: Callable[[str], Callable[[], Transfer]],
     activation: bool,
     **shared: Any,
 ) -> FPN:

@@ -21,23 +21,21 @@ from typing import Any
 
 import torch
 
-from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
-from scaleeq.fusion import Branch, EqualizerSpec, Fusion, Progressive, make_combine
+from scaleeq.engine import ShapeSpec
+from scaleeq.fusion import Branch, Fusion, Progressive, make_combine
 from scaleeq.layers import NormFactory, norm_factory
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
 
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, resolve_norm, scoped_equalizers
+from .base import Features, Level, SegmentationHead, head_arguments, resolve_norm
 from .pyramid import PyramidOptions, build_pyramid
 
 PYRAMID_CHANNELS = 256  # of Panoptic FPN
 GROUP_NORM = norm_factory("GN")
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
 class SemanticFPNHead(SegmentationHead):
     """pyramid (FPN) -> fusion (sum of progressive branches) -> classifier, at the finest stride."""
 
-    @configurable
     def __init__(
         self,
         *,
@@ -50,7 +48,6 @@ class SemanticFPNHead(SegmentationHead):
         loss: SegmentationLoss | None = None,
         pyramid: PyramidOptions | None = None,
         combine: str = "sum",
-        equalizers: Mapping[str, EqualizerSpec | None] | None = None,
     ):
         """
         Args:
@@ -60,7 +57,6 @@ class SemanticFPNHead(SegmentationHead):
             pyramid_norm: of the pyramid; None, as in Detectron2.
             pyramid: default an FPN of 256 channels.
             combine: of the final Fusion, "sum", "softmax" or "fast_normalized".
-            equalizers: "head" (the final fusion) and "pyramid" -> spec or None.
         """
         super().__init__(
             input_shape=input_shape, channels=channels, num_classes=num_classes, dropout=dropout, loss=loss
@@ -68,19 +64,17 @@ class SemanticFPNHead(SegmentationHead):
         if combine == "concat":
             raise ValueError("MODEL.FUSION.COMBINE is 'concat', but SemanticFPNHead classifies the sum of its branches")
         pyramid = pyramid or PyramidOptions(name="fpn", channels=PYRAMID_CHANNELS)
-        equalizers = scoped_equalizers(equalizers)
         self.pyramid = build_pyramid(
             {level: shape.channels for level, shape in input_shape.items()},
             pyramid,
             norm=pyramid_norm,
-            equalizer=equalizers["pyramid"],
         )
         steps = dict(zip(input_shape, doublings(input_shape), strict=True))
         branches = {
             level: Branch(channels, transfer=Progressive(width, channels, steps=steps[level], norm=norm))
             for level, width in self.pyramid.out_channels.items()
         }
-        self.fusion = Fusion(branches, combine=make_combine(combine, len(branches)), equalizer=equalizers["head"])
+        self.fusion = Fusion(branches, combine=make_combine(combine, len(branches)))
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
@@ -93,7 +87,6 @@ class SemanticFPNHead(SegmentationHead):
             "pyramid": PyramidOptions.from_config(cfg, name="fpn", channels=PYRAMID_CHANNELS),
             "pyramid_norm": resolve_norm(keys.NORM or (head.NORM if keys.NAME == "bifpn" else "")),
             "combine": cfg.MODEL.FUSION.COMBINE or "sum",
-            "equalizers": equalizer_specs(cfg),
         }
 
     def fuse(self, features: Features) -> torch.Tensor:

@@ -15,21 +15,19 @@ from typing import Any
 import torch
 
 from scaleeq.choices import one_of
-from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
-from scaleeq.fusion import EqualizerSpec, atrous_pooling
+from scaleeq.engine import ShapeSpec
 from scaleeq.layers import ConvNormAct, NormFactory, SeparableBlock, batch_norm
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
 
 from .aspp import dilations_at
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, take_levels
+from .base import Features, Level, SegmentationHead, head_arguments, take_levels
+from .context import atrous_pooling
 from .final import FusionOptions
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
 class SepASPPHead(SegmentationHead):
     """Top level -> context (separable atrous pooling); [context, low level] -> fusion -> refine -> classifier."""
 
-    @configurable
     def __init__(
         self,
         *,
@@ -42,7 +40,6 @@ class SepASPPHead(SegmentationHead):
         dropout: float = 0.1,
         loss: SegmentationLoss | None = None,
         fusion: FusionOptions | None = None,
-        equalizer: EqualizerSpec | None = None,
     ):
         """
         Args:
@@ -66,7 +63,6 @@ class SepASPPHead(SegmentationHead):
             separable=True,
             norm=norm,
             gate=fusion.context_gate_kind,
-            equalizer=equalizer,
         )
         self.fusion = fusion.fusion(
             widths,
@@ -74,7 +70,6 @@ class SepASPPHead(SegmentationHead):
             num_classes=num_classes,
             reference="low_level",
             laterals={"low_level": ConvNormAct(low_level.channels, widths["low_level"], norm=norm)},
-            equalizer=equalizer,
         )
         self.refine = SeparableBlock(channels, channels, norm=norm)
 
@@ -98,7 +93,6 @@ class SepASPPHead(SegmentationHead):
             "dilations": head.ASPP_DILATIONS,
             "widths": {"context": head.ASPP_CHANNELS or head.CONVS_DIM, "low_level": head.PROJECT_CHANNELS[0]},
             "fusion": FusionOptions.from_config(cfg),
-            "equalizer": equalizer_specs(cfg)["head"],
         }
 
     def fuse(self, features: Features) -> torch.Tensor:

@@ -12,21 +12,19 @@ from typing import Any
 
 import torch
 
-from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
-from scaleeq.fusion import EqualizerSpec, pyramid_pooling
+from scaleeq.engine import ShapeSpec
 from scaleeq.layers import ConvNormAct, NormFactory, batch_norm
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
 
-from .base import Features, Level, SegmentationHead, equalizer_specs, head_arguments, scoped_equalizers
+from .base import Features, Level, SegmentationHead, head_arguments
+from .context import pyramid_pooling
 from .final import FusionOptions
 from .pyramid import PyramidOptions, build_pyramid
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
 class UPerHead(SegmentationHead):
     """context (pyramid pooling) -> pyramid (FPN) -> fusion (concat, 3x3) -> classifier, at the finest stride."""
 
-    @configurable
     def __init__(
         self,
         *,
@@ -39,7 +37,6 @@ class UPerHead(SegmentationHead):
         loss: SegmentationLoss | None = None,
         pyramid: PyramidOptions | None = None,
         fusion: FusionOptions | None = None,
-        equalizers: Mapping[str, EqualizerSpec | None] | None = None,
     ):
         """
         Args:
@@ -48,14 +45,12 @@ class UPerHead(SegmentationHead):
             pool_scales: cells per side of the pooled maps.
             pyramid: default an FPN.
             fusion: of the final Fusion.
-            equalizers: "head" (context and final fusion) and "pyramid" -> spec or None.
         """
         super().__init__(
             input_shape=input_shape, channels=channels, num_classes=num_classes, dropout=dropout, loss=loss
         )
         pyramid = pyramid or PyramidOptions(name="fpn", channels=channels)
         fusion = fusion or FusionOptions()
-        equalizers = scoped_equalizers(equalizers)
         self.top = self.in_features[-1]
         widths = {level: shape.channels for level, shape in input_shape.items()}
         self.context = pyramid_pooling(
@@ -64,7 +59,6 @@ class UPerHead(SegmentationHead):
             pool_scales=pool_scales,
             norm=norm,
             gate=fusion.context_gate_kind,
-            equalizer=equalizers["head"],
         )
         self.pyramid = build_pyramid(
             {**widths, self.top: pyramid.channels},
@@ -72,13 +66,11 @@ class UPerHead(SegmentationHead):
             norm=norm,
             activation=True,
             ready_top=True,
-            equalizer=equalizers["pyramid"],
         )
         self.fusion = fusion.fusion(
             self.pyramid.out_channels,
             mix=lambda width: ConvNormAct(width, channels, kernel_size=3, norm=norm),
             num_classes=num_classes,
-            equalizer=equalizers["head"],
         )
 
     @classmethod
@@ -90,7 +82,6 @@ class UPerHead(SegmentationHead):
             "pool_scales": head.POOL_SCALES,
             "pyramid": PyramidOptions.from_config(cfg, name="fpn", channels=head.CONVS_DIM),
             "fusion": FusionOptions.from_config(cfg),
-            "equalizers": equalizer_specs(cfg),
         }
 
     def fuse(self, features: Features) -> torch.Tensor:

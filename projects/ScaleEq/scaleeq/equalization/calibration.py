@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from scaleeq.fusion import EqualizerSpec, Fusion, Observation
-from scaleeq.fusion.controls import control_statistics
-from scaleeq.fusion.initializer import INITIALIZERS
+from scaleeq.fusion import Fusion, Observation
 
+from . import EqualizerSpec
+from .controls import control_statistics
 from .forwards import Measurable, forward_of, refuse_named_misfit, refuse_second_runs
 from .gradients import balance_gradients, training_loss
+from .implementations import attached
 from .mode import measuring, with_batch_statistics
 from .moments import BranchMoments
 from .result import BranchStatistics, CalibrationReport
@@ -121,7 +122,7 @@ def calibrate(
                 for name in measured:
                     report.no_effect |= {name: why} if (why := fusions[name].no_effect) else {}
                     tell(report.line(name))
-        balanced = {name: fusion for name, fusion in fusions.items() if _spec(fusion).statistic == "grad"}
+        balanced = {name: fusion for name, fusion in fusions.items() if _spec(fusion).balances_gradients}
         if balanced:
             balance_gradients(model, balanced, loader, loss=loss or training_loss(model), gather=gather)
     return report
@@ -143,13 +144,12 @@ def _kept_on_error(fusions: dict[str, Fusion]) -> Iterator[None]:
 
 
 def _spec(fusion: Fusion) -> EqualizerSpec:
-    assert fusion.equalizer_spec is not None  # only equalized fusions are measured
-    return fusion.equalizer_spec
+    return attached(fusion).spec  # only equalized fusions are measured
 
 
 def _measured_jointly(fusions: dict[str, Fusion], tell: Callable[[str], None]) -> bool:
     """Whether there are too many for a pass each. Not with initializers: they scale their weights only once."""
-    if len(fusions) <= MAX_PASSES or any(_spec(fusion).implementation in INITIALIZERS for fusion in fusions.values()):
+    if len(fusions) <= MAX_PASSES or any(attached(fusion).initializes for fusion in fusions.values()):
         return False
     tell(f"measuring {len(fusions)} fusions jointly, in one pass: each is equalized by its statistics until then")
     return True
@@ -179,7 +179,7 @@ class _Measurement:
             self.moments[name] = {branch: BranchMoments() for branch in fusion.branches}
         moments = self.moments[name]
         self.batch_size = len(seen.transferred)
-        x = seen.source if _spec(fusion).statistics_of == "source" else seen.transferred
+        x = seen.source if _spec(fusion).of_source else seen.transferred
         moments[seen.branch].update(x * seen.scale + seen.offset if self.joint else x, self.valid)
         if self.joint and math.isfinite(moments[seen.branch].scalar()[1]):
             self._equalize(fusion, seen.branch, moments)
@@ -268,7 +268,7 @@ class _Measurement:
                         "it is" if dead.dim() == 0 else f"{int(dead.sum())} of {dead.numel()} channels are",
                     )
             control_statistics(fusion)
-            if _spec(fusion).implementation != "module":
+            if attached(fusion).in_weights:
                 refuse_named_misfit(name, fusion)
             fusion.initialize()
         return measured
@@ -276,11 +276,11 @@ class _Measurement:
     def _equalize(self, fusion: Fusion, branch: str, moments: dict[str, BranchMoments]) -> torch.Tensor:
         """Set a branch's equalizer to its moments; returns where, () or (C,), it is constant and so not scaled."""
         equalizer, spec = fusion.equalizer_of[branch], _spec(fusion)
-        if equalizer.granularity == "channel":
+        if spec.per_channel:
             means, variances = moments[branch].mean, moments[branch].variance
         else:
             means, variances = torch.tensor(moments[branch].scalar(), dtype=torch.float64)
-        stds = (variances + means**2 if spec.statistic == "rms" else variances).sqrt()
+        stds = (variances + means**2 if spec.around_zero else variances).sqrt()
         dead = stds <= DEAD * math.sqrt(max(part.scalar()[1] for part in moments.values() if part.count))
         stds = torch.where(dead, 1.0, stds)
         equalizer.set_statistics(means if spec.centers else torch.zeros_like(means), stds, self.num_images or 1)

@@ -12,8 +12,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from scaleeq.fusion import ConvFusion, exchange_module
-
+from . import ConvFusion, exchange_module
 from .calibration import fusions_of, require_calibrated
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -37,5 +36,5 @@ def fold_equalizers(model: Model) -> Model:
         except ValueError as error:
             raise ValueError(f"fusion {name!r} cannot be folded: {error}") from error
         if isinstance(fusion, ConvFusion):
-            exchange_module(folded, fusion, fusion.mix.consumer)
+            exchange_module(folded, fusion, fusion.conv)
     return folded

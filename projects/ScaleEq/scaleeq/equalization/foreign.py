@@ -19,12 +19,12 @@ import torch.distributed as dist
 from torch import nn
 
 from scaleeq.choices import nearest
-from scaleeq.fusion import ConvFusion, EqualizerSpec, exchange_module
 from scaleeq.fusion.checks import refuse_name
-from scaleeq.fusion.conv_fusion import cannot_center
 
+from . import ConvFusion, EqualizerSpec, equalize_fusions, exchange_module
 from .batches import InputOf, explained, first_batch
 from .calibration import calibrate, fusions_of
+from .foreign_conv import cannot_center
 from .result import CalibrationReport
 from .tracing import Trace, convolutions_of, in_words, trace_concatenations
 
@@ -49,7 +49,7 @@ def equalize(
     """Give a model scale equalizers, in place, and calibrate them.
 
     `fold_equalizers(model)` gives a copy with the same outputs, and with the classes and state-dict keys from before.
-    "init_scaled" also needs `scaleeq.fusion.scale_optimizer_steps(model, optimizer)`.
+    "init_scaled" also needs `scaleeq.equalization.scale_optimizer_steps(model, optimizer)`.
 
     Args:
         model: in eager mode, before DistributedDataParallel and torch.compile; on any device, in any precision.
@@ -75,12 +75,12 @@ def equalize(
             equalizer; widths that are not those of its maps; a loader or batches that the model cannot read.
     """
     _refuse_model(model)
-    if statistic == "grad":
+    spec = EqualizerSpec(implementation=implementation, granularity=granularity, statistic=statistic)
+    if spec.balances_gradients:
         raise ValueError("equalize measures maps; statistic 'grad' needs losses: give your own Fusions to calibrate")
     named = _named(model, conv, widths)
     take = inputs or InputOf(model)
     trace = None if loader is None else _trace(model, loader, take)
-    spec = EqualizerSpec(implementation=implementation, granularity=granularity, statistic=statistic)
     chosen = _chosen(model, named, trace)
     fusions = [_fusion(model, name, chosen, trace, spec, center) for name in chosen]
     with _placed(model, fusions):
@@ -97,12 +97,12 @@ def equalize(
 def _placed(model: nn.Module, fusions: Sequence[ConvFusion]) -> Iterator[None]:
     """Put Fusions into the places of their convolutions; these get them back if the context fails."""
     for fusion in fusions:
-        exchange_module(model, fusion.mix.consumer, fusion)
+        exchange_module(model, fusion.conv, fusion)
     try:
         yield
     except BaseException:
         for fusion in fusions:
-            exchange_module(model, fusion, fusion.mix.consumer)
+            exchange_module(model, fusion, fusion.conv)
         raise
 
 
@@ -120,7 +120,9 @@ def _fusion(
         _refuse_tied(model, conv)
         center = not cannot_center(conv) if center is None else center
         reason = "" if trace is None else trace.scale_invariant(name, conv)
-        return ConvFusion(conv, chosen[name], equalizer=replace(spec, center=center), scale_invariant=reason)
+        fusion = ConvFusion(conv, chosen[name], scale_invariant=reason)
+        equalize_fusions(fusion, replace(spec, center=center))
+        return fusion
     except ValueError as error:
         others = {other: list(parts.values()) for other, parts in chosen.items() if other != name}
         raise ValueError(f"{name}: {error}" + (f"; for the others alone: conv={others}" if others else "")) from error

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from scaleeq.fusion import Fusion
-from scaleeq.fusion.checks import refuse_misfit
 
 from .mode import measuring
+from .precision import refuse_misfit
 
 logger = logging.getLogger(__name__)
 

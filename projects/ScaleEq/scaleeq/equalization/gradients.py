@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from scaleeq.fusion import Branch, Fusion
+from scaleeq.fusion import Fusion
 from scaleeq.layers import per_weight
 
+from .implementations import consumer_of
 from .mode import measuring
 
 BATCHES, ROUNDS = 8, 4
@@ -26,8 +27,8 @@ def branch_rms(fusion: Fusion, values: torch.Tensor) -> torch.Tensor:
 
     values: (C_out, C_in / groups, k, k), like fusion.mix.consumer.weight: its gradient, its change, itself.
     """
-    conv = fusion.mix.consumer
-    widths = [cast(Branch, branch).channels for branch in fusion.branches.values()]
+    conv = consumer_of(fusion)
+    widths = list(fusion.widths.values())
     owner = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths)).to(values.device)
     squares = values.detach().double().square().sum((2, 3))
     owners = per_weight(conv, owner)[..., 0, 0].expand_as(squares)
@@ -66,7 +67,7 @@ def balance_gradients(
     """
     for _ in range(ROUNDS):
         squares = {name: torch.zeros(len(fusion.branches), dtype=torch.float64) for name, fusion in fusions.items()}
-        weights = [fusion.mix.consumer.weight for fusion in fusions.values()]
+        weights = [consumer_of(fusion).weight for fusion in fusions.values()]
         with measuring(model), torch.enable_grad():
             model.train()
             for batch in islice(loader, BATCHES):

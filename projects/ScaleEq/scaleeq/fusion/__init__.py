@@ -2,13 +2,9 @@
 
 from .aligned import Aligned
 from .combine import COMBINES, Concat, FastNormalizedSum, SoftmaxSum, Sum, WeightedSum, make_combine
-from .conv_fusion import ConvFusion, exchange_module
-from .equalizer import ScaleEqualizer
-from .equalizer_spec import EqualizerSpec
-from .fusion import Branch, Fusion, Observation
-from .initializer import scale_optimizer_steps
+from .fusion import Branch, Equalizers, Fusion, Observation
 from .laterals import LATERALS, Select, make_lateral
-from .pooling import atrous_pooling, pyramid_pooling
+from .ports import Transfer
 from .transfers import DOWN_TRANSFERS, TRANSFERS, Deconv, Gated, Keep, Pool, Progressive, Resize, make_transfer
 
 __all__ = [
@@ -19,9 +15,8 @@ __all__ = [
     "Aligned",
     "Branch",
     "Concat",
-    "ConvFusion",
     "Deconv",
-    "EqualizerSpec",
+    "Equalizers",
     "FastNormalizedSum",
     "Fusion",
     "Gated",
@@ -30,16 +25,12 @@ __all__ = [
     "Pool",
     "Progressive",
     "Resize",
-    "ScaleEqualizer",
     "Select",
     "SoftmaxSum",
     "Sum",
+    "Transfer",
     "WeightedSum",
-    "atrous_pooling",
-    "exchange_module",
     "make_combine",
     "make_lateral",
     "make_transfer",
-    "pyramid_pooling",
-    "scale_optimizer_steps",
 ]

@@ -1,18 +1,14 @@
-"""What a Fusion refuses: branches that it cannot be made of, inputs that are not theirs, scales that do not fit."""
+"""What a Fusion refuses: branches that it cannot be made of, inputs that are not theirs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..layers import per_weight
-from .precision import fits, is_reduced
-
-if TYPE_CHECKING:
-    from .fusion import Branch, Fusion
+from .ports import Combine, NamesConsumer
 
 
 class OtherInputs(ValueError, KeyError):
@@ -52,11 +48,11 @@ def refuse_branches(branches: Any, kind: type, combine: Any, mix: Any) -> None:
         refuse_name(name)
         if not isinstance(branch, kind):
             raise ValueError(f"branch {name!r} is a {type(branch).__name__}; give Branch(channels, ...)")
-    if not hasattr(combine, "concatenates"):
+    if not isinstance(combine, Combine):
         raise ValueError(f"combine is {combine!r}; give a module such as Concat(), or make_combine('concat')")
     widths = {name: branch.channels for name, branch in branches.items()}
     stated = ", ".join(f"{name} {width}" for name, width in widths.items())
-    conv = getattr(mix, "consumer", None) if combine.concatenates else None
+    conv = mix.consumer if combine.concatenates and isinstance(mix, NamesConsumer) else None
     if conv is not None and conv.in_channels != sum(widths.values()):
         raise ValueError(
             f"the branches' widths are {stated}, {sum(widths.values())} in all, but the convolution that reads them "
@@ -64,17 +60,16 @@ def refuse_branches(branches: Any, kind: type, combine: Any, mix: Any) -> None:
         )
 
 
-def refuse_inputs(fusion: Fusion, inputs: Any) -> None:
+def refuse_inputs(widths: Mapping[str, int], combine: Combine, inputs: Any) -> None:
     """ValueError for inputs that are not one map, or one for each branch; for a sum of branches of several widths."""
-    widths = {name: cast("Branch", branch).channels for name, branch in fusion.branches.items()}
-    if not fusion.combine.concatenates and len(set(widths.values())) > 1:
+    if not combine.concatenates and len(set(widths.values())) > 1:
         stated = ", ".join(f"{name} {width}" for name, width in widths.items())
-        raise ValueError(f"{type(fusion.combine).__name__} adds branches of one width; theirs are {stated}")
+        raise ValueError(f"{type(combine).__name__} adds branches of one width; theirs are {stated}")
     if isinstance(inputs, torch.Tensor):
         return
-    if isinstance(inputs, Mapping) and inputs.keys() == fusion.branches.keys():
+    if isinstance(inputs, Mapping) and inputs.keys() == widths.keys():
         return
-    names = ", ".join(fusion.branches)
+    names = ", ".join(widths)
     if not isinstance(inputs, Mapping):
         kind = type(inputs).__name__
         raise ValueError(f"a Fusion's inputs are a {kind}; give one map, or a dict of maps for {names}")
@@ -91,23 +86,3 @@ def refuse_width(name: str, channels: int, transferred: torch.Tensor) -> None:
             f"branch {name!r} is a map of {transferred.shape[1]} channels, and Branch({channels}) was stated; its "
             "equalizer and its weights would be another branch's: state the width that it has"
         )
-
-
-@torch.no_grad()
-def refuse_misfit(fusion: Fusion) -> None:
-    """ValueError where weights in half precision cannot hold what a branch's scale makes of them."""
-    conv = getattr(fusion.mix, "consumer", None) if fusion.combine.concatenates else None
-    if conv is None or not is_reduced(conv.weight.dtype):
-        return
-    weight, kind = conv.weight.double(), str(conv.weight.dtype).removeprefix("torch.")
-    start, scales = 0, torch.cat([equalizer.scale() for equalizer in fusion.equalizer_of.values()]).double()
-    for name, equalizer in fusion.equalizer_of.items():
-        of_branch = torch.zeros_like(scales)
-        of_branch[start : start + equalizer.channels] = scales[start : start + equalizer.channels]
-        start += equalizer.channels
-        if not fits(weight * per_weight(conv, of_branch), conv.weight.dtype):
-            raise ValueError(
-                f"branch {name!r} has a std of {float(equalizer.std.min()):.3g}, and {kind} weights cannot hold what a "
-                "division by it makes of them: use float32 or bfloat16, to fold as well, or implementation 'module', "
-                "which keeps the equalizer beside the weights"
-            )

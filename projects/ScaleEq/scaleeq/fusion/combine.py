@@ -8,21 +8,14 @@ a_i * (scale_i * x_i + shift_i), computed without a pass over the maps of its ow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from .precision import WideBuffers, is_reduced
+from ..layers import WideBuffers, is_reduced
+from .ports import Affine, Combine
 
 COMBINES = ("concat", "sum", "softmax", "fast_normalized")
-
-
-class Affine(NamedTuple):
-    """x * scale + shift, each () or (C, 1, 1)."""
-
-    scale: torch.Tensor
-    shift: torch.Tensor
 
 
 def weighted_sum(
@@ -122,6 +115,10 @@ class WeightedSum(WideBuffers):
         self.register_buffer("coefficients", coefficients)
         self.register_buffer("offset", offset)
 
+    def weights(self) -> torch.Tensor:
+        """(n, C, 1, 1)."""
+        return self.coefficients
+
     def forward(self, branches: Sequence[torch.Tensor]) -> torch.Tensor:
         """branches: n maps (N, C, H, W) -> (N, C, H, W)."""
         return weighted_sum(branches, self.coefficients.unbind(), self.offset)
@@ -134,7 +131,7 @@ def combined_affine(weights: torch.Tensor | None, affines: Sequence[Affine]) -> 
     return [w * affine.scale for w, affine in zip(factors, affines, strict=True)], offset
 
 
-def make_combine(name: str, num_branches: int = 0) -> nn.Module:
+def make_combine(name: str, num_branches: int = 0) -> Combine:
     """The combine of a config value, for so many branches (where it learns weights).
 
     ValueError, with the choices, for a name outside COMBINES.

@@ -22,6 +22,7 @@ from ..ops import resize
 from ..ops.resize import RESIZE_MODES
 from .aligned import Aligned, AlignedRealtime
 from .laterals import caffe2_xavier_
+from .ports import Transfer
 
 TRANSFERS = (
     "none",
@@ -158,7 +159,7 @@ class Pool(nn.Module):
 
 def make_transfer(
     name: str, channels: int = 0, *, norm: NormFactory | None = None, gate: str = "paper", num_classes: int = 0
-) -> nn.Module:
+) -> Transfer:
     """The transfer of a config value.
 
     Args:

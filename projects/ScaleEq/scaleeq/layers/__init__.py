@@ -4,6 +4,7 @@ from .conv import ConvNormAct, conv_with_input_scale, per_weight
 from .gate import Gate, LogitsGate, SupervisedGate
 from .norm import BatchNorm2d, NormFactory, batch_norm, norm_factory, normalizes_channels, replace_batch_norms
 from .offset_conv import OffsetConv2d, fold_input_affine
+from .precision import WideBuffers, is_reduced
 from .separable import SeparableBlock, SeparableConv
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "SeparableBlock",
     "SeparableConv",
     "SupervisedGate",
+    "WideBuffers",
     "batch_norm",
     "conv_with_input_scale",
     "fold_input_affine",
+    "is_reduced",
     "norm_factory",
     "normalizes_channels",
     "per_weight",

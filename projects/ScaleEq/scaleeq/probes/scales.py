@@ -30,7 +30,8 @@ from scaleeq.equalization.calibration import fusions_of
 from scaleeq.equalization.gradients import branch_rms
 from scaleeq.equalization.moments import BranchMoments
 from scaleeq.equalization.result import spread
-from scaleeq.fusion import Branch, Fusion, Keep, Observation, Resize
+from scaleeq.fusion import Fusion, Keep, Observation, Resize
+from scaleeq.fusion.ports import Summing
 from scaleeq.ops.resize import INTERPOLATIONS
 from scaleeq.ops.variance import upsampled_variance_factor
 
@@ -73,7 +74,7 @@ class Recorder:
             seen = self._seen[name] = {branch: _Branch() for branch in fusion.branches}
             self._observers[name] = fusion.observer
             fusion.observer = lambda fusion, o, seen=seen: seen[o.branch].observe(fusion, o)
-            self._handles.append(fusion.combine.register_forward_hook(_gradient_reader(fusion, seen)))
+            self._handles.append(fusion.get_submodule("combine").register_forward_hook(_gradient_reader(fusion, seen)))
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -215,7 +216,7 @@ def _merged(parts: list[dict[str, Any]]) -> _Merged:
 
 def _predicted_factor(fusion: Fusion, branch: str, part: dict[str, Any], source: dict[str, float]) -> float | None:
     """Variance after over variance before the transfer in closed form; None where there is none."""
-    transfer = cast(Branch, fusion.branches[branch]).transfer
+    transfer = fusion.branches[branch].transfer
     if isinstance(transfer, Keep):
         return 1.0
     if not isinstance(transfer, Resize):
@@ -232,7 +233,7 @@ def _with_shares(fusion: Fusion, values: dict[str, dict[str, float]]) -> dict[st
     """Adds shares of energy and the fusion's spreads."""
     for share, key in (("energy_share", "std"), ("energy_share_equalized", "std_equalized")):
         energies = {
-            name: cast(Branch, fusion.branches[name]).channels * numbers[key] ** 2
+            name: fusion.branches[name].channels * numbers[key] ** 2
             for name, numbers in values.items()
             if key in numbers
         }
@@ -247,11 +248,9 @@ def _with_shares(fusion: Fusion, values: dict[str, dict[str, float]]) -> dict[st
     return {"branches": values, **{name: value for name, value in spreads.items() if math.isfinite(value)}}
 
 
-def _consumed_by(fusion: Fusion) -> nn.Parameter | None:
+def _consumed_by(fusion: Fusion) -> torch.Tensor | None:
     """The weights that consume a concatenation, a part for each branch; None after a sum."""
-    if not (fusion.combine.concatenates and hasattr(fusion.mix, "consumer")):
-        return None
-    return fusion.mix.consumer.weight
+    return None if fusion.consumer is None else fusion.consumer.weight
 
 
 def _gradient_reader(fusion: Fusion, seen: dict[str, _Branch]) -> Callable[..., None]:
@@ -272,7 +271,7 @@ def _read(fusion: Fusion, parts: dict[str, dict[str, Any]], gradient: torch.Tens
     per_channel = torch.linalg.vector_norm(gradient, dim=(0, 2, 3), dtype=precise).square()
     pixels, start = gradient.numel() // gradient.shape[1], 0
     for index, (name, part) in enumerate(parts.items()):
-        width = cast(Branch, fusion.branches[name]).channels
+        width = fusion.branches[name].channels
         squares = per_channel[start : start + width] if fusion.combine.concatenates else per_channel
         start += width
         part["gradient_squares"] = (squares * _slope(fusion, name, index).to(squares).square()).sum()
@@ -282,13 +281,10 @@ def _read(fusion: Fusion, parts: dict[str, dict[str, Any]], gradient: torch.Tens
 def _slope(fusion: Fusion, branch: str, index: int) -> torch.Tensor:
     """Change of the combined map with the branch before its equalizer, () or (C,)."""
     slope = torch.ones(())
-    if not fusion.combine.concatenates:
-        weights = fusion.combine.weights() if hasattr(fusion.combine, "weights") else fusion.combine.coefficients
+    if isinstance(fusion.combine, Summing):
+        weights = fusion.combine.weights()
         slope = slope if weights is None else weights[index].detach().reshape(-1)
-    spec, equalizer = fusion.equalizer_spec, fusion.equalizer_of.get(branch)
-    if spec is None or equalizer is None:
+    equalizer = fusion.equalizer_of.get(branch)
+    if equalizer is None or not fusion.equalizers.in_the_map:
         return slope
-    in_the_map = spec.implementation == "module" or (
-        spec.implementation == "reparametrize" and not fusion.combine.concatenates
-    )
-    return slope.to(equalizer.std.device) * equalizer.scale().detach() if in_the_map else slope
+    return slope.to(equalizer.std.device) * equalizer.scale().detach()

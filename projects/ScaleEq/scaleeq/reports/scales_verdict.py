@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from scaleeq.equalization.result import spread
-from scaleeq.fusion import Branch, Fusion, Keep, Pool, Resize
+from scaleeq.fusion import Fusion, Keep, Pool, Resize, Transfer
 
 NEGLIGIBLE = 1.05  # a spread below this changes nothing that could be seen
 
@@ -32,13 +32,12 @@ class FusionFacts:
 
 def facts_of(name: str, fusion: Fusion, model: nn.Module) -> FusionFacts:
     """name: of the fusion in the model."""
-    branches = {branch: module for branch, module in fusion.branches.items() if isinstance(module, Branch)}
     return FusionFacts(
         title=title_of(name, model),
-        widths={branch: module.channels for branch, module in branches.items()},
-        transfers={branch: _transfer_name(module.transfer) for branch, module in branches.items()},
+        widths=fusion.widths,
+        transfers={name: _transfer_name(branch.transfer) for name, branch in fusion.branches.items()},
         no_effect=fusion.no_effect,
-        has_weights=bool(fusion.combine.concatenates and hasattr(fusion.mix, "consumer")),
+        has_weights=fusion.consumer is not None,
     )
 
 
@@ -115,7 +114,7 @@ def _range(values: Sequence[float]) -> str:
     return low if low == high else f"{low}-{high}"
 
 
-def _transfer_name(transfer: nn.Module) -> str:
+def _transfer_name(transfer: Transfer) -> str:
     if isinstance(transfer, Keep):
         return "none"
     if isinstance(transfer, Resize):

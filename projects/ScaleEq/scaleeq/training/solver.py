@@ -19,7 +19,7 @@ from torch import nn
 
 from scaleeq.choices import one_of
 from scaleeq.engine import CfgNode, engine_lr_scheduler
-from scaleeq.fusion import scale_optimizer_steps
+from scaleeq.equalization.optimizer_steps import scale_optimizer_steps
 
 from .parameter_groups import groups_from_config
 

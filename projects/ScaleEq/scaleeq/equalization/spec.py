@@ -59,7 +59,39 @@ class EqualizerSpec:
     @property
     def centers(self) -> bool:
         """Whether a mean is subtracted; a root mean square has none."""
-        return self.center and self.statistic != "rms"
+        return self.center and not self.around_zero
+
+    @property
+    def around_zero(self) -> bool:
+        """Whether the std is a root mean square."""
+        return self.statistic == "rms"
+
+    @property
+    def balances_gradients(self) -> bool:
+        """Whether stds are changed until the gradients of the branches' weights have one size."""
+        return self.statistic == "grad"
+
+    @property
+    def scales_learning_rates(self) -> bool:
+        """Whether the steps of the branches' weights are scaled, and nothing else."""
+        return self.control == "learning_rate"
+
+    @property
+    def of_source(self) -> bool:
+        """Whether branches are measured before their transfer."""
+        return self.statistics_of == "source"
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether each channel has its own statistics."""
+        return self.granularity == "channel"
+
+    @property
+    def needs_weights_per_branch(self) -> str:
+        """The key, with its value, that asks for weights that consume one branch; empty where none does."""
+        if self.scales_learning_rates:
+            return f"CONTROL {self.control!r}"
+        return f"STATISTIC {self.statistic!r}" if self.balances_gradients else ""
 
     def _refuse(self, key: str, value: str, other: str, other_value: str, needed: str) -> None:
         raise ValueError(

@@ -16,10 +16,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..fusion import Branch, Concat, Fusion
 from ..layers import conv_with_input_scale, per_weight
-from .combine import Concat
-from .equalizer_spec import EqualizerSpec
-from .fusion import Branch, Fusion
 
 
 class ChannelSlice(nn.Module):
@@ -76,33 +74,33 @@ class ConvFusion(Fusion):
     Args:
         conv: stays the same object; the ConvFusion is what has to be put into its place.
         widths: branch -> channels, in the order of concatenation; together conv.in_channels.
-        equalizer: how the branches are equalized.
         scale_invariant: why a scale on an input channel changes nothing; empty where it does.
 
     Raises:
-        ValueError: widths that do not add up; a mean, or a scale, that the convolution cannot hold.
+        ValueError: widths that do not add up; a scale that the convolution cannot hold.
     """
 
-    def __init__(
-        self, conv: nn.Conv2d, widths: Mapping[str, int], *, equalizer: EqualizerSpec, scale_invariant: str = ""
-    ):
+    def __init__(self, conv: nn.Conv2d, widths: Mapping[str, int], *, scale_invariant: str = ""):
         if min(widths.values(), default=0) < 1 or sum(widths.values()) != conv.in_channels:
             stated = " + ".join(map(str, widths.values())) or "none"
             raise ValueError(
                 f"the widths are {stated} = {sum(widths.values())}, but the convolution has {conv.in_channels} "
                 "input channels; give the width of each concatenated branch, in order"
             )
-        if reason := (cannot_scale(conv) or (equalizer.centers and cannot_center(conv))):
+        if reason := cannot_scale(conv):
             raise ValueError(reason)
         branches, start = {}, 0
         for name, width in widths.items():
             branches[name] = Branch(width, lateral=ChannelSlice(start, width))
             start += width
         mix = KeptConv(conv, scale_invariant=scale_invariant)
-        super().__init__(branches, combine=Concat(), mix=mix, equalizer=equalizer)
-        # Statistics of a model in half precision are kept in float32.
-        self.equalizers.to(conv.weight.device, torch.promote_types(conv.weight.dtype, torch.float32))
+        super().__init__(branches, combine=Concat(), mix=mix)
         self.train(conv.training)
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """The convolution itself."""
+        return cast(KeptConv, self.mix).conv
 
     def __getattr__(self, name: str) -> Any:
         """What a model's own code reads of its convolution (stride, weight, ...) is the convolution's."""
@@ -126,16 +124,11 @@ class ConvFusion(Fusion):
     def forward(self, input: Any) -> torch.Tensor:  # named as nn.Conv2d names it
         """input: (N, C_in, H, W), the concatenation -> (N, C_out, H', W')."""
         x = cast(torch.Tensor, input)
-        spec = self.equalizer_spec
-        if spec is not None and (spec.implementation == "module" or (spec.centers and spec.implementation != "init")):
+        if self.equalizers.changes_maps:
             return super().forward(x)
         if self.observer is not None:
-            for name, branch in self.branches.items():
-                part = cast(Branch, branch).lateral(x)
-                self._observe(name, part, part)
-        if spec is None or spec.implementation != "reparametrize":
-            return self.mix(x)
-        return self.mix(x, torch.cat([equalizer.scale() for equalizer in self.equalizer_of.values()]))
+            self.branch_maps(x)  # shows them
+        return self.equalizers.mixed(self.mix, x)  # nobody changes the slices, so x is their concatenation
 
 
 def zero_padded(conv: nn.Conv2d) -> bool:

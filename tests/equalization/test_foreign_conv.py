@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from scaleeq import equalize, fold_equalizers
-from scaleeq.fusion import ConvFusion, EqualizerSpec
+from scaleeq.equalization import ConvFusion, EqualizerSpec
 from tests.equalization.any_net import AnyNet, make_batches, make_net
+from tests.equalized import equalized
 
 GEOMETRY = ("stride", "padding", "dilation", "groups", "kernel_size", "padding_mode", "in_channels", "out_channels")
 ATTRIBUTES = (*GEOMETRY, "weight", "bias", "transposed", "output_padding")
@@ -76,6 +77,6 @@ def test_copies_and_pickles_are_whole():
 
 def test_it_is_called_as_a_convolution_is():
     conv = nn.Conv2d(4, 2, 1)
-    fusion = ConvFusion(conv, {"a": 1, "b": 3}, equalizer=EqualizerSpec())
+    fusion = equalized(ConvFusion(conv, {"a": 1, "b": 3}), EqualizerSpec())
     x = torch.randn(1, 4, 3, 3)
     assert torch.equal(fusion(input=x), fusion(x))

@@ -12,11 +12,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..layers import ConvNormAct, Gate, NormFactory, SeparableBlock, batch_norm
-from .combine import Concat, make_combine
-from .equalizer_spec import EqualizerSpec
-from .fusion import Branch, Fusion
-from .transfers import Gated, Resize
+from scaleeq.fusion import Branch, Concat, Fusion, Gated, Resize, make_combine
+from scaleeq.layers import ConvNormAct, Gate, NormFactory, SeparableBlock, batch_norm
 
 
 def pyramid_pooling(
@@ -27,7 +24,6 @@ def pyramid_pooling(
     transfer: str = "bilinear",
     norm: NormFactory | None = batch_norm,
     gate: str = "",
-    equalizer: EqualizerSpec | None = None,
 ) -> Fusion:
     """Fusion x: (N, in_channels, H, W) -> (N, channels, H, W).
 
@@ -47,7 +43,7 @@ def pyramid_pooling(
         branches[f"pool{scale}"] = Branch(channels, lateral=_gated(pool, in_channels, gate), transfer=upsample)
     width = in_channels + channels * len(pool_scales)
     mix = ConvNormAct(width, channels, kernel_size=3, norm=norm)
-    return Fusion(branches, combine=Concat(), mix=mix, reference="input", equalizer=equalizer)
+    return Fusion(branches, combine=Concat(), mix=mix, reference="input")
 
 
 def atrous_pooling(
@@ -59,7 +55,6 @@ def atrous_pooling(
     combine: str = "concat",
     norm: NormFactory | None = batch_norm,
     gate: str = "",
-    equalizer: EqualizerSpec | None = None,
 ) -> Fusion:
     """Fusion x: (N, in_channels, H, W) -> (N, channels, H, W).
 
@@ -92,7 +87,7 @@ def atrous_pooling(
     combined = make_combine(combine, len(branches))
     width = channels * len(branches) if combined.concatenates else channels
     mix = ConvNormAct(width, channels, kernel_size=3, norm=norm)
-    return Fusion(branches, combine=combined, mix=mix, reference="conv", equalizer=equalizer)
+    return Fusion(branches, combine=combined, mix=mix, reference="conv")
 
 
 def _check_different(key: str, numbers: Sequence[int]) -> None:

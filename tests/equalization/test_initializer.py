@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scaleeq.fusion import Branch, Concat, EqualizerSpec, Fusion, scale_optimizer_steps
+from scaleeq.equalization import EqualizerSpec, scale_optimizer_steps
+from scaleeq.fusion import Branch, Concat, Fusion
 from scaleeq.layers import ConvNormAct
+from tests.equalized import equalized
 
 STDS = torch.tensor([1.0, 0.5, 0.25, 0.1], dtype=torch.float64)
 WIDTH = 16
@@ -15,11 +17,13 @@ WIDTH = 16
 def make_fusion(implementation: str) -> Fusion:
     """Four branches, one 3x3 convolution, equalizers with the true statistics; "off": none."""
     torch.manual_seed(0)
-    fusion = Fusion(
-        {f"b{index}": Branch(WIDTH) for index in range(len(STDS))},
-        combine=Concat(),
-        mix=ConvNormAct(WIDTH * len(STDS), 16, kernel_size=3, norm=None, activation=False),
-        equalizer=None if implementation == "off" else EqualizerSpec(implementation=implementation),
+    fusion = equalized(
+        Fusion(
+            {f"b{index}": Branch(WIDTH) for index in range(len(STDS))},
+            combine=Concat(),
+            mix=ConvNormAct(WIDTH * len(STDS), 16, kernel_size=3, norm=None, activation=False),
+        ),
+        None if implementation == "off" else EqualizerSpec(implementation=implementation),
     ).double()
     for std, equalizer in zip(STDS, fusion.equalizer_of.values(), strict=implementation != "off"):
         equalizer.set_statistics(torch.zeros(()), std, 10)

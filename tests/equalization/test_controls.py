@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from scaleeq import calibrate, fold_equalizers
+from scaleeq.equalization import EqualizerSpec, scale_optimizer_steps
 from scaleeq.equalization.gradients import branch_rms
-from scaleeq.fusion import Branch, EqualizerSpec, Fusion, Resize, make_combine, scale_optimizer_steps
-from scaleeq.fusion.equalizer_spec import CONTROLS
+from scaleeq.equalization.spec import CONTROLS
+from scaleeq.fusion import Branch, Fusion, Resize, make_combine
 from scaleeq.layers import ConvNormAct, batch_norm
+from tests.equalized import equalized
 
 WIDTHS = {"fine": 2, "middle": 4, "coarse": 6}
 SIZES = {"fine": (8, 12), "middle": (4, 6), "coarse": (2, 3)}
@@ -27,7 +29,7 @@ def make_fusion(*, combine="concat", bias=False, **spec) -> Fusion:
     }
     mix = ConvNormAct(12, 5, kernel_size=3, norm=None if bias else batch_norm)
     equalizer = EqualizerSpec(**spec) if spec else None
-    return Fusion(branches, combine=make_combine(combine, 3), mix=mix, equalizer=equalizer).double()
+    return equalized(Fusion(branches, combine=make_combine(combine, 3), mix=mix), equalizer).double()
 
 
 def make_batches(count=4) -> list[dict[str, torch.Tensor]]:
@@ -217,10 +219,10 @@ def test_what_means_nothing_is_refused(arguments, message):
 def test_a_sum_has_no_weights_per_branch(spec):
     branches = {name: Branch(4) for name in ("a", "b")}
     with pytest.raises(ValueError, match="has no weights per branch"):
-        Fusion(branches, combine=make_combine("sum", 2), equalizer=EqualizerSpec(**spec))
+        equalized(Fusion(branches, combine=make_combine("sum", 2)), EqualizerSpec(**spec))
 
 
 def test_every_control_is_explained():
-    import scaleeq.fusion.controls as controls
+    import scaleeq.equalization.controls as controls
 
     assert all(f'"{control}"' in controls.__doc__ for control in CONTROLS if control)

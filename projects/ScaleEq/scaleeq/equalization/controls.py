@@ -16,37 +16,25 @@ Modules:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from .combine import Affine
-from .equalizer import ScaleEqualizer
-from .equalizer_spec import EqualizerSpec
-
-if TYPE_CHECKING:
-    from .fusion import Fusion
+from ..fusion import Fusion
+from .equalizer import BranchStatistics, ScaleEqualizer
+from .implementations import attached
+from .spec import EqualizerSpec
 
 
-class Unscaled(ScaleEqualizer):
+class Unscaled(BranchStatistics):
     """Keeps statistics and lets the branch through ("learning_rate")."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (N, C, H, W) -> x."""
         return x
 
-    def scale(self) -> torch.Tensor:
-        return torch.ones_like(self.std).expand(self.channels)
 
-    def shift(self) -> torch.Tensor:
-        return torch.zeros_like(self.std).expand(self.channels)
-
-    def affine(self) -> Affine:
-        return Affine(self.scale().view(-1, 1, 1), self.shift().view(-1, 1, 1))
-
-
-class RandomScale(Unscaled):
+class RandomScale(BranchStatistics):
     """x * std ** z in training, z from a normal distribution once a batch; x at test time."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -54,7 +42,7 @@ class RandomScale(Unscaled):
         return x * self.std.pow(torch.randn_like(self.std)).to(x.dtype) if self.training else x
 
 
-class LearnedScale(Unscaled):
+class LearnedScale(BranchStatistics):
     """x * factor, a parameter that begins with 1, or with 1 / std once that is known."""
 
     def __init__(self, channels: int, *, from_std: bool):
@@ -83,7 +71,7 @@ class LearnedScale(Unscaled):
         self.factor.fill_(1)
 
 
-class BatchNormScale(Unscaled):
+class BatchNormScale(BranchStatistics):
     """A batch norm without affine, in the equalizer's place."""
 
     def __init__(self, channels: int):
@@ -103,7 +91,7 @@ class BatchNormScale(Unscaled):
         return -self.norm.running_mean * self.scale()
 
 
-def make_equalizer(spec: EqualizerSpec, channels: int) -> ScaleEqualizer:
+def make_equalizer(spec: EqualizerSpec, channels: int) -> BranchStatistics:
     """The equalizer of a branch with so many channels, or the module that the spec's control puts in its place."""
     if spec.control == "batch_norm":
         return BatchNormScale(channels)
@@ -118,8 +106,7 @@ def make_equalizer(spec: EqualizerSpec, channels: int) -> ScaleEqualizer:
 
 def control_statistics(fusion: Fusion) -> None:
     """Replace the measured statistics of a calibrated fusion by those of its control, where that has constants."""
-    assert fusion.equalizer_spec is not None
-    control, equalizers = fusion.equalizer_spec.control, list(fusion.equalizer_of.values())
+    control, equalizers = attached(fusion).spec.control, list(fusion.equalizer_of.values())
     means, stds = [e.mean.double().clone() for e in equalizers], [e.std.double().clone() for e in equalizers]
     widths = [e.channels for e in equalizers]
     if control == "common":

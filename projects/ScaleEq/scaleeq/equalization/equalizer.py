@@ -10,57 +10,46 @@ from __future__ import annotations
 
 import torch
 
+from ..fusion.ports import Affine
+from ..layers import WideBuffers
 from ..ops import equalize_branch
-from .combine import Affine
-from .equalizer_spec import GRANULARITIES
-from .precision import WideBuffers
+from .spec import GRANULARITIES
 
 
-class ScaleEqualizer(WideBuffers):
-    """(x - mean) / std with constants; the identity until it is calibrated.
+class BranchStatistics(WideBuffers):
+    """The mean and the std of one branch over a data set; what is done with them is for the classes below to say.
 
     Buffers: mean and std, () or (C, 1, 1), in float32 at least; num_images, how many images they were measured on, 0
         before.
-    centers: False where the mean is always zero, so that `center` has nothing to do.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     num_images: torch.Tensor
 
-    def __init__(self, channels: int, *, granularity: str = "branch", centers: bool = True):
+    def __init__(self, channels: int, *, granularity: str = "branch"):
         super().__init__()
         if granularity not in GRANULARITIES:
             raise ValueError(f"granularity is {granularity!r}; choose one of {', '.join(GRANULARITIES)}")
         self.channels = channels
         self.granularity = granularity
-        self.centers = centers
         shape = () if granularity == "branch" else (channels, 1, 1)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
         self.register_buffer("num_images", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, C, H, W) -> (N, C, H, W), zero mean and unit variance over the data set."""
-        return equalize_branch(x, self.mean, self.std)
-
-    def center(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, C, H, W) -> x - mean, what is left to do once 1 / std is in the weights."""
-        if not self.centers:
-            return x
-        return x - self.mean.to(x.dtype) if self.mean.dim() else x - self.mean
-
     def scale(self) -> torch.Tensor:
-        """1 / std, (C,)."""
-        return self.std.reciprocal().reshape(-1).expand(self.channels)
+        """(C,), what the branch is multiplied with at test time: here nothing is done to it."""
+        return torch.ones_like(self.std).expand(self.channels)
 
     def shift(self) -> torch.Tensor:
-        """-mean / std, (C,)."""
-        return (-self.mean / self.std).reshape(-1).expand(self.channels)
+        """(C,), what is then added."""
+        return torch.zeros_like(self.std).expand(self.channels)
 
-    def affine(self) -> Affine:
-        """1 / std and -mean / std, () or (C, 1, 1)."""
-        return Affine(self.std.reciprocal(), -self.mean / self.std)
+    @property
+    def per_channel(self) -> bool:
+        """Whether each channel has its own mean and std."""
+        return self.std.dim() > 0
 
     @property
     def calibrated(self) -> bool:
@@ -87,3 +76,36 @@ class ScaleEqualizer(WideBuffers):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, granularity={self.granularity!r}"
+
+
+class ScaleEqualizer(BranchStatistics):
+    """(x - mean) / std with constants; the identity until it is calibrated.
+
+    centers: False where the mean is always zero, so that `center` has nothing to do.
+    """
+
+    def __init__(self, channels: int, *, granularity: str = "branch", centers: bool = True):
+        super().__init__(channels, granularity=granularity)
+        self.centers = centers
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, H, W) -> (N, C, H, W), zero mean and unit variance over the data set."""
+        return equalize_branch(x, self.mean, self.std)
+
+    def center(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, H, W) -> x - mean, what is left to do once 1 / std is in the weights."""
+        if not self.centers:
+            return x
+        return x - self.mean.to(x.dtype) if self.mean.dim() else x - self.mean
+
+    def scale(self) -> torch.Tensor:
+        """1 / std, (C,)."""
+        return self.std.reciprocal().reshape(-1).expand(self.channels)
+
+    def shift(self) -> torch.Tensor:
+        """-mean / std, (C,)."""
+        return (-self.mean / self.std).reshape(-1).expand(self.channels)
+
+    def affine(self) -> Affine:
+        """1 / std and -mean / std, () or (C, 1, 1)."""
+        return Affine(self.std.reciprocal(), -self.mean / self.std)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scaleeq.fusion import atrous_pooling, pyramid_pooling
+from scaleeq.decoders.context import atrous_pooling, pyramid_pooling
 
 
 def make_input() -> torch.Tensor:

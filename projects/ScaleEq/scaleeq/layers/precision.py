@@ -12,18 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-LOST = 0.01  # of the norm of a branch's weights, relative; a bfloat16 loses 0.4 % at most
-
 
 def is_reduced(dtype: torch.dtype) -> bool:
     """Whether a dtype is narrower than float32."""
     return dtype.itemsize < torch.float32.itemsize
-
-
-def fits(values: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether values, float64, are about the same in `dtype`: neither infinite there nor lost below its smallest."""
-    change = values.to(dtype).double() - values
-    return bool(change.norm() <= LOST * values.norm())  # False where the change is not finite
 
 
 class WideBuffers(nn.Module):

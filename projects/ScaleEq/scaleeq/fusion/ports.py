@@ -1,0 +1,96 @@
+"""What the parts of a Fusion offer it: a new lateral, transfer, combine or mix is a module with these methods."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Sequence, ValuesView
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import nn
+
+M = TypeVar("M")
+
+
+class Affine(NamedTuple):
+    """x * scale + shift, each () or (C, 1, 1)."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+
+class Lateral(Protocol):
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+        """x: (N, C_in, h, w) -> (N, C, h, w)."""
+
+
+class Transfer(Protocol):
+    """keeps_constants: it may be exchanged with x -> (x - mean) / std, so that this may be done before it."""
+
+    keeps_constants: bool
+
+    def __call__(self, x: torch.Tensor, reference: torch.Tensor, /) -> torch.Tensor:
+        """x: (N, C, h, w); reference: (N, C', H, W) -> (N, C, H, W)."""
+
+
+@runtime_checkable
+class Combine(Protocol):
+    """concatenates: each branch keeps its channels; otherwise it is a sum, whose coefficients can take affine maps."""
+
+    concatenates: bool
+
+    def __call__(self, branches: Sequence[torch.Tensor], affines: Sequence[Affine] | None = None, /) -> torch.Tensor:
+        """branches: n maps (N, C_i, H, W); affines: of a sum, what is done to each first -> (N, C, H, W)."""
+
+
+@runtime_checkable
+class Summing(Combine, Protocol):
+    def weights(self) -> torch.Tensor | None:
+        """(n,) or (n, C, 1, 1), the coefficients of the branches; None: all 1."""
+
+
+class Mix(Protocol):
+    def __call__(self, x: torch.Tensor, input_scale: torch.Tensor | None = None, /) -> torch.Tensor:
+        """x: (N, C, H, W); input_scale: (C,), of a mix that HoldsScales alone -> (N, C_mix, H, W)."""
+
+
+@runtime_checkable
+class HoldsScales(Mix, Protocol):
+    """A mix of a concatenation whose weights can take what equalizers do."""
+
+    def fold_input_affine(self, scale: torch.Tensor, shift: torch.Tensor) -> None:
+        """Make it compute what it did on `x * scale + shift`, each (C,), in place and exactly."""
+
+
+@runtime_checkable
+class NamesConsumer(HoldsScales, Protocol):
+    """A mix that names the convolution that reads the concatenation."""
+
+    @property
+    def consumer(self) -> nn.Conv2d: ...
+
+
+class BranchEqualizer(Protocol):
+    """What is kept of one branch: mean and std, () or (C, 1, 1), and of how many images they are."""
+
+    channels: int
+    mean: torch.Tensor
+    std: torch.Tensor
+    num_images: torch.Tensor
+
+    @property
+    def calibrated(self) -> bool: ...
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor: ...
+    def scale(self) -> torch.Tensor: ...
+    def shift(self) -> torch.Tensor: ...
+    def set_statistics(self, mean: torch.Tensor, std: torch.Tensor, num_images: int) -> None: ...
+    def reset(self) -> None: ...
+
+
+class Named(nn.ModuleDict, Generic[M]):
+    """An nn.ModuleDict whose modules are known to be of one kind."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: str) -> M: ...  # type: ignore[override]
+        def values(self) -> ValuesView[M]: ...  # type: ignore[override]
+        def items(self) -> ItemsView[str, M]: ...  # type: ignore[override]

@@ -139,13 +139,14 @@ def build_test_loader(cfg: Any, name: str, *, mapper: SegmentationMapper | None 
 
 
 def load_records(cfg: Any, name: str) -> list[Record]:
-    """The records of a data set, after checking that the model has its classes.
+    """The records of a data set, after checking that a model of its classes has them all.
 
     ValueError: MODEL.SEM_SEG_HEAD.NUM_CLASSES is not the data set's number, or there is no such data set.
     FileNotFoundError: its files are missing.
     """
     classes = find_dataset(name).get("stuff_classes")
-    if classes is not None and len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+    has_classes = "sem_seg" in cfg.MODEL.TASKS.NAMES and classes is not None
+    if has_classes and len(classes) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}, "
             f"but the data set {name} has {len(classes)} classes"

@@ -20,12 +20,9 @@ import torch
 from torch import nn
 
 from scaleeq import engine
-from scaleeq.choices import one_of
 from scaleeq.data import find_dataset
-from scaleeq.data.reading import has_labels
 from scaleeq.engine import (
     CfgNode,
-    DatasetCatalog,
     DatasetEvaluator,
     DatasetEvaluators,
     MetadataCatalog,
@@ -35,12 +32,12 @@ from scaleeq.engine import (
     print_csv_format,
 )
 from scaleeq.equalization.calibration import require_calibrated
-from scaleeq.evaluation import ABSENT_POLICIES, SemSegEvaluator, ValidationLossEvaluator, dataset_parts
 from scaleeq.evaluation.writing import output_writers
 from scaleeq.files import write_json
 from scaleeq.inference import Inference
 from scaleeq.probes.counting import count
 from scaleeq.stopping import UntilStopped, stop_signals
+from scaleeq.tasks import Task, build_tasks
 
 from .expected import require_expected
 from .setup import check_before_evaluation, compile_parts
@@ -82,7 +79,7 @@ def evaluate_only(cfg: CfgNode, trainer_class: type[Trainer], *, resume: bool = 
             "absent_classes": cfg.TEST.ABSENT_CLASSES,
             "seconds_per_image": clock.seconds / max(clock.num_images, 1),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "multiply_adds": count(model, next(iter(loader))[:1], call=Inference.from_config(cfg, model)).macs,
+            "multiply_adds": count(model, next(iter(loader))[:1], call=build_predictor(cfg, model)).macs,
             "device": cfg.MODEL.DEVICE,
             "engine": engine.NAME,
             "weights": str(weights_file),
@@ -121,18 +118,16 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """
     metadata, test = find_dataset(dataset_name), cfg.TEST
     evaluator_type = metadata.get("evaluator_type")
-    if evaluator_type != "sem_seg":
+    if "sem_seg" in cfg.MODEL.TASKS.NAMES and evaluator_type != "sem_seg":
         raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
-    one_of(test.ABSENT_CLASSES, ABSENT_POLICIES, key="TEST.ABSENT_CLASSES")
+    tasks = build_tasks(cfg)
     folder = Path(cfg.OUTPUT_DIR) / "inference"
     if len(cfg.DATASETS.TEST) > 1:
         folder /= dataset_name
     evaluators = output_writers(test.OUTPUT, dataset_name, folder, image_format=cfg.INPUT.FORMAT)
-    if any(map(has_labels, DatasetCatalog.get(dataset_name))):
-        parts = dataset_parts(dataset_name, absent=test.ABSENT_CLASSES, boundary=test.BOUNDARY)
-        if test.VALIDATION_LOSS:
-            evaluators.insert(0, ValidationLossEvaluator(dataset_name))
-        evaluators.insert(0, SemSegEvaluator(dataset_name, absent=test.ABSENT_CLASSES, parts=parts))
+    scoring = [evaluator for task in tasks.values() for evaluator in task.evaluators(dataset_name)]
+    if scoring:
+        evaluators = [*scoring, *evaluators]
     elif evaluators:
         logger.info("%s has no labels: no metrics, only files (TEST.OUTPUT %s)", dataset_name, list(test.OUTPUT))
     else:
@@ -141,6 +136,12 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             "TEST.OUTPUT, for example \"['submission']\", or name another data set in DATASETS.TEST"
         )
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def build_predictor(cfg: CfgNode, model: nn.Module, flip_pairs: Sequence[tuple[int, int]] = ()) -> nn.Module:
+    """The model as TEST.SLIDE and TEST.AUG call it for the task of MODEL.TASKS."""
+    tasks: list[Task] = list(build_tasks(cfg).values())
+    return Inference.from_config(cfg, model, flip_pairs=flip_pairs, task=tasks[0])
 
 
 def test_on_datasets(
@@ -162,7 +163,7 @@ def test_on_datasets(
     results = {}
     for index, name in enumerate(names):
         evaluator = trainer_class.build_evaluator(cfg, name) if evaluators is None else evaluators[index]
-        predictor = Inference.from_config(cfg, model, flip_pairs=MetadataCatalog.get(name).get("flip_pairs", ()))
+        predictor = build_predictor(cfg, model, flip_pairs=MetadataCatalog.get(name).get("flip_pairs", ()))
         if predictor is not model:
             for clock in _clocks:
                 clock.watch(predictor)

@@ -44,7 +44,7 @@ class FirstBatches:
 
 
 class BestCheckpoint(HookBase):
-    """Keeps OUTPUT_DIR/model_best.pth, the evaluated weights with the highest `metric`; runs on the main process.
+    """Keeps OUTPUT_DIR/model_best.pth, the evaluated weights with the best `metric`; runs on the main process.
 
     Its memory is OUTPUT_DIR/model_best.json: {"metric", "value", "iteration", "evaluated"}, the last one being the
     latest iteration that was evaluated; it is read again when a run resumes. Belongs after the writers, so that an
@@ -52,17 +52,23 @@ class BestCheckpoint(HookBase):
     """
 
     def __init__(
-        self, evaluated: Callable[[], tuple[nn.Module, str]], output_dir: str, *, metric: str = "sem_seg/mIoU"
+        self,
+        evaluated: Callable[[], tuple[nn.Module, str]],
+        output_dir: str,
+        *,
+        metric: str = "sem_seg/mIoU",
+        lower_is_better: bool = False,
     ) -> None:
         """
         evaluated: () -> the model that evaluation looks at, and the kind of its weights, "trained" or "ema".
-        metric: as in metrics.json.
+        metric: as in metrics.json; its highest value is the best one, unless lower_is_better.
         """
         self._evaluated_model = evaluated
         self._weights_file = Path(output_dir) / "model_best.pth"
         self._record_file = Path(output_dir) / "model_best.json"
         self.metric = metric
-        self.value = -math.inf
+        self.lower_is_better = lower_is_better
+        self.value = math.inf if lower_is_better else -math.inf
         self.iteration = -1
         self.evaluated = -1
 
@@ -92,7 +98,7 @@ class BestCheckpoint(HookBase):
         if iteration != self.trainer.storage.iter:
             return
         self.evaluated = iteration
-        if value > self.value:
+        if value < self.value if self.lower_is_better else value > self.value:
             self.value, self.iteration = value, iteration
             self._save_weights()  # before the record: a kill between the two costs one more evaluation, not the best
             logger.info("New best %s: %.4f at iteration %d", self.metric, value, iteration)
@@ -185,8 +191,8 @@ class EarlyStop(HookBase):
         since_best = self._evaluations_since_best(finished)
         if since_best < 0:
             raise RuntimeError(
-                "SOLVER.EARLY_STOP_PATIENCE compares values of sem_seg/mIoU of the first data set in DATASETS.TEST, "
-                f"and the evaluation at iteration {finished} gave none"
+                "SOLVER.EARLY_STOP_PATIENCE compares values of one metric of the first data set in DATASETS.TEST, "
+                f"such as sem_seg/mIoU, and the evaluation at iteration {finished} gave none"
             )
         if since_best >= self._patience:
             self._stop(at_start=False)

@@ -16,6 +16,7 @@ from scaleeq.engine import (
     PeriodicCheckpointer,
     comm,
 )
+from scaleeq.tasks import build_tasks
 
 from .hooks import BestCheckpoint, EarlyStop, FirstBatches, MissedEvaluation
 from .scale_hooks import CalibrationHook, ScaleStatisticsHook
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 def standard_hooks(trainer: Trainer) -> list[HookBase | None]:
     """What Trainer.build_hooks returns; None stands for what this process or this run does not have."""
     cfg, main, tests = trainer.cfg, comm.is_main_process(), trainer.cfg.DATASETS.TEST
-    metric = f"{tests[0]}/sem_seg/mIoU" if len(tests) > 1 else "sem_seg/mIoU"
+    task = next(iter(build_tasks(cfg).values()))
+    headline = f"{task.name}/{task.headline}"
+    metric = f"{tests[0]}/{headline}" if len(tests) > 1 else headline
+    lower = task.metrics[task.headline].lower_is_better
     equalizer, period, patience = cfg.MODEL.SCALE_EQUALIZER, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.EARLY_STOP_PATIENCE
 
     def calibration_loader() -> Iterable[list[dict]]:
@@ -40,7 +44,9 @@ def standard_hooks(trainer: Trainer) -> list[HookBase | None]:
 
     evaluation = EvalHook(period, trainer.evaluate) if tests else None
     writer = EvaluationWriter(trainer.build_writers(), eval_period=period) if main else None
-    best = BestCheckpoint(trainer.evaluated_model, cfg.OUTPUT_DIR, metric=metric) if main and tests else None
+    best = None
+    if main and tests:
+        best = BestCheckpoint(trainer.evaluated_model, cfg.OUTPUT_DIR, metric=metric, lower_is_better=lower)
     return [
         IterationTimer(),
         CalibrationHook(trainer.model, calibration_loader, num_images=equalizer.NUM_IMAGES, output_dir=cfg.OUTPUT_DIR),

@@ -18,11 +18,12 @@ from scaleeq import engine
 from scaleeq.config import check_config
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.mapper import SegmentationMapper
-from scaleeq.data.reading import has_labels, read_pair
+from scaleeq.data.reading import check_same_size, has_labels, read_image
 from scaleeq.data.sets.catalog import ONE_CLASS, Record, datasets_root
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, comm
 from scaleeq.inference import InferenceOptions
 from scaleeq.names import check_names
+from scaleeq.tasks import build_tasks
 
 from .expected import check_rows
 from .step import micro_batch_size
@@ -50,6 +51,11 @@ def choose_device(cfg: CfgNode) -> None:
 def log_engine() -> None:
     """Say in the run's log which engine it has; the choice itself was made before there was a log."""
     logger.info("Engine: %s %s", engine.NAME, engine.VERSION)
+
+
+def build_mapper(cfg: CfgNode, *, is_train: bool) -> SegmentationMapper:
+    """The mapper that INPUT describes, which reads what the tasks of MODEL.TASKS need."""
+    return SegmentationMapper.from_config(cfg, is_train, targets=list(build_tasks(cfg).values()))
 
 
 def limit_threads(cfg: CfgNode) -> None:
@@ -95,7 +101,7 @@ def check_before_training(cfg: CfgNode) -> None:
     if cfg.WANDB.ENABLED:
         import_wandb()
     check_labels(cfg)
-    SegmentationMapper.from_config(cfg, is_train=True)
+    build_mapper(cfg, is_train=True)
     check_first_records(cfg)
     check_overlap(cfg)
 
@@ -108,7 +114,7 @@ def check_before_evaluation(cfg: CfgNode) -> None:
         raise ValueError("DATASETS.TEST is empty; name a data set, for example \"('toy_sem_seg_val',)\"")
     InferenceOptions.from_config(cfg)
     check_labels(cfg, keys=("TEST",))
-    SegmentationMapper.from_config(cfg, is_train=False)
+    build_mapper(cfg, is_train=False)
     check_first_records(cfg, keys=("TEST",))
 
 
@@ -161,6 +167,8 @@ def check_labels(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> None:
         except (ValueError, OSError) as error:
             kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
             raise kind(f"DATASETS.{key}: {error}") from error
+        if "sem_seg" not in cfg.MODEL.TASKS.NAMES:
+            continue
         classes = metadata.get("stuff_classes")
         if classes is not None and len(classes) != head.NUM_CLASSES:
             raise ValueError(
@@ -173,23 +181,23 @@ def check_labels(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> None:
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but {name} marks void pixels with "
                 f"{ignore_label}"
             )
-    if head.NUM_CLASSES < 2:
+    if head.NUM_CLASSES < 2 and "sem_seg" in cfg.MODEL.TASKS.NAMES:
         raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}: {ONE_CLASS}")
 
 
 def check_first_records(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> None:
     """Read the first few records of every data set of the run, also of those that are needed only hours later.
 
-    FileNotFoundError: a data set is missing or has no image. ValueError: labels are missing, of another size than
-    their image, or outside the classes.
+    FileNotFoundError: a data set is missing or has no image. ValueError: labels, or another task's truth, are missing,
+    of another size than their image, or outside the classes.
     """
     if "TRAIN" in keys and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty; name a data set, for example ('toy_sem_seg_train',)")
-    head = cfg.MODEL.SEM_SEG_HEAD
+    tasks = build_tasks(cfg)
     for key, names in ((f"DATASETS.{key}", cfg.DATASETS[key]) for key in keys):
         for name in names:
             for record in _records(name, key)[:NUM_FIRST_RECORDS]:
-                if not has_labels(record):
+                if "sem_seg" in tasks and not has_labels(record):
                     if key == "DATASETS.TEST" and MetadataCatalog.get(name).get("evaluator_type") != "sem_seg":
                         continue
                     raise ValueError(
@@ -197,7 +205,10 @@ def check_first_records(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> Non
                         f"{'train' if key == 'DATASETS.TRAIN' else 'evaluate'} on a split that has them"
                     )
                 try:
-                    read_pair(record, num_classes=head.NUM_CLASSES, ignore_label=head.IGNORE_VALUE)
+                    image = read_image(record)
+                    for task in tasks.values():
+                        if (values := task.read(record, image)) is not None:
+                            check_same_size(record, image.shape[:2], values.shape[:2], key=task.target_key)
                 except (ValueError, OSError) as error:  # PIL's for a file that is no picture is an OSError
                     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
                     raise kind(f"{key} names {name}: {error}") from error

@@ -52,7 +52,7 @@ from .metrics import gather_metrics
 from .norms import warn_of_single_values
 from .output_dir import RunLock, check_disk_space, other_data
 from .run_hooks import standard_hooks
-from .setup import check_before_training, compile_parts
+from .setup import build_mapper, check_before_training, compile_parts
 from .solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 from .step import TrainingStep, autocast_dtype, micro_batch_size, seed_iteration
 from .writers import run_writers
@@ -361,12 +361,13 @@ class Trainer(TrainerBase):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict]]:
         """Endless batches of this process's share of SOLVER.IMS_PER_BATCH samples, from `start_iteration` on."""
-        return scaleeq.data.build_train_loader(cfg, start_iteration=start_iteration)
+        mapper = build_mapper(cfg, is_train=True)
+        return scaleeq.data.build_train_loader(cfg, start_iteration=start_iteration, mapper=mapper)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         """Every image of the data set once, shared among the processes; has a length."""
-        return scaleeq.data.build_test_loader(cfg, dataset_name)
+        return scaleeq.data.build_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

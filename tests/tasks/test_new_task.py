@@ -147,6 +147,18 @@ def test_refusals(tmp_path, changes, message):
         Trainer.build_model(cfg).train()([{"image": torch.zeros(3, 64, 64), "mean_colour": torch.zeros(3, 64, 64)}] * 2)
 
 
+@pytest.mark.parametrize("key", ["BOUNDARY", "VALIDATION_LOSS"])
+def test_what_is_for_classes_is_refused(tmp_path, key):
+    with pytest.raises(ValueError, match=rf"TEST\.{key} is True, which is for classes, but MODEL\.TASKS\.NAMES"):
+        Trainer.check_evaluators(config(tmp_path, **{f"TEST__{key}": True}))
+
+
+def test_expected_results_know_the_tasks_metrics(tmp_path):
+    Trainer.check_evaluators(config(tmp_path, TEST__EXPECTED_RESULTS=[["mean_colour", "mae", 0.2, 0.1]]))
+    with pytest.raises(ValueError, match=r"TEST\.EXPECTED_RESULTS.*'mIoU'"):
+        Trainer.check_evaluators(config(tmp_path, TEST__EXPECTED_RESULTS=[["mean_colour", "mIoU", 0.2, 0.1]]))
+
+
 def test_two_tasks_with_one_name_are_refused():
     class Another(mean_colour.MeanColour):
         pass

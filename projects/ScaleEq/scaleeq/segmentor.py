@@ -87,7 +87,7 @@ class ScaleEqSegmentor(nn.Module):
 
     @property
     def tasks(self) -> dict[str, Task]:
-        """Name -> task; a head that has none is one of Detectron2's, for classes."""
+        """Name -> task: what training, inference and evaluation ask. There is one."""
         task = self.sem_seg_head.task
         return {task.name: task}
 

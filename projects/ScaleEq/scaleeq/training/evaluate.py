@@ -121,6 +121,12 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     if "sem_seg" in cfg.MODEL.TASKS.NAMES and evaluator_type != "sem_seg":
         raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
     tasks = build_tasks(cfg)
+    for key in ("OUTPUT", "BOUNDARY", "VALIDATION_LOSS"):
+        if test[key] and "sem_seg" not in tasks:
+            raise ValueError(
+                f"TEST.{key} is {test[key]!r}, which is for classes, but MODEL.TASKS.NAMES is {list(tasks)}; "
+                "leave it out"
+            )
     folder = Path(cfg.OUTPUT_DIR) / "inference"
     if len(cfg.DATASETS.TEST) > 1:
         folder /= dataset_name

@@ -52,10 +52,13 @@ def check_expected_results(cfg: CfgNode) -> None:
         row = [task, metric, value, tolerance]
         one_of(task, metrics, key=f"the task of {row} in {KEY}")
         if metric not in metrics[task]:
-            off = "" if cfg.TEST.BOUNDARY else "; TEST.BOUNDARY is False, so there are none near boundaries"
-            short = [name for name in metrics[task] if not name.startswith(("IoU-", "ACC-"))]
+            off, names = "", list(metrics[task])
+            if task == "sem_seg":
+                off = "" if cfg.TEST.BOUNDARY else "; TEST.BOUNDARY is False, so there are none near boundaries"
+                names = [name for name in names if not name.startswith(("IoU-", "ACC-"))]
+                names += ["IoU-<class>", "ACC-<class>"]
             raise ValueError(
-                f"{KEY} names the metric {metric!r}; choose one of {', '.join(short)}, IoU-<class>, ACC-<class>"
+                f"{KEY} names the metric {metric!r}; choose one of {', '.join(names)}"
                 f"{did_you_mean(metric, metrics[task])}{off}"
             )
         highest = TASKS[task].metrics[TASKS[task].headline].highest if task in TASKS else math.inf

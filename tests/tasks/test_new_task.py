@@ -114,7 +114,7 @@ def test_flips_and_scales_follow_the_tasks_geometry(tmp_path):
     """x of a mirror image is negated: the mean of a picture and its mirror image is half of their difference; what a
     twice as large view gives counts by the power of its zoom."""
     task = build_tasks(config(tmp_path))["mean_colour"]
-    task.name, task.geometry = "normals", replace(task.geometry, negated_x=(0,))
+    task.name, task.geometry = "normals", replace(task.geometry, padding=0.0, negated_x=(0,))
     sample = {"image": torch.rand(3, 8, 8), "height": 8, "width": 8}
     options = InferenceOptions(scales=(1.0,), flip=True)
     (result,) = Inference(Directions().eval(), options=options, task=task)([sample])

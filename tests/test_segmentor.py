@@ -70,8 +70,9 @@ def test_padding_of_labels_is_void():
     for target, sample, height, width in zip(targets, batch, rows, columns, strict=True):
         target[:height, :width] = sample["sem_seg"]
     torch.testing.assert_close(losses["loss_sem_seg"], F.cross_entropy(logits, targets, ignore_index=-1))
-    assert model.pixel_count(batch) == 64 * 64 + 48 * 96
-    assert make_model("MODEL.LOSS.AVERAGE_OVER", "all").pixel_count(batch) == 2 * 64 * 96  # with the padding
+    assert model.counts(batch) == {"sem_seg": 64 * 64 + 48 * 96}
+    with_padding = make_model("MODEL.LOSS.AVERAGE_OVER", "all")
+    assert with_padding.counts(batch) == {"sem_seg": 2 * 64 * 96}
 
 
 @pytest.mark.parametrize("average", ["valid", "all"])

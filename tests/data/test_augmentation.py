@@ -12,6 +12,16 @@ from scaleeq.config import add_scaleeq_config
 from scaleeq.data import augmentation as aug
 from scaleeq.data.augmentation import Crop, TrainAugmentation
 from scaleeq.engine import get_cfg
+from scaleeq.geometry import Geometry, Map
+
+LABELS = Geometry(padding=255, labels=True)
+
+
+def augmented(augment, image, labels, rng, *, ignore_label=255):
+    """Image and labels, augmented together."""
+    geometry = Geometry(padding=ignore_label, labels=True)
+    image, maps = augment(image, {"sem_seg": Map(labels, geometry)}, rng)
+    return image, maps["sem_seg"]
 
 
 def pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +43,7 @@ def test_short_side_0_keeps_the_size_whatever_the_limit():
 def test_random_scale_of_a_range_reaches_half_and_double():
     random_scale = TrainAugmentation(short_sides=(64, 256), sampling="range", flip="none")
     rng = np.random.default_rng(0)
-    sides = [min(random_scale(*pair(128, 160), rng)[1].shape) for _ in range(300)]
+    sides = [min(augmented(random_scale, *pair(128, 160), rng)[1].shape) for _ in range(300)]
     assert 64 <= min(sides) < 70 and 250 < max(sides) <= 256
     assert np.mean(sides) == pytest.approx(160, abs=10)
 
@@ -53,7 +63,7 @@ def test_labels_are_resized_to_the_label_under_the_centre(shape):
     """By the closed form floor((i + 1/2) * size / new size); a label that was not there never appears."""
     labels = np.random.default_rng(0).choice(np.array([0, 7, 255], np.uint8), (37, 50))
     rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(shape, (37, 50), strict=True))
-    np.testing.assert_array_equal(aug.resize_labels(labels, shape), labels[rows][:, columns])
+    np.testing.assert_array_equal(LABELS.resized(labels, shape), labels[rows][:, columns])
 
 
 def test_images_are_resized_as_torch_does():
@@ -79,7 +89,7 @@ def test_image_and_labels_keep_together():
     rng = np.random.default_rng(0)
     flipped = 0
     for _ in range(30):
-        new_image, new_labels = augment(image, labels, rng)
+        new_image, new_labels = augmented(augment, image, labels, rng)
         assert new_labels.shape == (33, 35)
         # Bilinear values at a border lie between two labels; away from borders they are the label.
         same = new_image[..., 0] == new_labels
@@ -93,7 +103,7 @@ def test_image_and_labels_keep_together():
 def test_flip(flip, axis):
     image, labels = pair(5, 6)
     augment = TrainAugmentation(flip=flip)
-    results = [augment(image, labels, np.random.default_rng(seed)) for seed in range(40)]
+    results = [augmented(augment, image, labels, np.random.default_rng(seed)) for seed in range(40)]
     turned = [(new_labels == np.flip(labels, axis)).all() for _, new_labels in results]
     assert 8 < sum(turned) < 32
     for (new_image, new_labels), is_turned in zip(results, turned, strict=True):
@@ -165,10 +175,8 @@ def test_category_limit_does_not_count_void_and_gives_up_after_ten_tries():
 
 def test_small_images_are_padded_with_void_at_the_bottom_right():
     image, labels = pair(20, 30)
-    augment = TrainAugmentation(
-        crop=Crop(kind="absolute", size=(32, 24)), flip="none", pad_color=(123.7, 116.3, 103.5), ignore_label=254
-    )
-    new_image, new_labels = augment(image, labels, np.random.default_rng(0))
+    augment = TrainAugmentation(crop=Crop(kind="absolute", size=(32, 24)), flip="none", pad_color=(123.7, 116.3, 103.5))
+    new_image, new_labels = augmented(augment, image, labels, np.random.default_rng(0), ignore_label=254)
     assert new_image.shape == (32, 24, 3) and new_labels.shape == (32, 24)
     assert (new_labels[20:] == 254).all() and (new_labels[:20] < 8).all()
     assert (new_image[20:] == (124, 116, 104)).all()
@@ -252,11 +260,11 @@ def test_padding_is_not_jittered(flip, image_format):
     padded = 0
     for seed in range(40):
         rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
-        ours, our_labels = augmentation(image, labels, rng)
+        ours, our_labels = augmented(augmentation, image, labels, rng)
         theirs, their_labels = window_in_padded(augmentation, image, labels, again)
         np.testing.assert_array_equal(our_labels, their_labels)
         assert rng.bit_generator.state == again.bit_generator.state
-        void = our_labels == augmentation.ignore_label
+        void = our_labels == 255
         np.testing.assert_array_equal(ours[~void], theirs[~void])
         padded += void.sum()
         assert (np.abs(ours[void] - mean) <= 0.5).all()
@@ -265,16 +273,13 @@ def test_padding_is_not_jittered(flip, image_format):
 
 def window_in_padded(augmentation, image, labels, rng):
     shape = aug.resized_shape(labels.shape, aug.draw_short_side(augmentation.short_sides, "range", rng), 1 << 30)
-    image, labels = aug.resize_image(image, shape), aug.resize_labels(labels, shape)
+    image, labels = aug.resize_image(image, shape), LABELS.resized(labels, shape)
     shape = aug.draw_crop_shape(labels.shape, augmentation.crop, rng)
-    image, labels = aug.pad(image.copy(), labels, shape, color=(9, 99, 200), ignore_label=augmentation.ignore_label)
-    top, left = aug.draw_crop(labels, shape, augmentation.crop.single_category_max_area, augmentation.ignore_label, rng)
+    image, labels = aug.pad_image(image.copy(), shape, color=(9, 99, 200)), LABELS.padded(labels, shape)
+    top, left = aug.draw_crop(labels, shape, augmentation.crop.single_category_max_area, 255, rng)
     window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
     image, labels = image[window], labels[window]
-    rows, columns = (
-        (labels != augmentation.ignore_label).any(1).sum(),
-        (labels != augmentation.ignore_label).any(0).sum(),
-    )
+    rows, columns = (labels != 255).any(1).sum(), (labels != 255).any(0).sum()
     image[:rows, :columns] = aug.jitter_colors(image[:rows, :columns].copy(), rng)
     if augmentation.flip != "none" and rng.random() < 0.5:
         axis = 1 if augmentation.flip == "horizontal" else 0

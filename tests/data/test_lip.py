@@ -17,6 +17,7 @@ from scaleeq.data.mapper import SegmentationMapper, shared_flip_pairs
 from scaleeq.data.reading import read_labels
 from scaleeq.data.sets import lip
 from scaleeq.engine import DatasetCatalog, MetadataCatalog, get_cfg
+from scaleeq.geometry import Geometry, Map
 from tests.data.official_files import write_image, write_picture
 
 LABELS = np.random.default_rng(0).permutation(np.array([*range(20), 255], np.uint8)).reshape(3, 7)
@@ -105,7 +106,8 @@ def test_a_flipped_training_sample_has_the_other_arm(root, train):
 def test_a_vertical_flip_exchanges_nothing():
     augment = TrainAugmentation(flip="vertical", flip_pairs=lip.FLIP_PAIRS)
     image = np.zeros((3, 7, 3), np.uint8)
-    results = [augment(image, LABELS, np.random.default_rng(seed))[1] for seed in range(20)]
+    maps = {"sem_seg": Map(LABELS, Geometry(padding=255, labels=True))}
+    results = [augment(image, maps, np.random.default_rng(seed))[1]["sem_seg"] for seed in range(20)]
     assert {tuple(labels[0]) for labels in results} == {tuple(LABELS[0]), tuple(LABELS[2])}
 
 

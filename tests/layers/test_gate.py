@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scaleeq.fusion import Gated
-from scaleeq.layers import Gate, LogitsGate, SupervisedGate
+from scaleeq.layers import Gate, LogitsGate, SupervisedGate, collected_logits
 from scaleeq.layers.gate import GATES
 
 
@@ -67,14 +67,20 @@ def test_equations_3_and_4_supervised(num_classes):
     weight, bias = gate.predictor.weight[:, :, 0, 0], gate.predictor.bias
     logits = torch.einsum("km,nmyx->nkyx", weight, x) + bias[:, None, None]
     expected = x * sigmoid_of_sums(gate.gate.map[0].weight, logits)
-    torch.testing.assert_close(gate(x), expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(gate.logits, logits, rtol=0, atol=1e-12)
+    with collected_logits() as predicted:
+        torch.testing.assert_close(gate(x), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(predicted, {gate: logits}, rtol=0, atol=1e-12)
 
 
-def test_a_supervised_gate_keeps_no_logits_in_evaluation():
-    gate = SupervisedGate(3, 2).eval()
-    gate(torch.randn(1, 3, 4, 4))
-    assert gate.logits is None
+def test_a_supervised_gate_reports_in_training_to_the_innermost_collector_alone():
+    gate, x = SupervisedGate(3, 2), torch.randn(1, 3, 4, 4)
+    with collected_logits() as outer:
+        with collected_logits() as inner:
+            gate(x)
+        gate.eval()(x)
+    assert set(inner) == {gate} and not outer
+    gate.train()(x)
+    assert set(inner) == {gate} and not outer, "nobody listens"
 
 
 def test_logits_at_a_finer_resolution_are_resized_for_the_papers_gate():

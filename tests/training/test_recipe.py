@@ -13,7 +13,7 @@ import torch
 import scaleeq.training
 from scaleeq.data.sets.toy import COLORS
 from scaleeq.engine import DatasetEvaluator, SafeCheckpointer
-from scaleeq.evaluation.headline import Metric
+from scaleeq.evaluation.metric import Metric
 from scaleeq.pictures import colorize
 from scaleeq.training import Recipe, Trainer, evaluate_only
 from scaleeq.training.examples import WIDTH, Example, draw_examples

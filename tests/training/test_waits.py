@@ -103,7 +103,7 @@ def test_the_host_waits_once_a_step_and_before_the_update(tmp_path, model, name,
     heads = [model.sem_seg_head, *model.aux_heads.values()]
     for head in heads:
         with torch.device("meta"):
-            head.loss = SegmentationLoss(options=LossOptions(**LOSSES[name]))
+            head.task.loss = SegmentationLoss(options=LossOptions(**LOSSES[name]))
     regions = ["nonzero"] * (len(heads) * passes) if name in ("dice", "lovasz", "both") else []
     assert len(heads) == 2
     assert waits_of_a_step(tiny_config(tmp_path), model, passes=passes) == [*regions, "read", UPDATED]

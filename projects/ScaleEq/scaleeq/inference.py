@@ -5,6 +5,7 @@ sum of exp(logits), over logits that are first averaged over an image and its mi
 Deviations: windows are added into slices of one map of logits, and divided by the closed form of their number; scaled
 images are not rounded to whole grey levels; GSTO takes exp before it averages windows and resizes, here it comes last.
 Augmented scores are logarithms, so that a softmax, or a cross entropy, of any result is that of its probabilities.
+Values of other tasks than classes are averaged themselves, after each has been brought back by its task's geometry.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from .choices import one_of
-from .engine import get_cfg
+from .geometry import Geometry
 from .ops import resize
 
 COMBINES = ("softmax", "exp_sum")
@@ -26,6 +27,39 @@ AGGREGATE_ON = ("device", "cpu")
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
 """image: (3, h, w) -> logits (K, h, w), or at another size that is the same for every image."""
+
+
+class Predicted(Protocol):
+    """What inference asks of a task.
+
+    name: its key in a result. averages: "logits" of classes, whose probabilities are averaged, or "values".
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def averages(self) -> str: ...
+
+    @property
+    def geometry(self) -> Geometry: ...
+
+    def settled(self, values: torch.Tensor) -> torch.Tensor:
+        """values: (K, H, W), a mean of predictions -> one prediction."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """Semantic segmentation, for models that name no task."""
+
+    name: str = "sem_seg"
+    averages: str = "logits"
+    geometry: Geometry = dataclasses.field(default_factory=Geometry)
+
+    def settled(self, values: torch.Tensor) -> torch.Tensor:
+        """values: (K, H, W) -> the same."""
+        return values
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
@@ -82,12 +116,17 @@ def scaled(image: torch.Tensor, scale: float) -> torch.Tensor:
     return resize(image[None].float(), (height, width))[0]
 
 
-def mirrored(logits: torch.Tensor, flip_pairs: Sequence[tuple[int, int]] = ()) -> torch.Tensor:
-    """logits: (K, H, W) of a mirror image -> (K, H, W) of the image.
+def mirrored(
+    logits: torch.Tensor, flip_pairs: Sequence[tuple[int, int]] = (), negated: Sequence[int] = ()
+) -> torch.Tensor:
+    """logits, or other values: (K, H, W) of a mirror image -> (K, H, W) of the image.
 
-    flip_pairs: classes that exchange their names in a mirror, such as left and right arm.
+    flip_pairs: classes that exchange their names in a mirror, such as left and right arm. negated: channels whose sign
+    a mirror turns.
     """
     logits = logits.flip(-1)
+    if negated:
+        logits[list(negated)] *= -1  # flip has made a copy
     if not flip_pairs:
         return logits
     if max(map(max, flip_pairs)) >= len(logits):
@@ -134,6 +173,28 @@ def augmented(
     return total.sub_(math.log(num_views)) if num_views > 1 else total
 
 
+def averaged(
+    image: torch.Tensor, predict: Predict, *, scales: Sequence[float], flip: bool, task: Predicted
+) -> torch.Tensor:
+    """The mean of a task's values over several scales of an image, with or without its mirror images.
+
+    image: (3, H, W). predict: image of any size -> values (K, height, width), always of one size.
+    Returns (K, height, width).
+    """
+    geometry = task.geometry
+    total: torch.Tensor | None = None
+    for scale in scales:
+        view = scaled(image, scale)
+        values = predict(view)
+        if flip:
+            values = (values + mirrored(predict(view.flip(-1)), negated=geometry.negated_x)) / 2
+        if geometry.zoom_power:  # the view's values are those of a larger, or smaller, picture
+            values = values * scale**-geometry.zoom_power
+        total = values if total is None else total.add_(values)
+    assert total is not None
+    return task.settled(total / len(scales))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferenceOptions:
     """TEST.SLIDE and TEST.AUG as one checked value; ValueError where one of them is out of its range.
@@ -174,6 +235,8 @@ class InferenceOptions:
     @classmethod
     def from_config(cls, cfg: Any) -> InferenceOptions:
         """The options of TEST; ValueError where sizes are set that are not read."""
+        from .engine import get_cfg
+
         keys, default = cfg.TEST.AUG, get_cfg().TEST.AUG
         for key in ("MIN_SIZES", "MAX_SIZE"):
             if keys[key] != default[key]:
@@ -199,38 +262,57 @@ class InferenceOptions:
 
 
 class Inference(nn.Module):
-    """A model of semantic segmentation, called for every window, scale and flip of each image in turn.
+    """A model of a dense task, called for every window, scale and flip of each image in turn.
 
     model: in eval mode, with Detectron2's batch format: [{"image", "height", "width"}] -> [{"sem_seg"}].
     flip_pairs: classes that a mirror image exchanges.
+    task: what the model predicts, by default classes.
     """
 
     def __init__(
-        self, model: nn.Module, *, options: InferenceOptions, flip_pairs: Sequence[tuple[int, int]] = ()
+        self,
+        model: nn.Module,
+        *,
+        options: InferenceOptions,
+        flip_pairs: Sequence[tuple[int, int]] = (),
+        task: Predicted | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.options = options
         self.flip_pairs = tuple(flip_pairs)
+        self._task = (task or Classes(),)  # in a tuple: a module in an attribute would be a part of this one
         self.training = model.training  # whoever restores this module's mode restores the model's
 
     @classmethod
-    def from_config(cls, cfg: Any, model: nn.Module, *, flip_pairs: Sequence[tuple[int, int]] = ()) -> nn.Module:
+    def from_config(
+        cls,
+        cfg: Any,
+        model: nn.Module,
+        *,
+        flip_pairs: Sequence[tuple[int, int]] = (),
+        task: Predicted | None = None,
+    ) -> nn.Module:
         """The model as TEST.SLIDE and TEST.AUG call it; the model itself where they are off."""
         options = InferenceOptions.from_config(cfg)
-        return model if options.is_plain else cls(model, options=options, flip_pairs=flip_pairs)
+        return model if options.is_plain else cls(model, options=options, flip_pairs=flip_pairs, task=task)
+
+    @property
+    def task(self) -> Predicted:
+        """What the model predicts."""
+        return self._task[0]
 
     @torch.no_grad()
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
         """One dict per image: "image" (3, H, W); "height" and "width" of the result, by default the image's.
 
-        Returns {"sem_seg": (K, height, width)} per image: logits, or, augmented, logarithms of mean probabilities. They
-        are on the model's device, or on the CPU with aggregate_on "cpu".
-        ValueError: the model is in training mode, or of something else than semantic segmentation.
+        Returns {"sem_seg": (K, height, width)} per image: logits, or, augmented, logarithms of mean probabilities; of
+        another task, its values. They are on the model's device, or on the CPU with aggregate_on "cpu".
+        ValueError: the model is in training mode, or of another task.
         """
         if self.model.training:
             raise ValueError(f"{type(self.model).__name__} is in training mode; call .eval() before inference")
-        return [{"sem_seg": self._scores(record)} for record in batched_inputs]
+        return [{self.task.name: self._scores(record)} for record in batched_inputs]
 
     def _scores(self, record: dict[str, Any]) -> torch.Tensor:
         image = record["image"].to(getattr(self.model, "device", None) or record["image"].device)
@@ -240,7 +322,9 @@ class Inference(nn.Module):
             return self._logits(view, size)
 
         if not self.options.scales:
-            return predict(image)
+            return self.task.settled(predict(image))
+        if self.task.averages == "values":
+            return averaged(image, predict, scales=self.options.scales, flip=self.options.flip, task=self.task)
         return augmented(
             image,
             predict,
@@ -260,13 +344,14 @@ class Inference(nn.Module):
         return resize(logits[None], size)[0]
 
     def _call(self, record: dict[str, Any]) -> torch.Tensor:
-        result = self.model([record])[0]
-        if "sem_seg" not in result:
+        result, name = self.model([record])[0], self.task.name
+        if name not in result:
             raise ValueError(
-                f"{type(self.model).__name__} gives {', '.join(sorted(result))}, but no 'sem_seg': windows, scales and "
-                "flips are for semantic segmentation. Leave TEST.SLIDE and TEST.AUG at their defaults"
+                f"{type(self.model).__name__} gives {', '.join(sorted(result))}, but no {name!r}: windows, scales and "
+                "flips are for semantic segmentation and other dense tasks. Leave TEST.SLIDE and TEST.AUG at their "
+                "defaults"
             )
-        return result["sem_seg"].float()
+        return result[name].float()
 
 
 def _height_and_width(key: str, value: Sequence[int]) -> tuple[int, int] | None:

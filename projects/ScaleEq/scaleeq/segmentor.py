@@ -1,4 +1,4 @@
-"""ScaleEqSegmentor: image -> backbone -> head -> per-pixel logits, with Detectron2's batch format on both sides."""
+"""ScaleEqSegmentor: image -> backbone -> head -> a map for each pixel, with Detectron2's batch format on both sides."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 
 from scaleeq.decoders.base import SegmentationHead
 from scaleeq.decoders.fcn import auxiliary_heads
-from scaleeq.tasks.losses.options import LossOptions
-from scaleeq.tasks.losses.segmentation import SegmentationLoss
+from scaleeq.tasks import Task, build_tasks
+from scaleeq.tasks.auxiliary import auxiliary_losses
 
 from . import backbones, registered_heads  # noqa: F401  (registers them)
 from .engine import (
@@ -22,20 +22,20 @@ from .engine import (
     build_sem_seg_head,
     configurable,
     get_cfg,
-    sem_seg_postprocess,
 )
 from .names import check_names
-from .ops import resize, send
+from .ops import send
 
 
 @META_ARCH_REGISTRY.register()
 class ScaleEqSegmentor(nn.Module):
-    """Semantic segmentation: normalises and pads the images, runs backbone and head, trains the auxiliary heads.
+    """Semantic segmentation, or another dense task: normalises and pads the images, runs backbone and head, trains the
+    auxiliary heads.
 
     Args:
         backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride). In training it may add "aux_logits",
             name -> (N, num_classes, h, w), which become losses "loss_aux_<name>"; heads do not see them.
-        sem_seg_head: a head of scaleeq.decoders.
+        sem_seg_head: a head of scaleeq.decoders; it has the task.
         aux_heads: level -> head, in training only.
         aux_losses: name -> loss of these logits of the backbone.
         pixel_mean, pixel_std: per channel, in INPUT.FORMAT order, in units of the image (0..255).
@@ -70,7 +70,10 @@ class ScaleEqSegmentor(nn.Module):
             raise ValueError("MODEL.FPN is set, but ScaleEqSegmentor does not read it; use MODEL.PYRAMID")
         backbone: Any = build_backbone(cfg)
         shapes = backbone.output_shape()
+        (task,) = build_tasks(cfg).values()
         head, aux_heads = build_sem_seg_head(cfg, shapes), auxiliary_heads(cfg, shapes)
+        if task.name != "sem_seg":
+            attach_other(task, head, aux_heads)
         if hasattr(backbone, "keep_levels"):  # weights that nobody reads would get no gradient
             backbone.keep_levels({*getattr(head, "in_features", shapes), *aux_heads})
         return {
@@ -83,26 +86,35 @@ class ScaleEqSegmentor(nn.Module):
         }
 
     @property
+    def tasks(self) -> dict[str, Task]:
+        """Name -> task: what training, inference and evaluation ask. There is one."""
+        task = self.sem_seg_head.task
+        return {task.name: task}
+
+    @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """One dict per image: "image" (3, H, W); "sem_seg" (H, W) in training; "height" and "width" of the result.
+        """One dict per image: "image" (3, H, W); in training the task's target, as "sem_seg" (H, W); "height" and
+        "width" of the result.
 
         Returns:
-            In training, name -> loss; else, per image, {"sem_seg": logits (num_classes, height, width)}.
+            In training, name -> loss; else, per image, {"sem_seg": logits (num_classes, height, width)}, or of another
+            task its prediction.
         """
         images = self.preprocess(batched_inputs)
         size = images.tensor.shape[-2:]
+        task = self.sem_seg_head.task
         if self.training:
-            targets = self._targets(batched_inputs, size)
+            targets = task.targets(batched_inputs, size, self.device)
             return self.losses(self.backbone(images.tensor), targets)
-        logits = resize(self._inference_logits(images.tensor).float(), (size[0], size[1]))
-        results = []
-        for image_logits, record, image_size in zip(logits, batched_inputs, images.image_sizes, strict=True):
-            height, width = record.get("height", image_size[0]), record.get("width", image_size[1])
-            results.append({"sem_seg": sem_seg_postprocess(image_logits, image_size, height, width)})
-        return results
+        sizes = [
+            (record.get("height", image_size[0]), record.get("width", image_size[1]))
+            for record, image_size in zip(batched_inputs, images.image_sizes, strict=True)
+        ]
+        predictions = task.finish(self._inference_logits(images.tensor), size, images.image_sizes, sizes)
+        return [{task.name: prediction} for prediction in predictions]
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """The images of a batch, normalised, and padded with zeros at the right and the bottom to one size."""
@@ -122,7 +134,9 @@ class ScaleEqSegmentor(nn.Module):
         return getattr(head, "inference_logits", head.logits)(self.backbone(images))
 
     def losses(self, features: Mapping[str, Any], targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """features: the backbone's; targets: (N, H, W) -> name -> loss, the auxiliary ones named after their level."""
+        """features: the backbone's; targets: (N, H, W), or as the task makes them -> name -> loss, the auxiliary ones
+        named after their level.
+        """
         features = dict(features)
         aux_logits = features.pop("aux_logits", {})
         _, losses = self.sem_seg_head(features, targets)
@@ -132,11 +146,16 @@ class ScaleEqSegmentor(nn.Module):
             losses |= {f"{name}_aux_{level}": loss for name, loss in auxiliary.items()}
         return losses
 
-    def pixel_count(self, batched_inputs: list[dict[str, Any]]) -> float:
-        """What the mean over pixels of this batch's loss divides by; counted where the labels are, without padding."""
-        loss = self.sem_seg_head.loss
-        if loss.options.average_over != "all":  # then void pixels have no part in it, and the padding is void
-            return sum(float(loss.pixel_count(labels)) for labels in map(_labels, batched_inputs))
+    def counts(self, batched_inputs: list[dict[str, Any]]) -> dict[str, float]:
+        """Task -> what the mean over elements of this batch's loss divides by; counted where the targets are, without
+        padding.
+        """
+        return {name: self._count(task, batched_inputs) for name, task in self.tasks.items()}
+
+    def _count(self, task: Task, batched_inputs: list[dict[str, Any]]) -> float:
+        if not task.counts_padding:  # then void pixels have no part in it, and the padding is void
+            maps = (record.get(task.target_key) for record in batched_inputs)
+            return sum(float(task.count(target)) for target in maps if target is not None)
         images = ImageList.from_tensors(
             [torch.empty_like(record["image"], device="meta") for record in batched_inputs],  # their sizes alone
             self.backbone.size_divisibility,
@@ -150,28 +169,15 @@ class ScaleEqSegmentor(nn.Module):
         shares = torch.tensor(images.image_sizes) / torch.tensor(images.tensor.shape[-2:])
         return images.tensor, None if bool((shares == 1).all()) else shares
 
-    def _targets(self, batched_inputs: list[dict[str, Any]], size: Sequence[int]) -> torch.Tensor:
-        """(N, H, W) labels padded with the ignore label to the images' padded size."""
-        shape = (len(batched_inputs), *size)
-        padded = torch.full(shape, self.sem_seg_head.ignore_value, dtype=torch.int64, device=self.device)
-        for target, labels in zip(padded, map(_labels, batched_inputs), strict=True):
-            # Bytes travel as bytes, and become int64 on the device.
-            target[: labels.shape[-2], : labels.shape[-1]] = send(labels, self.device)
-        return padded
 
+def attach_other(task: Task, head: SegmentationHead, aux_heads: Mapping[str, nn.Module]) -> None:
+    """Give the head another task than the classes that it is built for.
 
-def _labels(record: dict[str, Any]) -> torch.Tensor:
-    """(H, W); ValueError, naming the file, where there are none."""
-    if "sem_seg" not in record:
-        raise ValueError(f"{record.get('file_name', 'a sample')} has no 'sem_seg' labels to train on")
-    return record["sem_seg"]
-
-
-def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, SegmentationLoss]:
-    """The losses of a backbone's "aux_logits": name -> the main head's loss with that weight, and without OHEM."""
-    options = LossOptions.from_config(cfg).without_ohem()
-    ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    return {
-        name: SegmentationLoss(ignore_value=ignore_value, weight=weight, options=options)
-        for name, weight in weights.items()
-    }
+    ValueError: auxiliary heads would go on with classes.
+    """
+    if aux_heads:
+        raise ValueError(
+            f"MODEL.AUX_HEAD.IN_FEATURES has {', '.join(aux_heads)}, whose heads predict classes, but "
+            f"MODEL.TASKS.NAMES is {[task.name]}; set MODEL.AUX_HEAD.IN_FEATURES [] and MODEL.AUX_HEAD.LOSS_WEIGHTS []"
+        )
+    head.attach(task)

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq.engine import build_model, load_config
+from scaleeq.tasks.losses.averaging import prepare_step
 from scaleeq.tasks.losses.ohem import threshold_labels, top_k_labels
 from scaleeq.tasks.losses.options import LossOptions
 from scaleeq.tasks.losses.pixels import cross_entropy
 from scaleeq.tasks.losses.regions import dice_loss, lovasz_softmax
-from scaleeq.tasks.losses.segmentation import SegmentationLoss, prepare_step
+from scaleeq.tasks.losses.segmentation import SegmentationLoss
 from tests.tasks.losses.reference import make_case
 
 BASE = Path(__file__).parents[3] / "configs" / "Base.yaml"

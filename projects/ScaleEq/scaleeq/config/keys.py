@@ -49,6 +49,10 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
     cfg.MODEL.AUX_HEAD.LOSS_WEIGHTS = [0.4]
     cfg.MODEL.AUX_HEAD.CONVS_DIM = 256
 
+    # What is predicted: a task's name is also its group of results, its key in a sample and its losses' suffix.
+    cfg.MODEL.TASKS = node()
+    cfg.MODEL.TASKS.NAMES = ["sem_seg"]
+
     _add_pyramid_keys(cfg, node)
 
     # The head's final Fusion.

@@ -152,6 +152,7 @@ _MODEL = {
     "SEM_SEG_HEAD.ASPP_DILATIONS": Range("integers", "[1, 1024]", "pixels of the level"),
     "SEM_SEG_HEAD.ASPP_CHANNELS": _count("[0, 65536]", "channels; 0: CONVS_DIM"),
     "SEM_SEG_HEAD.PROJECT_CHANNELS": Range("integers", "[1, 65536]", "channels", filled=True),
+    "TASKS.NAMES": Range("names", unit="registered tasks", filled=True),
     "AUX_HEAD.IN_FEATURES": Range("names", unit="levels of the backbone"),
     "AUX_HEAD.LOSS_WEIGHTS": Range("numbers", "[0, 1000]", "factors on losses"),
     "AUX_HEAD.CONVS_DIM": _WIDTH,

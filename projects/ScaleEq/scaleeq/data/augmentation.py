@@ -6,17 +6,20 @@ INPUT keys say. Deviations: images are resized by OpenCV's bilinear filter (Dete
 shrinking); hue and saturation change in one trip through HSV; an image smaller than an absolute crop is padded
 at the right and at the bottom, after its colours have changed: padding stays what it is to the model, zero.
 
-Everywhere image: (H, W, 3) uint8 in RGB, and labels: (H, W) uint8.
+Everywhere image: (H, W, 3) uint8 in RGB, and labels: (H, W) uint8. Maps of other values follow the image by their
+geometry (scaleeq.geometry); the image alone gets other colours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
+
+from scaleeq.geometry import Geometry, Map
 
 CROP_TYPES = ("absolute", "relative", "relative_range", "absolute_range")
 FLIPS = ("horizontal", "vertical", "none")
@@ -64,7 +67,7 @@ class TrainAugmentation:
     short_sides: sizes in pixels of the shorter side: "choice" takes one of them, "range" any from the first to the
         second; 0 keeps the image's size.
     max_side: limit of the longer side in pixels.
-    pad_color: RGB of the padding; padded labels are ignore_label.
+    pad_color: RGB of the padding.
     flip_pairs: labels that a horizontal flip exchanges, such as left and right arm.
     """
 
@@ -75,7 +78,6 @@ class TrainAugmentation:
     flip: str = "horizontal"
     color: bool = False
     pad_color: Sequence[float] = (0, 0, 0)
-    ignore_label: int = 255
     flip_pairs: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
@@ -111,32 +113,54 @@ class TrainAugmentation:
             flip=cfg.INPUT.RANDOM_FLIP,
             color=cfg.INPUT.COLOR_AUG_SSD,
             pad_color=tuple(mean if cfg.INPUT.FORMAT == "RGB" else mean[::-1]),
-            ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             flip_pairs=flip_pairs,
         )
 
     def __call__(
-        self, image: np.ndarray, labels: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The augmented image and labels; they may be views of the arguments, which are never changed."""
+        self, image: np.ndarray, maps: Mapping[str, Map], rng: np.random.Generator
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The augmented image and the values of the maps, name -> (H, W) or (H, W, C), whose sizes are the image's.
+
+        They may be views of the arguments, which are never changed. What is drawn depends on the first map of labels
+        alone: its classes limit the crop.
+        """
+        geometries = {name: each.geometry for name, each in maps.items()}
+        values = {name: each.values for name, each in maps.items()}
         short_side = draw_short_side(self.short_sides, self.sampling, rng)
-        shape = resized_shape(labels.shape, short_side, self.max_side)
-        image, labels = resize_image(image, shape), resize_labels(labels, shape)
+        shape = resized_shape(image.shape, short_side, self.max_side)
+        image = resize_image(image, shape)
+        values = {name: geometries[name].resized(each, shape) for name, each in values.items()}
         if self.crop is not None:
-            shape = draw_crop_shape(labels.shape, self.crop, rng)
-            top, left = draw_crop(labels, shape, self.crop.single_category_max_area, self.ignore_label, rng)
+            shape = draw_crop_shape(image.shape, self.crop, rng)
+            labels = next((Map(values[name], each) for name, each in geometries.items() if each.labels), None)
+            top, left = self._draw_place(image.shape[:2], labels, shape, rng)
             window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
-            image, labels = image[window], labels[window]
+            image, values = image[window], {name: each[window] for name, each in values.items()}
         if self.color:
             image = jitter_colors(image, rng)
         if self.crop is not None:
-            image, labels = pad(image, labels, shape, color=self.pad_color, ignore_label=self.ignore_label)
+            image = pad_image(image, shape, color=self.pad_color)
+            values = {name: geometries[name].padded(each, shape) for name, each in values.items()}
         if self.flip != "none" and rng.random() < 0.5:
-            axis = 1 if self.flip == "horizontal" else 0
-            image, labels = np.flip(image, axis), np.flip(labels, axis)
-            if self.flip == "horizontal" and self.flip_pairs:
-                labels = swap_labels(labels, self.flip_pairs)
-        return image, labels
+            image = np.flip(image, 1 if self.flip == "horizontal" else 0)
+            values = {name: self._flipped(each, geometries[name]) for name, each in values.items()}
+        return image, values
+
+    def _draw_place(
+        self, size: tuple[int, ...], labels: Map | None, shape: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[int, int]:
+        """Top and left of a window of the shape in an image of the size."""
+        assert self.crop is not None
+        if labels is None:  # no classes whose share could be limited
+            return draw_place(size, shape, rng)
+        ignore_label = int(labels.geometry.padding)  # type: ignore[arg-type]
+        return draw_crop(labels.values, shape, self.crop.single_category_max_area, ignore_label, rng)
+
+    def _flipped(self, values: np.ndarray, geometry: Geometry) -> np.ndarray:
+        values = geometry.flipped(values, self.flip)
+        if geometry.labels and self.flip == "horizontal" and self.flip_pairs:
+            return swap_labels(values, self.flip_pairs)
+        return values
 
 
 def draw_short_side(sides: Sequence[int], sampling: str, rng: np.random.Generator) -> int:
@@ -167,13 +191,6 @@ def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
-def resize_labels(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The labels at shape = (height, width): of the nearest pixel, with pixel centres at halves."""
-    if labels.shape == shape:
-        return labels
-    return cv2.resize(labels, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST_EXACT)
-
-
 def draw_crop_shape(shape: tuple[int, ...], crop: Crop, rng: np.random.Generator) -> tuple[int, int]:
     """Height and width of a window in an image of the shape; an absolute one may be larger than the image."""
     height, width = shape[:2]
@@ -188,18 +205,19 @@ def draw_crop_shape(shape: tuple[int, ...], crop: Crop, rng: np.random.Generator
     return max(1, int(height * first + 0.5)), max(1, int(width * second + 0.5))
 
 
-def pad(
-    image: np.ndarray, labels: np.ndarray, shape: tuple[int, int], *, color: Sequence[float], ignore_label: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Image and labels with at least shape = (height, width), filled up at the bottom and at the right."""
-    bottom, right = (max(0, wanted - have) for wanted, have in zip(shape, labels.shape, strict=True))
+def pad_image(image: np.ndarray, shape: tuple[int, int], *, color: Sequence[float]) -> np.ndarray:
+    """The image with at least shape = (height, width), filled up with the colour at the bottom and at the right."""
+    bottom, right = (max(0, wanted - have) for wanted, have in zip(shape, image.shape[:2], strict=True))
     if bottom == 0 and right == 0:
-        return image, labels
+        return image
     fill = [round(value) for value in color]
-    return (
-        cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=fill),
-        cv2.copyMakeBorder(labels, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=ignore_label),
-    )
+    return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=fill)
+
+
+def draw_place(size: tuple[int, ...], shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+    """Top and left of a window of the shape in an image of the size; 0 where the window is larger."""
+    top, left = (int(rng.integers(max(0, have - want) + 1)) for have, want in zip(size, shape, strict=True))
+    return top, left
 
 
 def draw_crop(
@@ -211,7 +229,7 @@ def draw_crop(
     max_area: a share of the pixels that are not ignore_label; 1.0: any window. After ten tries, the last one is taken.
     """
     for _ in range(CROP_TRIES):
-        top, left = (int(rng.integers(max(0, have - want) + 1)) for have, want in zip(labels.shape, shape, strict=True))
+        top, left = draw_place(labels.shape, shape, rng)
         if max_area >= 1:
             break
         window = np.ascontiguousarray(labels[top : top + shape[0], left : left + shape[1]])

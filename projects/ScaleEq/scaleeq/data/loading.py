@@ -134,7 +134,7 @@ def build_test_loader(cfg: Any, name: str, *, mapper: SegmentationMapper | None 
 
 
 def load_records(cfg: Any, name: str) -> list[Record]:
-    """The records of a data set, after checking that the model has its classes.
+    """The records of a data set, after checking that a model of its classes has them all.
 
     ValueError: MODEL.SEM_SEG_HEAD.NUM_CLASSES is not the data set's number, or there is no such data set.
     FileNotFoundError: its files are missing.

@@ -1,7 +1,8 @@
 """From a record to a sample: the dict that the model takes.
 
-Keys and types are Detectron2's, so that its models take these samples and ours take its. Added: at test time
-"sem_seg_truth" (and "instance_truth"), the labels at the image's original size, decoded here, in a worker, because
+What is trained on comes as targets (`targets`); without any, it is the labels of semantic segmentation. Their keys and
+types are Detectron2's, so that its models take these samples and ours take its. Added: at test time "sem_seg_truth" (or
+the truth of another target) and "instance_truth", at the image's original size, decoded here, in a worker, because
 decoding is the larger part of an evaluation's time.
 """
 
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from scaleeq.data.augmentation import TrainAugmentation, resize_image, resized_shape
-from scaleeq.data.reading import IMAGE_FORMATS, has_labels, read_image, read_instances, read_pair
 from scaleeq.engine import MetadataCatalog
+from scaleeq.geometry import Map
 
-from .sets.catalog import Record
+from .augmentation import TrainAugmentation, resize_image, resized_shape
+from .reading import IMAGE_FORMATS, check_same_size, read_image, read_instances
+from .sets.catalog import IGNORE_LABEL, Record
+from .targets import Labels, Target
 
 Sample = dict[str, Any]
 
@@ -28,44 +31,46 @@ class SegmentationMapper:
     def __init__(
         self,
         *,
-        num_classes: int,
-        ignore_label: int = 255,
+        num_classes: int = 0,
+        ignore_label: int = IGNORE_LABEL,
+        targets: Sequence[Target] = (),
         image_format: str = "RGB",
         augmentation: TrainAugmentation | None = None,
         test_short_side: int = 0,
         test_max_side: int = 1 << 30,
     ) -> None:
         """
-        num_classes, ignore_label: other labels are refused.
+        num_classes, ignore_label: of labels, where no targets are given; other labels are refused.
+        targets: what is read beside the image, each under its key.
         image_format: order of the channels that the model takes, "RGB" or "BGR".
         augmentation: None for testing.
         test_short_side, test_max_side: size in pixels of the image that the model sees at test time; 0: its own.
         """
         if image_format not in IMAGE_FORMATS:
             raise ValueError(f"INPUT.FORMAT is {image_format!r}, valid are {IMAGE_FORMATS}")
-        if not 0 <= ignore_label <= 255 or ignore_label < num_classes:
-            raise ValueError(f"the ignore label {ignore_label} must be in {num_classes}..255, outside the classes")
-        self.num_classes = num_classes
-        self.ignore_label = ignore_label
+        self.targets = tuple(targets) or (Labels(num_classes=num_classes, ignore_label=ignore_label),)
         self.image_format = image_format
         self.augmentation = augmentation
         self.test_short_side = test_short_side
         self.test_max_side = test_max_side
 
     @classmethod
-    def from_config(cls, cfg: Any, is_train: bool) -> SegmentationMapper:
-        """The mapper that INPUT and MODEL.SEM_SEG_HEAD describe.
+    def from_config(cls, cfg: Any, is_train: bool, targets: Sequence[Target] = ()) -> SegmentationMapper:
+        """The mapper that INPUT describes, for the targets of MODEL.TASKS.
+
+        targets: none: the labels that MODEL.SEM_SEG_HEAD describes.
 
         In training, a flip exchanges the labels for left and right that the sets of DATASETS.TRAIN have (flip_pairs).
-        ValueError: these sets do not have the same ones.
+        ValueError: these sets do not have the same ones; or MODEL.TASKS.NAMES names others, and no targets are given.
         """
+        names = list(cfg.MODEL.TASKS.NAMES)
+        if not targets and names != [Labels.target_key]:
+            raise ValueError(f"MODEL.TASKS.NAMES is {names}; give the mapper their targets: tasks.build_tasks(cfg)")
+        augmentation = TrainAugmentation.from_config(cfg, shared_flip_pairs(cfg.DATASETS.TRAIN)) if is_train else None
         return cls(
-            num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            targets=targets or (Labels.from_config(cfg),),
             image_format=cfg.INPUT.FORMAT,
-            augmentation=TrainAugmentation.from_config(cfg, shared_flip_pairs(cfg.DATASETS.TRAIN))
-            if is_train
-            else None,
+            augmentation=augmentation,
             test_short_side=cfg.INPUT.MIN_SIZE_TEST,
             test_max_side=cfg.INPUT.MAX_SIZE_TEST,
         )
@@ -74,10 +79,12 @@ class SegmentationMapper:
         """The sample of a record.
 
         rng: drives the augmentation; needed for training.
-        Returns file_name, image_id, height and width (of the original) and "image": (3, H, W) uint8; in training
-        "sem_seg": (H, W) int64; in testing, if there are labels, "sem_seg_truth": (height, width) uint8, and if there
-        are instances, "instance_truth": (height, width) int32.
-        Raises ValueError naming the file for labels of another size or outside the classes.
+        Returns file_name, image_id, height and width (of the original) and "image": (3, H, W) uint8; in training each
+        target that the record has, of its type, (H, W) or (C, H, W): "sem_seg" is int64; in testing the same at the
+        original size, as it was read, under "<key>_truth", and if there are instances, "instance_truth": (height,
+        width) int32.
+        Raises ValueError naming the file for maps of another size, labels outside the classes, and for a record to
+        train on that has none of the targets.
         """
         return self._test_sample(record) if self.augmentation is None else self._train_sample(record, rng)
 
@@ -85,26 +92,39 @@ class SegmentationMapper:
         assert self.augmentation is not None
         if rng is None:
             raise ValueError("a training sample needs a random generator: mapper(record, rng)")
-        image, labels = read_pair(record, num_classes=self.num_classes, ignore_label=self.ignore_label)
+        image, truths = self._read(record)
+        if not truths:
+            keys = " or ".join(repr(target.target_key) for target in self.targets)
+            raise ValueError(f"{record['file_name']} has no {keys} to train on")
         sample = self._sample(record, image)
-        image, labels = self.augmentation(image, labels, rng)
+        geometries = {target.target_key: target.geometry for target in self.targets}
+        maps = {key: Map(values, geometries[key]) for key, values in truths.items()}
+        image, augmented = self.augmentation(image, maps, rng)
         sample["image"] = self._to_tensor(image)
-        sample["sem_seg"] = torch.from_numpy(labels.astype(np.int64))
+        for target in self.targets:
+            if (values := augmented.get(target.target_key)) is not None:
+                sample[target.target_key] = channels_first(values).to(target.dtype)
         return sample
 
     def _test_sample(self, record: Record) -> Sample:
-        if has_labels(record):
-            image, labels = read_pair(record, num_classes=self.num_classes, ignore_label=self.ignore_label)
-        else:
-            image, labels = read_image(record), None
+        image, truths = self._read(record)
         sample = self._sample(record, image)
-        if labels is not None:
-            sample["sem_seg_truth"] = torch.from_numpy(labels)
+        for key, values in truths.items():
+            sample[f"{key}_truth"] = channels_first(values)
         if (instances := read_instances(record)) is not None:
             sample["instance_truth"] = torch.from_numpy(instances)
         shape = resized_shape(image.shape, self.test_short_side, self.test_max_side)
         sample["image"] = self._to_tensor(resize_image(image, shape))
         return sample
+
+    def _read(self, record: Record) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Image: (H, W, 3) uint8 in RGB, and the targets that the record has, key -> (H, W) or (H, W, C)."""
+        image, truths = read_image(record), {}
+        for target in self.targets:
+            if (values := target.read(record, image)) is not None:
+                check_same_size(record, image.shape[:2], values.shape[:2], key=target.target_key)
+                truths[target.target_key] = values
+        return image, truths
 
     def _sample(self, record: Record, image: np.ndarray) -> Sample:
         height, width = image.shape[:2]
@@ -119,6 +139,11 @@ class SegmentationMapper:
         """image: (H, W, 3) in RGB -> (3, H, W) uint8 in the model's order."""
         channels = image.transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(channels if self.image_format == "RGB" else channels[::-1]))
+
+
+def channels_first(values: np.ndarray) -> torch.Tensor:
+    """values: (H, W) or (H, W, C) -> (H, W) or (C, H, W), contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 0) if values.ndim == 3 else values))
 
 
 def shared_flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:

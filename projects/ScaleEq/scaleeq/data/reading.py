@@ -7,6 +7,9 @@ declares are refused where they are read. Files are opened and decoded in `pictu
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -24,7 +27,7 @@ def read_image(record: Record, image_format: str = "RGB") -> np.ndarray:
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"unknown image format {image_format!r}, valid are {IMAGE_FORMATS}")
-    image = record["read"]()[0] if "read" in record else read_rgb(record["file_name"])
+    image = _read(record)[0] if "read" in record else read_rgb(record["file_name"])
     return image if image_format == "RGB" else np.ascontiguousarray(image[:, :, ::-1])
 
 
@@ -40,7 +43,7 @@ def read_labels(record: Record, *, num_classes: int | None = None, ignore_label:
     num_classes: where given, labels other than 0..num_classes-1 and ignore_label raise ValueError with the file's name.
     """
     if "read" in record:
-        labels = record["read"]()[1]
+        labels = _read(record)[1]
     else:
         labels, mode = _read_label_file(record["sem_seg_file_name"])
         if num_classes is not None and mode == "1":
@@ -88,10 +91,29 @@ def read_instances(record: Record) -> np.ndarray | None:
     return instances.astype(np.int32)
 
 
-def check_same_size(record: Record, image_shape: tuple[int, ...], labels_shape: tuple[int, ...]) -> None:
-    """Raise ValueError, naming the files, if the two shapes (height, width) differ."""
+def _read(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Image and labels by the record's own function; the caller's own arrays, as the last call's are kept for both."""
+    image, labels = _call(record["read"])
+    return image.copy(), labels.copy()
+
+
+@functools.lru_cache(maxsize=1)
+def _call(read: Callable[[], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return read()
+
+
+def check_same_size(
+    record: Record, image_shape: tuple[int, ...], labels_shape: tuple[int, ...], *, key: str = "sem_seg"
+) -> None:
+    """Raise ValueError, naming the files, if the two shapes (height, width) differ. key: of the target in a sample."""
     if image_shape == labels_shape:
         return
+    if key != "sem_seg":
+        file = record.get(f"{key}_file_name", "")
+        raise ValueError(
+            f"the image {record['file_name']} is {image_shape} (height, width), but its {key} {file} are "
+            f"{labels_shape}; do the two belong together?"
+        )
     advice = (
         "do the two belong together? Labels must have the size of their image; resize them by nearest, or not at all"
     )

@@ -12,12 +12,12 @@ def check_train_sets(cfg: Any) -> None:
 
 
 def check_classes(cfg: Any, name: str, metadata: Any) -> None:
-    """ValueError: the head has not as many classes as the data set declares.
+    """ValueError: the head has not as many classes as the data set declares, where a task is about classes.
 
     name: of the data set, whose metadata may declare none.
     """
     classes, own = metadata.get("stuff_classes"), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if classes is not None and len(classes) != own:
+    if "sem_seg" in cfg.MODEL.TASKS.NAMES and classes is not None and len(classes) != own:
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {own}, but the data set {name} has {len(classes)} classes; set it to "
             f"{len(classes)}"

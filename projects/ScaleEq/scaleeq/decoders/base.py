@@ -16,11 +16,11 @@ from torch import nn
 from scaleeq.choices import one_of
 from scaleeq.config import add_scaleeq_config
 from scaleeq.engine import ShapeSpec, comm, get_cfg
-from scaleeq.layers import NormFactory, SupervisedGate, norm_factory
+from scaleeq.layers import NormFactory, collected_logits, norm_factory
+from scaleeq.tasks.base import Task
 from scaleeq.tasks.losses.options import LossOptions
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
-
-GATE_LOSS_WEIGHT = 0.4  # of a supervised gate's own prediction, as an auxiliary head's
+from scaleeq.tasks.semantic import SemanticTask
 
 # Keys of MODEL.SEM_SEG_HEAD that some heads read -> the part that they describe.
 KEYS_OF_SOME = {
@@ -63,18 +63,21 @@ class SegmentationHead(nn.Module):
         super().__init__()
         refuse_levels(input_shape)
         self._compiled_logits: Callable[[Features], torch.Tensor] | None = None
-        if num_classes < 1:
-            raise ValueError(f"NUM_CLASSES is {num_classes}; a head needs at least one class")
         self.in_features = list(input_shape)
         self.common_stride = input_shape[self.in_features[0]].stride
-        self.loss = SegmentationLoss() if loss is None else loss
-        self.gate_loss = SegmentationLoss(
-            ignore_value=self.loss.ignore_value, weight=GATE_LOSS_WEIGHT, options=self.loss.options.without_ohem()
-        )
+        self.channels = channels
         self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.constant_(self.classifier.bias, 0)  # type: ignore[arg-type]
+        self.attach(SemanticTask(num_classes=num_classes, loss=loss))
+
+    def attach(self, task: Task) -> None:
+        """Train and predict this task, with a predictor of its own, instead of the one before."""
+        self.task = task
+        self.classifier = task.predictor(self.channels)
+
+    @property
+    def loss(self) -> SegmentationLoss:
+        """The loss of the classes."""
+        return self.task.loss  # type: ignore[return-value]
 
     @property
     def ignore_value(self) -> int:
@@ -97,12 +100,16 @@ class SegmentationHead(nn.Module):
     def forward(
         self, features: Features, targets: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
-        """targets: (N, H, W) labels -> (None, losses) in training, else (logits (N, K, H, W) at stride 1, {})."""
-        logits = self.logits(features)
-        if self.training:
-            if targets is None:
-                raise ValueError("a head in training needs targets: (N, H, W) labels")
-            return None, {"loss_sem_seg": self.loss(logits, targets), **self._gate_losses(targets)}
+        """targets: (N, H, W) labels, or what the task makes of its own -> (None, losses) in training; else
+        (logits (N, K, H, W) at stride 1, {}).
+        """
+        if self.training and targets is None:
+            raise ValueError("a head in training needs targets: (N, H, W) labels")
+        with collected_logits() as predicted:
+            logits = self.logits(features)
+        if targets is not None and self.training:
+            losses = self.task.losses(logits, targets, self.task.mean_count)
+            return None, losses | self.task.gate_losses(self._by_name(predicted), targets)
         stride = self.common_stride
         return F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False), {}
 
@@ -119,15 +126,15 @@ class SegmentationHead(nn.Module):
         """Without what is compiled, as torch has it: a copy would call the original."""
         return {**super().__getstate__(), "_compiled_logits": None}
 
-    def _gate_losses(self, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """targets: (N, H, W) -> "loss_gate_<fusion>_<branch>" -> loss of that supervised gate's own prediction."""
-        losses = {}
-        for path, gate in self.named_modules():
-            if isinstance(gate, SupervisedGate) and gate.logits is not None:
-                name = "_".join(part for part in path.split(".") if part not in ("branches", "transfer", "gate"))
-                losses[f"loss_gate_{name}"] = self.gate_loss(gate.logits, targets)
-                gate.logits = None  # it holds the graph of this forward
-        return losses
+    def _by_name(self, predicted: Mapping[nn.Module, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What gates of this head predict, under "<fusion>_<branch>"."""
+        if not predicted:
+            return {}
+        paths = {path: gate for path, gate in self.named_modules() if gate in predicted}
+        return {
+            "_".join(part for part in path.split(".") if part not in ("branches", "transfer", "gate")): predicted[gate]
+            for path, gate in paths.items()
+        }
 
 
 def refuse_levels(input_shape: Any) -> None:

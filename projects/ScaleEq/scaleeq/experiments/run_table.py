@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleeq.engine import load_config
-from scaleeq.evaluation.headline import HEADLINE
+from scaleeq.evaluation.metric import HEADLINE
 from scaleeq.files import read_json, write_json, write_text
 from scaleeq.markdown import table
 

@@ -1,7 +1,7 @@
 """Small shared modules."""
 
 from .conv import ConvNormAct, conv_with_input_scale, per_weight
-from .gate import Gate, LogitsGate, SupervisedGate
+from .gate import Gate, LogitsGate, SupervisedGate, collected_logits
 from .norm import BatchNorm2d, NormFactory, batch_norm, norm_factory, normalizes_channels, replace_batch_norms
 from .offset_conv import OffsetConv2d, fold_input_affine
 from .precision import WideBuffers, is_reduced
@@ -19,6 +19,7 @@ __all__ = [
     "SupervisedGate",
     "WideBuffers",
     "batch_norm",
+    "collected_logits",
     "conv_with_input_scale",
     "fold_input_affine",
     "is_reduced",

@@ -9,6 +9,8 @@ Convolutions start at N(0, 0.001), as all of the released code's do: a "paper" g
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -71,10 +73,36 @@ class LogitsGate(nn.Module):
         return x * self.map(logits)
 
 
+class collected_logits:
+    """What supervised gates predict inside the context, for the loss of it: gate -> (N, num_classes, H, W).
+
+        with collected_logits() as predicted:
+            ...  # a forward pass in training
+
+    Nothing is kept afterwards but by the caller. Contexts may be nested; the inner one has what it saw.
+    """
+
+    _open: ClassVar[list[dict[nn.Module, torch.Tensor]]] = []
+
+    def __enter__(self) -> dict[nn.Module, torch.Tensor]:
+        predicted: dict[nn.Module, torch.Tensor] = {}
+        self._open.append(predicted)
+        return predicted
+
+    def __exit__(self, *_: object) -> None:
+        self._open.pop()
+
+    @classmethod
+    def report(cls, gate: nn.Module, logits: torch.Tensor) -> None:
+        """Hand a gate's prediction to the innermost context, where there is one."""
+        if cls._open:
+            cls._open[-1][gate] = logits
+
+
 class SupervisedGate(nn.Module):
     """x * g(P(x)): the gate is computed from class logits P that have a loss of their own.
 
-    In training `logits` holds the latest P(x), (N, num_classes, H, W), for that loss.
+    In training P(x) is reported to `collected_logits`, for that loss.
     """
 
     def __init__(self, channels: int, num_classes: int, *, kind: str = "paper"):
@@ -82,11 +110,10 @@ class SupervisedGate(nn.Module):
         super().__init__()
         self.gate = LogitsGate(num_classes, kind=kind)
         self.predictor = nn.Conv2d(channels, num_classes, 1)
-        self.logits: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (N, C, H, W) -> (N, C, H, W)."""
         logits = self.predictor(x)
         if self.training:
-            self.logits = logits
+            collected_logits.report(self, logits)
         return self.gate(x, logits)

@@ -10,10 +10,11 @@ import os
 from collections.abc import Sequence
 
 from scaleeq.data.folder import find_dataset
-from scaleeq.data.reading import has_labels, read_pair
+from scaleeq.data.reading import check_same_size, has_labels, read_image
 from scaleeq.data.rules import check_classes, check_train_sets
 from scaleeq.data.sets.catalog import ONE_CLASS, Record, datasets_root
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog
+from scaleeq.tasks import build_tasks
 
 NUM_FIRST_RECORDS = 4  # of each data set are read before training
 DATASET_KEYS = ("TRAIN", "TEST")  # of DATASETS
@@ -33,6 +34,8 @@ def check_labels(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> None:
         except (ValueError, OSError) as error:
             kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
             raise kind(f"DATASETS.{key}: {error}") from error
+        if "sem_seg" not in cfg.MODEL.TASKS.NAMES:
+            continue
         check_classes(cfg, name, metadata)
         ignore_label = metadata.get("ignore_label", head.IGNORE_VALUE)
         if ignore_label != head.IGNORE_VALUE:
@@ -40,23 +43,23 @@ def check_labels(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> None:
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but {name} marks void pixels with "
                 f"{ignore_label}"
             )
-    if head.NUM_CLASSES < 2:
+    if head.NUM_CLASSES < 2 and "sem_seg" in cfg.MODEL.TASKS.NAMES:
         raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}: {ONE_CLASS}")
 
 
 def check_first_records(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> None:
     """Read the first few records of every data set of the run, also of those that are needed only hours later.
 
-    FileNotFoundError: a data set is missing or has no image. ValueError: labels are missing, of another size than
-    their image, or outside the classes.
+    FileNotFoundError: a data set is missing or has no image. ValueError: labels, or another task's truth, are missing,
+    of another size than their image, or outside the classes.
     """
     if "TRAIN" in keys:
         check_train_sets(cfg)
-    head = cfg.MODEL.SEM_SEG_HEAD
+    tasks = build_tasks(cfg)
     for key, names in ((f"DATASETS.{key}", cfg.DATASETS[key]) for key in keys):
         for name in names:
             for record in _records(name, key)[:NUM_FIRST_RECORDS]:
-                if not has_labels(record):
+                if "sem_seg" in tasks and not has_labels(record):
                     if key == "DATASETS.TEST" and MetadataCatalog.get(name).get("evaluator_type") != "sem_seg":
                         continue
                     raise ValueError(
@@ -64,7 +67,10 @@ def check_first_records(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> Non
                         f"{'train' if key == 'DATASETS.TRAIN' else 'evaluate'} on a split that has them"
                     )
                 try:
-                    read_pair(record, num_classes=head.NUM_CLASSES, ignore_label=head.IGNORE_VALUE)
+                    image = read_image(record)
+                    for task in tasks.values():
+                        if (values := task.read(record, image)) is not None:
+                            check_same_size(record, image.shape[:2], values.shape[:2], key=task.target_key)
                 except (ValueError, OSError) as error:  # PIL's for a file that is no picture is an OSError
                     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
                     raise kind(f"{key} names {name}: {error}") from error

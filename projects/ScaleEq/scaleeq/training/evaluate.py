@@ -19,14 +19,13 @@ from torch import nn
 from scaleeq import engine
 from scaleeq.engine import CfgNode, SafeCheckpointer, comm
 from scaleeq.files import write_json
-from scaleeq.inference import Inference
 from scaleeq.probes.counting import count
 from scaleeq.stopping import stop_signals
 
 from .expected import require_expected
 from .recipe import Recipe
 from .setup import check_before_evaluation, compile_parts
-from .testing import Evaluation, InferenceClock, Results, run_test
+from .testing import Evaluation, InferenceClock, Results, build_predictor, run_test
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ def describe_run(
         "absent_classes": cfg.TEST.ABSENT_CLASSES,
         "seconds_per_image": clock.seconds / max(clock.num_images, 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "multiply_adds": count(model, first, call=Inference.from_config(cfg, model)).macs,
+        "multiply_adds": count(model, first, call=build_predictor(cfg, model)).macs,
         "device": cfg.MODEL.DEVICE,
         "engine": engine.NAME,
     }

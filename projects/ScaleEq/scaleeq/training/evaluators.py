@@ -6,12 +6,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from scaleeq.choices import one_of
 from scaleeq.data import find_dataset
-from scaleeq.data.reading import has_labels, read_labels
-from scaleeq.engine import CfgNode, DatasetCatalog, DatasetEvaluator, DatasetEvaluators
-from scaleeq.evaluation import ABSENT_POLICIES, SemSegEvaluator, ValidationLossEvaluator, dataset_parts
+from scaleeq.engine import CfgNode, DatasetEvaluator, DatasetEvaluators
 from scaleeq.evaluation.writing import output_writers
+from scaleeq.tasks import build_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -25,20 +23,22 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """
     metadata, test = find_dataset(dataset_name), cfg.TEST
     evaluator_type = metadata.get("evaluator_type")
-    if evaluator_type != "sem_seg":
+    if "sem_seg" in cfg.MODEL.TASKS.NAMES and evaluator_type != "sem_seg":
         raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
-    one_of(test.ABSENT_CLASSES, ABSENT_POLICIES, key="TEST.ABSENT_CLASSES")
+    tasks = build_tasks(cfg)
+    for key in ("OUTPUT", "BOUNDARY", "VALIDATION_LOSS"):
+        if test[key] and "sem_seg" not in tasks:
+            raise ValueError(
+                f"TEST.{key} is {test[key]!r}, which is for classes, but MODEL.TASKS.NAMES is {list(tasks)}; "
+                "leave it out"
+            )
     folder = Path(cfg.OUTPUT_DIR) / "inference"
     if len(cfg.DATASETS.TEST) > 1:
         folder /= dataset_name
     evaluators = output_writers(test.OUTPUT, dataset_name, folder, image_format=cfg.INPUT.FORMAT)
-    if any(map(has_labels, DatasetCatalog.get(dataset_name))):
-        parts = dataset_parts(dataset_name, absent=test.ABSENT_CLASSES, boundary=test.BOUNDARY)
-        if test.VALIDATION_LOSS:
-            evaluators.insert(0, ValidationLossEvaluator(dataset_name))
-        # Samples of another loader, such as Detectron2's, have no truth with them.
-        own = SemSegEvaluator(dataset_name, absent=test.ABSENT_CLASSES, parts=parts, read_labels=read_labels)
-        evaluators.insert(0, own)
+    scoring = [evaluator for task in tasks.values() for evaluator in task.evaluators(dataset_name)]
+    if scoring:
+        evaluators = [*scoring, *evaluators]
     elif evaluators:
         logger.info("%s has no labels: no metrics, only files (TEST.OUTPUT %s)", dataset_name, list(test.OUTPUT))
     else:

@@ -13,13 +13,10 @@ from typing import Any
 from scaleeq.choices import did_you_mean, one_of
 from scaleeq.console import quiet
 from scaleeq.data import find_dataset
-from scaleeq.data.reading import has_labels
-from scaleeq.engine import CfgNode, DatasetCatalog, verify_results
-from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator, dataset_parts
-from scaleeq.evaluation.headline import HEADLINE
+from scaleeq.engine import CfgNode, verify_results
+from scaleeq.tasks import TASKS, build_tasks
 
 KEY = "TEST.EXPECTED_RESULTS"
-HIGHEST = {"sem_seg": 100.0, "validation": math.inf}  # task -> of each of its metrics; the lowest is 0
 
 
 def check_rows(cfg: CfgNode) -> None:
@@ -32,7 +29,7 @@ def check_rows(cfg: CfgNode) -> None:
         if not isinstance(row, (list, tuple)) or len(row) != 4 or not all(map(isinstance, row, kinds)):
             raise ValueError(
                 f"{KEY} has the row {row!r}; expected [task, metric, value, tolerance], for example "
-                f"{[*HEADLINE.name.split('/'), 40.0, 0.5]}"
+                "['sem_seg', 'mIoU', 40.0, 0.5]"
             )
         value, tolerance = float(row[2]), float(row[3])
         if not (math.isfinite(value) and math.isfinite(tolerance) and tolerance >= 0):
@@ -55,30 +52,29 @@ def check_expected_results(cfg: CfgNode) -> None:
         row = [task, metric, value, tolerance]
         one_of(task, metrics, key=f"the task of {row} in {KEY}")
         if metric not in metrics[task]:
-            off = "" if cfg.TEST.BOUNDARY else "; TEST.BOUNDARY is False, so there are none near boundaries"
-            short = [name for name in metrics[task] if not name.startswith(("IoU-", "ACC-"))]
+            off, names = "", list(metrics[task])
+            if task == "sem_seg":
+                off = "" if cfg.TEST.BOUNDARY else "; TEST.BOUNDARY is False, so there are none near boundaries"
+                names = [name for name in names if not name.startswith(("IoU-", "ACC-"))]
+                names += ["IoU-<class>", "ACC-<class>"]
             raise ValueError(
-                f"{KEY} names the metric {metric!r}; choose one of {', '.join(short)}, IoU-<class>, ACC-<class>"
+                f"{KEY} names the metric {metric!r}; choose one of {', '.join(names)}"
                 f"{did_you_mean(metric, metrics[task])}{off}"
             )
-        if not 0 <= value <= HIGHEST[task]:
-            raise ValueError(
-                f"{KEY} has the row {row!r}, which nothing can meet: {metric} is in [0, {HIGHEST[task]:g}]"
-            )
+        highest = TASKS[task].metrics[TASKS[task].headline].highest if task in TASKS else math.inf
+        if not 0 <= value <= highest:
+            raise ValueError(f"{KEY} has the row {row!r}, which nothing can meet: {metric} is in [0, {highest:g}]")
 
 
 def metric_names(cfg: CfgNode, dataset_name: str) -> dict[str, list[str]]:
     """Task -> the metrics that an evaluation on a data set has, as TEST asks for them; {} without labels."""
     find_dataset(dataset_name)
-    if not any(map(has_labels, DatasetCatalog.get(dataset_name))):
-        return {}
-    parts = dataset_parts(dataset_name, absent=cfg.TEST.ABSENT_CLASSES, boundary=cfg.TEST.BOUNDARY)
-    evaluators: list[Any] = [SemSegEvaluator(dataset_name, parts=parts, distributed=False)]
-    if cfg.TEST.VALIDATION_LOSS:
-        evaluators.append(ValidationLossEvaluator(dataset_name, distributed=False))
+    tasks = build_tasks(cfg).values()
     with quiet():
-        results = [evaluator.evaluate() for evaluator in evaluators]
-    return {task: list(metrics) for result in results for task, metrics in result.items()}
+        results: list[Any] = [
+            evaluator.evaluate() for task in tasks for evaluator in task.evaluators(dataset_name, distributed=False)
+        ]
+    return {group: list(metrics) for result in results for group, metrics in result.items()}
 
 
 def require_expected(cfg: CfgNode, results: Mapping[str, Any]) -> None:

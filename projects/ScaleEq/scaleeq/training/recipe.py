@@ -12,6 +12,7 @@ training needs the recipe alone.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,17 +24,18 @@ from torch import nn
 # Importing these registers what a config names.
 import scaleeq.backbones
 import scaleeq.data
-import scaleeq.decoders
+import scaleeq.registered_heads
 import scaleeq.segmentor
 from scaleeq.engine import CfgNode, DatasetEvaluator, build_model
 from scaleeq.equalization.calibration import require_calibrated
-from scaleeq.evaluation.headline import HEADLINE, Metric
+from scaleeq.evaluation.metric import Metric
 from scaleeq.names import check_names
+from scaleeq.tasks import build_tasks
 
 from .evaluators import build_evaluator, one_each
 from .examples import draw_examples
 from .expected import check_expected_results, check_rows
-from .setup import check_before_training
+from .setup import build_mapper, check_before_training
 from .solver import build_lr_scheduler, build_optimizer
 from .testing import Evaluation, Results, test_on_dataset
 
@@ -83,12 +85,13 @@ class Recipe:
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict]]:
         """Endless batches of this process's share of SOLVER.IMS_PER_BATCH samples, from `start_iteration` on."""
-        return scaleeq.data.build_train_loader(cfg, start_iteration=start_iteration)
+        mapper = build_mapper(cfg, is_train=True)
+        return scaleeq.data.build_train_loader(cfg, start_iteration=start_iteration, mapper=mapper)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         """Every image of the data set once, shared among the processes; has a length."""
-        return scaleeq.data.build_test_loader(cfg, dataset_name)
+        return scaleeq.data.build_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -101,7 +104,8 @@ class Recipe:
     @classmethod
     def headline(cls, cfg: CfgNode) -> Metric:
         """The metric by which a training keeps its best weights and stops early, of DATASETS.TEST's first data set."""
-        return HEADLINE
+        task = next(iter(build_tasks(cfg).values()))
+        return dataclasses.replace(task.metrics[task.headline], name=f"{task.name}/{task.headline}")
 
     @classmethod
     def test(

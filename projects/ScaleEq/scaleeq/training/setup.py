@@ -18,6 +18,7 @@ from scaleeq.data.mapper import SegmentationMapper
 from scaleeq.engine import CfgNode, comm
 from scaleeq.inference import InferenceOptions
 from scaleeq.names import check_names
+from scaleeq.tasks import build_tasks
 
 from .check_data import check_first_records, check_labels, check_overlap
 from .expected import check_rows
@@ -43,6 +44,11 @@ def choose_device(cfg: CfgNode) -> None:
 def log_engine() -> None:
     """Say in the run's log which engine it has; the choice itself was made before there was a log."""
     logger.info("Engine: %s %s", engine.NAME, engine.VERSION)
+
+
+def build_mapper(cfg: CfgNode, *, is_train: bool) -> SegmentationMapper:
+    """The mapper that INPUT describes, which reads what the tasks of MODEL.TASKS need."""
+    return SegmentationMapper.from_config(cfg, is_train, targets=list(build_tasks(cfg).values()))
 
 
 def limit_threads(cfg: CfgNode) -> None:
@@ -88,7 +94,7 @@ def check_before_training(cfg: CfgNode) -> None:
     if cfg.WANDB.ENABLED:
         import_wandb()
     check_labels(cfg)
-    SegmentationMapper.from_config(cfg, is_train=True)
+    build_mapper(cfg, is_train=True)
     check_first_records(cfg)
     check_overlap(cfg)
 
@@ -101,7 +107,7 @@ def check_before_evaluation(cfg: CfgNode) -> None:
         raise ValueError("DATASETS.TEST is empty; name a data set, for example \"('toy_sem_seg_val',)\"")
     InferenceOptions.from_config(cfg)
     check_labels(cfg, keys=("TEST",))
-    SegmentationMapper.from_config(cfg, is_train=False)
+    build_mapper(cfg, is_train=False)
     check_first_records(cfg, keys=("TEST",))
 
 

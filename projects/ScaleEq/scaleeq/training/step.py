@@ -1,7 +1,7 @@
 """One training step: its random state, its micro-batches, mixed precision and gradients.
 
 The gradient is that of the whole batch of SOLVER.IMS_PER_BATCH samples, however it is cut into micro-batches and
-ranks: each loss that is a mean over pixels divides by the mean pixel count of all of them (losses.prepare_step). What
+ranks: each loss that is a mean over pixels divides by the mean count of all of them, its task's (prepare_step). What
 cannot be cut so: batch norm sees a micro-batch (SyncBN: that of all ranks), and OHEM, Dice and Lovasz look at one
 micro-batch of one rank. Own design; loss scaling is torch's GradScaler.
 
@@ -14,7 +14,7 @@ optimizers take one, and its fused SGD leaves the momentum undefined where the f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from scaleeq.data.rules import samples_per_pass
 from scaleeq.engine import CfgNode, comm, seed_all_rng
 from scaleeq.ops import send
-from scaleeq.tasks.losses.segmentation import prepare_step
+from scaleeq.tasks.losses.averaging import Count, prepare_step
 
 from .solver import Clipper
 
@@ -75,14 +75,14 @@ def gradient_norm(model: nn.Module) -> torch.Tensor:
     return nn.utils.get_total_norm(gradients).float()
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The samples with their images and labels on the device, labels as int64; the host does not wait.
+def to_device(batch: Batch, device: torch.device, targets: Container[str] = ("sem_seg",)) -> Batch:
+    """The samples with their images and targets on the device, labels as int64; the host does not wait.
 
     From pinned memory (data.loading), that is: from other memory each copy makes it wait.
     """
 
     def moved(name: str, value: Any) -> Any:
-        if name not in ("image", "sem_seg") or not isinstance(value, torch.Tensor):
+        if not (name == "image" or name in targets) or not isinstance(value, torch.Tensor):
             return value  # what else a sample holds is its model's affair
         value = send(value, device)
         return value.long() if name == "sem_seg" else value
@@ -135,7 +135,7 @@ class TrainingStep:
         parts = self.micro_batches(batch)
         self.optimizer.zero_grad()
         sums: Losses = {}
-        with prepare_step(self.plain_model, iteration=iteration, mean_count=self._mean_pixel_count(parts)):
+        with prepare_step(self.plain_model, iteration=iteration, mean_count=self._mean_counts(parts)):
             for index, part in enumerate(parts):
                 with self._exchange(index == len(parts) - 1):
                     losses = self.forward(part)
@@ -183,7 +183,9 @@ class TrainingStep:
     def forward(self, part: Batch) -> Losses:
         """Name -> loss of a micro-batch."""
         with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None):
-            return self.model(to_device(part, self.device))
+            tasks = getattr(self.plain_model, "tasks", None)  # another's model has classes
+            targets = [task.target_key for task in tasks.values()] if tasks else ["sem_seg"]
+            return self.model(to_device(part, self.device, targets))
 
     @contextlib.contextmanager
     def _exchange(self, complete: bool) -> Iterator[None]:
@@ -194,17 +196,20 @@ class TrainingStep:
             with self.model.no_sync():
                 yield
 
-    def _mean_pixel_count(self, parts: list[Batch]) -> float | torch.Tensor:
-        """Pixels that a loss averages over, mean over all micro-batches of all ranks; 0: there is only this one.
+    def _mean_counts(self, parts: list[Batch]) -> dict[str, Count]:
+        """Task -> elements that its losses average over, mean over all micro-batches of all ranks; {}: there is one.
 
-        Counted where the labels are, before they go to the device. Of several ranks, the sum stays on it.
+        Counted where the targets are, before they go to the device. Of several ranks, the sums stay on it.
         """
-        count = getattr(self.plain_model, "pixel_count", None)
-        if count is None or (len(parts) == 1 and comm.get_world_size() == 1):
-            return 0.0
-        own = sum(count(part) for part in parts)
+        counts = getattr(self.plain_model, "counts", None)
+        if counts is None or (len(parts) == 1 and comm.get_world_size() == 1):
+            return {}
+        each = [counts(part) for part in parts]
+        own = {name: sum(part[name] for part in each) for name in each[0]}
         if comm.get_world_size() == 1:
-            return own / len(parts)
-        total = torch.full((), own, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return total / (len(parts) * comm.get_world_size())
+            return {name: count / len(parts) for name, count in own.items()}
+        totals = torch.empty(len(own), dtype=torch.float64, device=self.device)
+        for total, count in zip(totals, own.values(), strict=True):
+            total.fill_(count)  # a copy from the host's memory would wait for the device
+        dist.all_reduce(totals)
+        return dict(zip(own, totals / (len(parts) * comm.get_world_size()), strict=True))

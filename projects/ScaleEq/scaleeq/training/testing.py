@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,7 @@ from scaleeq.engine import (
 )
 from scaleeq.inference import Inference
 from scaleeq.stopping import UntilStopped
+from scaleeq.tasks import build_tasks
 
 from .examples import Example, ExampleCollector
 
@@ -105,6 +106,12 @@ def run_test(test: Callable[..., Results], cfg: CfgNode, model: nn.Module, evalu
     return test(cfg, model, evaluation=evaluation) if takes else test(cfg, model)
 
 
+def build_predictor(cfg: CfgNode, model: nn.Module, flip_pairs: Sequence[tuple[int, int]] = ()) -> nn.Module:
+    """The model as TEST.SLIDE and TEST.AUG call it for the task of MODEL.TASKS."""
+    task = next(iter(build_tasks(cfg).values()))
+    return Inference.from_config(cfg, model, flip_pairs=flip_pairs, task=task)
+
+
 def test_on_dataset(
     cfg: CfgNode,
     model: nn.Module,
@@ -120,7 +127,7 @@ def test_on_dataset(
     Stopped: a signal has come (scaleeq.stopping); at the next image.
     """
     flip_pairs = MetadataCatalog.get(dataset_name).get("flip_pairs", ())
-    predictor = Inference.from_config(cfg, model, flip_pairs=flip_pairs)
+    predictor = build_predictor(cfg, model, flip_pairs=flip_pairs)
     if predictor is not model and evaluation.clock:
         evaluation.clock.watch(predictor)
     if evaluation.num_examples:

@@ -12,11 +12,16 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """name: as in metrics.json, with the group of results that it is in. unit: "" where it has none."""
+    """What a metric is counted in, which values it can have, and which of them are better.
 
-    name: str
+    name: as in metrics.json, with the group of results that it is in; "" in a task's own table. unit: "" where it has
+    none. highest: the lowest is 0.
+    """
+
+    name: str = ""
     unit: str = ""
     higher_is_better: bool = True
+    highest: float = math.inf
 
     @property
     def worst(self) -> float:
@@ -32,5 +37,5 @@ class Metric:
         return dataclasses.replace(self, name=f"{datasets[0]}/{self.name}") if len(datasets) > 1 else self
 
 
-HEADLINE = Metric(name="sem_seg/mIoU", unit="%")
-"""That of semantic segmentation."""
+HEADLINE = Metric(name="sem_seg/mIoU", unit="%", highest=100.0)
+"""That of semantic segmentation, by which runs are compared unless a comparison says otherwise."""

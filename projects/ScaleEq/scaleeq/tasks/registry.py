@@ -1,0 +1,38 @@
+"""The tasks by name, for MODEL.TASKS.NAMES."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from scaleeq.choices import one_of
+
+from .base import Task
+
+TASKS: dict[str, type[Task]] = {}
+TaskClass = TypeVar("TaskClass", bound=type[Task])
+
+
+def register(task: TaskClass) -> TaskClass:
+    """Make a task known under its name; a class decorator. ValueError: another class has the name."""
+    known = TASKS.setdefault(task.name, task)
+    if (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
+        raise ValueError(
+            f"there is a task {task.name!r} already, {known.__module__}.{known.__qualname__}; take another name"
+        )
+    TASKS[task.name] = task  # its file may have been imported again
+    return task
+
+
+def task_names(cfg: Any) -> list[str]:
+    """MODEL.TASKS.NAMES; ValueError for a name that no task has, with the choices, and for more than one."""
+    names = list(cfg.MODEL.TASKS.NAMES)
+    for name in names:
+        one_of(name, TASKS, key="MODEL.TASKS.NAMES")
+    if len(names) != 1:
+        raise ValueError(f"MODEL.TASKS.NAMES is {names}; a model has one task")
+    return names
+
+
+def build_tasks(cfg: Any) -> dict[str, Task]:
+    """Name -> task, in the order of MODEL.TASKS.NAMES; without predictors, which come with a decoder."""
+    return {name: TASKS[name].from_config(cfg) for name in task_names(cfg)}

@@ -23,7 +23,6 @@ from torch import nn
 
 from scaleeq.fusion import Fusion, Observation
 
-from . import EqualizerSpec
 from .controls import control_statistics
 from .forwards import Measurable, forward_of, refuse_named_misfit, refuse_second_runs
 from .gradients import balance_gradients, training_loss
@@ -31,6 +30,7 @@ from .implementations import attached
 from .mode import measuring, with_batch_statistics
 from .moments import BranchMoments
 from .result import BranchStatistics, CalibrationReport
+from .spec import EqualizerSpec
 
 logger = logging.getLogger(__name__)
 

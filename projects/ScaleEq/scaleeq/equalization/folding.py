@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from . import ConvFusion, exchange_module
 from .calibration import fusions_of, require_calibrated
+from .foreign_conv import ConvFusion, exchange_module
 
 Model = TypeVar("Model", bound=nn.Module)
 

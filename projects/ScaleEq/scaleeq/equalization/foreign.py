@@ -21,11 +21,12 @@ from torch import nn
 from scaleeq.choices import nearest
 from scaleeq.fusion.checks import refuse_name
 
-from . import ConvFusion, EqualizerSpec, equalize_fusions, exchange_module
+from .attach import equalize_fusions
 from .batches import InputOf, explained, first_batch
 from .calibration import calibrate, fusions_of
-from .foreign_conv import cannot_center
+from .foreign_conv import ConvFusion, cannot_center, exchange_module
 from .result import CalibrationReport
+from .spec import EqualizerSpec
 from .tracing import Trace, convolutions_of, in_words, trace_concatenations
 
 Widths = Mapping[str, int] | Sequence[int]

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         build_backbone,
         build_model,
         build_sem_seg_head,
-        sem_seg_postprocess,
     )
     from .structures import ImageList
     from .train_loop import HookBase, TrainerBase
@@ -76,7 +75,6 @@ __all__ = [
     "launch",
     "print_csv_format",
     "seed_all_rng",
-    "sem_seg_postprocess",
     "setup_logger",
     "verify_results",
 ]
@@ -116,7 +114,6 @@ _HOMES = {
     "ImageList": "structures",
     "launch": "launch",
     "setup_logger": "logger",
-    "sem_seg_postprocess": "modeling",
     "InferenceSampler": "data",
     "ShapeSpec": "layers",
     "print_csv_format": "evaluation",

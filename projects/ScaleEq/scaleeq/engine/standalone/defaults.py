@@ -28,7 +28,7 @@ def seed_all_rng(seed: int | None = None) -> None:
     """Seed python's, numpy's and torch's generators (all devices). None: a seed from the system, logged."""
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big")
-        logging.getLogger(__name__).info("Using a generated random seed %d", seed)
+        logging.getLogger(f"{__package__}.env").info("Using a generated random seed %d", seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     random.seed(seed)

@@ -22,6 +22,10 @@ from torch import nn
 from .comm import get_world_size, is_main_process
 from .logger import log_every_n_seconds
 
+# Named as the modules of Detectron2 that say the same.
+_EVALUATOR_LOG = logging.getLogger(f"{__package__}.evaluator")
+_TESTING_LOG = logging.getLogger(f"{__package__}.testing")
+
 
 class DatasetEvaluator:
     """Accumulates inputs and outputs, then scores them."""
@@ -92,7 +96,6 @@ class _Stopwatch:
         )
 
     def log_totals(self, num_devices: int) -> None:
-        logger = logging.getLogger(__name__)
         measured = self.num_batches - self.num_warmup
         total = self.total()
         for what, clock, seconds in (
@@ -100,7 +103,7 @@ class _Stopwatch:
             ("inference pure compute time", datetime.timedelta(seconds=int(self.compute)), self.compute),
         ):
             per_iter = f"{seconds / measured:.6f} s / iter per device, on {num_devices} devices"
-            logger.info(f"Total {what}: {clock} ({per_iter})")
+            _EVALUATOR_LOG.info(f"Total {what}: {clock} ({per_iter})")
 
 
 def inference_on_dataset(
@@ -115,7 +118,7 @@ def inference_on_dataset(
     evaluator: one, a list, or None to measure the speed only.
     callbacks: any of "on_start", "before_inference", "after_inference", "on_end".
     """
-    logging.getLogger(__name__).info(f"Start inference on {len(data_loader)} batches")
+    _EVALUATOR_LOG.info(f"Start inference on {len(data_loader)} batches")
     if evaluator is None or isinstance(evaluator, MutableSequence):
         evaluator = DatasetEvaluators(evaluator or [])
     evaluator.reset()
@@ -166,15 +169,14 @@ def inference_context(model: nn.Module) -> Iterator[None]:
 def print_csv_format(results: Mapping[str, Any]) -> None:
     """Log {task: {metric: score}} as comma-separated lines; metrics with "-" in their name (per class) are left out."""
     assert isinstance(results, Mapping) or not len(results), results
-    logger = logging.getLogger(__name__)
     for task, metrics in results.items():
         if isinstance(metrics, Mapping):
             overall = {name: score for name, score in metrics.items() if "-" not in name}
-            logger.info(f"copypaste: Task: {task}")
-            logger.info("copypaste: " + ",".join(overall))
-            logger.info("copypaste: " + ",".join(f"{score:.4f}" for score in overall.values()))
+            _TESTING_LOG.info(f"copypaste: Task: {task}")
+            _TESTING_LOG.info("copypaste: " + ",".join(overall))
+            _TESTING_LOG.info("copypaste: " + ",".join(f"{score:.4f}" for score in overall.values()))
         else:
-            logger.info(f"copypaste: {task}={metrics}")
+            _TESTING_LOG.info(f"copypaste: {task}={metrics}")
 
 
 def verify_results(cfg: Any, results: Mapping[str, Mapping[str, float]]) -> bool:
@@ -190,13 +192,12 @@ def verify_results(cfg: Any, results: Mapping[str, Mapping[str, float]]) -> bool
         actual = results[task].get(metric)
         if actual is None or not np.isfinite(actual) or abs(actual - expected) > tolerance:
             ok = False
-    logger = logging.getLogger(__name__)
     if not ok:
-        logger.error("Result verification failed!")
-        logger.error("Expected Results: " + str(expected_results))
-        logger.error("Actual Results: " + pprint.pformat(results))
+        _TESTING_LOG.error("Result verification failed!")
+        _TESTING_LOG.error("Expected Results: " + str(expected_results))
+        _TESTING_LOG.error("Actual Results: " + pprint.pformat(results))
         sys.exit(1)
-    logger.info("Results verification passed.")
+    _TESTING_LOG.info("Results verification passed.")
     return ok
 
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from scaleeq import engine
 from scaleeq.engine import inference_on_dataset
 
 
@@ -20,7 +21,8 @@ def test_seconds_are_those_since_the_warm_up(monkeypatch: pytest.MonkeyPatch, ca
         return batch
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    logger = logging.getLogger(inference_on_dataset.__module__)
+    names = {"detectron2": "detectron2.evaluation.evaluator", "standalone": "scaleeq.engine.standalone.evaluator"}
+    logger = logging.getLogger(names[engine.NAME])
     caplog.set_level(logging.INFO, logger=logger.name)
     logger.addHandler(caplog.handler)  # where a parent of it does not hand on
     try:

@@ -43,8 +43,6 @@ DIFFERENCES = (
         "padding at the top", "structures.py", "slot[..., : tensor.shape[-2], :", "slot[..., -tensor.shape[-2] :, :"
     ),
     Difference("a default of a signature", "structures.py", "size_divisibility: int = 0", "size_divisibility: int = 1"),
-    Difference("resize with align_corners", "modeling.py", "align_corners=False", "align_corners=True"),
-    Difference("padding resized before it is cut", "modeling.py", "[:, :height, :width]", "[:, : height + 1, :width]"),
     Difference("long shards last", "data.py", "rank * share + min(rank, left)", "rank * share + max(0, rank - left)"),
     Difference(
         "unbiased running variance",

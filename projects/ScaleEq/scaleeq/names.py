@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .choices import one_of
-from .config.check import OUR_ARCHITECTURES
-from .engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from scaleeq.choices import one_of
+from scaleeq.config.check import OUR_ARCHITECTURES
+from scaleeq.engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 
 def check_names(cfg: Any) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from iopath.common.file_io import PathHandler
 
-from scaleeq.data.reading import read_image, read_labels
-from scaleeq.data.record_file import PREFIX, RecordFile
+from .reading import read_image, read_labels
+from .record_file import PREFIX, RecordFile
 
 
 class RecordFileHandler(PathHandler):

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from scaleeq.data.folder import find_dataset
-from scaleeq.data.loading import spread_over
 from scaleeq.engine import DatasetCatalog
 
+from .folder import find_dataset
+from .loading import spread_over
 from .sets.catalog import Record
 
 FRACTION = "DATASETS.TRAIN_FRACTION"

@@ -16,9 +16,9 @@ import os
 from typing import Any
 
 from scaleeq.choices import nearest
-from scaleeq.data.classes_file import read_classes
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
+from .classes_file import read_classes
 from .sets.catalog import Record, datasets_root, register_dataset
 from .sets.listing import Layout, layout_records
 

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from scaleeq.data.folder import find_dataset
-from scaleeq.data.mapper import Sample, SegmentationMapper
-from scaleeq.data.rules import check_classes, check_train_sets, samples_per_pass
 from scaleeq.engine import DatasetCatalog, InferenceSampler, comm
 from scaleeq.workers import leave_signals_to_parent
 
+from .folder import find_dataset
+from .mapper import Sample, SegmentationMapper
+from .rules import check_classes, check_train_sets, samples_per_pass
 from .sets.catalog import Record
 
 PERMUTATION_STREAM = 1  # keeps the epochs' draws apart from the samples'

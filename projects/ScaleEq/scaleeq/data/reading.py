@@ -13,8 +13,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from scaleeq.data.picture_file import read_rgb, read_values
-
+from .picture_file import read_rgb, read_values
 from .sets.catalog import IGNORE_LABEL, Record
 
 IMAGE_FORMATS = ("RGB", "BGR")

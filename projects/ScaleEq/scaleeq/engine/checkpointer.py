@@ -13,23 +13,25 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scaleeq.engine import DetectionCheckpointer
 from scaleeq.files import remove_parts, set_aside, write_text
 
+from . import DetectionCheckpointer
 from .checkpoint_file import plain_names, read_checkpoint, refuse_faults, write_checkpoint
-from .checkpoint_misfits import Misfits, compare, converted, optimizer_misfits, other_equalizers, state_misfits
+from .checkpoint_misfits import Misfits, compare, converted, optimizer_misfits, state_misfits
 from .checkpoint_numbers import WEIGHTS
 
 logger = logging.getLogger(__name__)
 
 _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
+# (the model's state dict, the file's) -> why the file is of another model, and the ways out; empty: it is not.
+Comparison = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], str]
 _NAME = re.compile(r"[^/\x00-\x1f\ufffd]{1,200}\.pth")
 
 
@@ -50,17 +52,21 @@ class SafeCheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         keep: int = 0,
+        other_model: Comparison | None = None,
         save_to_disk: bool | None = None,
         **checkpointables: Any,
     ) -> None:
         """
         keep: so many files model_<iteration>.pth are kept, the newest; 0: all. Files of other names always stay.
+        other_model: says in words why a file is of another model altogether, which is refused even where a part may be
+            loaded (scaleeq.equalization.other_equalizers); None: tensors are compared alone.
         save_to_disk: None means that only the main process writes.
         """
         if keep < 0:
             raise ValueError(f"keep is {keep}; it should be a number of checkpoints, or 0 for all")
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self._keep = keep
+        self._other_model = other_model
         self._reported: set[int] = set()  # iterations of files that belong to another run
 
     # ------------------------------------------------------------------------------------------------ saving
@@ -246,8 +252,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             classes. It must be half of the model's parameters at least, counted by tensors, for one wide head may hold
             more numbers than the backbone; less is a file of something else.
 
-        Raises FileNotFoundError, and ValueError for a file that is broken, foreign or does not fit, or of a model with
-        other scale equalizers, or with numbers that cannot be right: then nothing was loaded.
+        Raises FileNotFoundError, and ValueError for a file that is broken, foreign or does not fit, or is of another
+        model, or has numbers that cannot be right: then nothing was loaded.
         """
         if which not in ("evaluated", "trained"):
             raise ValueError(f"which is {which!r}; choose 'evaluated' or 'trained'")
@@ -314,8 +320,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         listed = "".join(f"\n  {line}" for line in lines)
         if checkpoint.get("matching_heuristics"):
             listed = " (Detectron2 would match the names by heuristics, which is not done here)" + listed
-        other = other_equalizers(own, weights)
-        if other:
+        if self._other_model and (other := self._other_model(own, weights)):
             raise ValueError(f"{file} does not fit, nothing was loaded: {other}:{listed}")
         if strict and lines:
             hint = "; for its weights alone: MODEL.WEIGHTS of a fresh run, or load_weights" if also else ""

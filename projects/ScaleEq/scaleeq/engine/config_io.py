@@ -21,7 +21,7 @@ from scaleeq.config import add_scaleeq_config, check_config, config_files
 from .standalone.config import get_cfg as standalone_cfg
 
 if TYPE_CHECKING:
-    from scaleeq.engine import CfgNode
+    from . import CfgNode
 
 BASE_KEY = "_BASE_"
 
@@ -36,7 +36,7 @@ def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgN
     and for values that cannot be meant (scaleeq.config).
     """
     if base is None:
-        from scaleeq.engine import get_cfg  # chooses the engine, and loads torch
+        from . import get_cfg  # chooses the engine, and loads torch
 
         base = get_cfg()
         add_scaleeq_config(base)

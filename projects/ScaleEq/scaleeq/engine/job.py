@@ -27,9 +27,9 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from scaleeq import console
-from scaleeq.engine import comm, default_argument_parser, launch
 from scaleeq.stopping import SIGNALS, Stopped, check_stop, ignore_stops, request_stop, share_stops, stop_signals
 
+from . import comm, default_argument_parser, launch
 from .parallel import leave_job
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ def register_path_handler(handler: Any) -> None:
 
     The standalone side has no readers of its own.
     """
-    from scaleeq import engine
+    from . import NAME
 
-    if engine.NAME == "detectron2":
+    if NAME == "detectron2":
         from detectron2.utils.file_io import PathManager
 
         PathManager.register_handler(handler)

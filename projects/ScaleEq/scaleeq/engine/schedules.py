@@ -12,9 +12,9 @@ def engine_lr_scheduler(cfg: Any, optimizer: torch.optim.Optimizer) -> Any:
 
     ValueError: Detectron2 does not know the name.
     """
-    from scaleeq import engine
+    from . import NAME
 
-    if engine.NAME != "detectron2":
+    if NAME != "detectron2":
         return None
     from detectron2.solver import build_lr_scheduler
 

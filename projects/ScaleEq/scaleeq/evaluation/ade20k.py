@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from scaleeq.evaluation.confusion import metrics_from_counts
-from scaleeq.evaluation.parts import CONFUSION
+from .confusion import metrics_from_counts
+from .parts import CONFUSION
 
 
 class ADE20KScore:

@@ -23,9 +23,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from scaleeq.evaluation.boundary_f_score import BoundaryFScore, byte_mask, without_void
-from scaleeq.evaluation.confusion import ConfusionMatrix, check_policy, metrics_from_counts
-from scaleeq.evaluation.parts import Part
+from .boundary_f_score import BoundaryFScore, byte_mask, without_void
+from .confusion import ConfusionMatrix, check_policy, metrics_from_counts
+from .parts import Part
 
 WIDTHS_PX = (3, 5, 8, 12)
 DIAGONAL_SHARE = 0.02  # boundary-iou-api's width of the band

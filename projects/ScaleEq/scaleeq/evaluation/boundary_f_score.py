@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from scaleeq.evaluation.parts import FIXED_POINT
+from .parts import FIXED_POINT
 
 WORD_BITS = 32
 BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.int64)

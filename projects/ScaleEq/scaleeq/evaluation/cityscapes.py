@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from scaleeq.evaluation.parts import CONFUSION, FIXED_POINT
+from .parts import CONFUSION, FIXED_POINT
 
 # Of each class in the order of the training labels: labelId, name, category, and in pixels the average size of its
 # instances (None: it has none), fixed for all evaluations.

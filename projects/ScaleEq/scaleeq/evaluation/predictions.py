@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 from scaleeq import engine
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
-from scaleeq.evaluation.cityscapes import LABEL_IDS
-from scaleeq.evaluation.families import dataset_parts
-from scaleeq.evaluation.parts import CONFUSION
-from scaleeq.evaluation.sem_seg import NUM_IMAGES, Counts, SemSegEvaluator, add_counts
 from scaleeq.workers import map_in_processes
+
+from .cityscapes import LABEL_IDS
+from .families import dataset_parts
+from .parts import CONFUSION
+from .sem_seg import NUM_IMAGES, Counts, SemSegEvaluator, add_counts
 
 Record = dict[str, Any]
 SUFFIX = ".png"

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 from scaleeq.engine import DatasetCatalog, DatasetEvaluator, MetadataCatalog, comm
-from scaleeq.evaluation.argmax import predicted_labels
-from scaleeq.evaluation.confusion import ABSENT_POLICIES, ConfusionMatrix, check_policy, metrics_from_counts
-from scaleeq.evaluation.parts import CONFUSION, Part
-from scaleeq.evaluation.result_table import in_percent, result_table
 from scaleeq.files import write_json
+
+from .argmax import predicted_labels
+from .confusion import ABSENT_POLICIES, ConfusionMatrix, check_policy, metrics_from_counts
+from .parts import CONFUSION, Part
+from .result_table import in_percent, result_table
 
 FILE_NAME = "sem_seg_evaluation.json"
 NUM_IMAGES = "num_images"

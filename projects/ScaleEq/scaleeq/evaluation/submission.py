@@ -26,9 +26,10 @@ import cv2
 import numpy as np
 
 from scaleeq.engine import MetadataCatalog, comm
-from scaleeq.evaluation.cityscapes import LABEL_IDS
 from scaleeq.files import replacing
 from scaleeq.pictures import write_labels
+
+from .cityscapes import LABEL_IDS
 
 DAY_ONE = (1980, 1, 1, 0, 0, 0)  # zip's first moment: the same files make the same archive, whenever it is made
 

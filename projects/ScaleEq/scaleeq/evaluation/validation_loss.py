@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional as F
 
 from scaleeq.engine import DatasetEvaluator, MetadataCatalog, comm
-from scaleeq.evaluation.argmax import predicted_labels
+
+from .argmax import predicted_labels
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from scaleeq.engine import DatasetCatalog, DatasetEvaluator, MetadataCatalog, comm
-from scaleeq.evaluation.argmax import predicted_labels
-from scaleeq.evaluation.submission import SubmissionFiles
 from scaleeq.pictures import blend, write_jpeg, write_labels
+
+from .argmax import predicted_labels
+from .submission import SubmissionFiles
 
 KINDS = ("labels", "overlays", "submission")
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from scaleeq.data.preparation import coco_stuff, pascal_context, voc2012
-
+from ..preparation import coco_stuff, pascal_context, voc2012
 from ..sets.catalog import datasets_root
 
 CONVERSIONS: dict[str, Callable[..., list[str]]] = {

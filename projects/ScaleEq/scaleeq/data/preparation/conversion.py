@@ -21,12 +21,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from scaleeq.data.picture_file import read_size, read_values
-from scaleeq.data.text_file import read_lines
 from scaleeq.files import remove_parts, replacing, write_text
 from scaleeq.workers import WorkerKilledError
 
+from ..picture_file import read_size, read_values
 from ..sets.listing import ROOT_FOLDERS
+from ..text_file import read_lines
 
 logger = logging.getLogger(__name__)
 

@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from scaleeq.data.picture_file import require_file
-from scaleeq.data.preparation.coco_masks import decode
-from scaleeq.data.preparation.conversion import Conversion, convert, find_source, select_present, write_list
-
+from ..picture_file import require_file
 from ..sets.listing import files_by_name
 from ..sets.pascal_context import BASES, CATEGORY_IDS, LABELS, LISTS
+from .coco_masks import decode
+from .conversion import Conversion, convert, find_source, select_present, write_list
 
 logger = logging.getLogger(__name__)
 

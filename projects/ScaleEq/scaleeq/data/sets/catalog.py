@@ -10,8 +10,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from scaleeq.data.record_file import with_label_file
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
+
+from ..record_file import with_label_file
 
 IGNORE_LABEL = 255
 ONE_CLASS = (

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scaleeq.data.text_file import read_lines
-
+from ..text_file import read_lines
 from .catalog import Record, datasets_root
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,7 @@ import math
 
 import numpy as np
 
-from scaleeq.data.record_file import RecordFile
-
+from ..record_file import RecordFile
 from .catalog import IGNORE_LABEL, Record, register_dataset
 
 # Size and number of the scenes.

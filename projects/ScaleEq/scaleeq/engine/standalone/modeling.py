@@ -1,9 +1,8 @@
-"""Backbones, the registries in which a config chooses by name with their builders, and logits at the image's size.
+"""Backbones, and the registries in which a config chooses by name with their builders.
 
-Source: Detectron2's modeling/backbone/backbone.py, modeling/{meta_arch,backbone}/build.py,
-modeling/meta_arch/semantic_seg.py and modeling/postprocessing.py; the Registry is fvcore's, as there.
-Deviations: the registries start empty (none of Detectron2's own models is here), no usage is reported to torch, and
-only the semantic half of the postprocessing is here.
+Source: Detectron2's modeling/backbone/backbone.py, modeling/{meta_arch,backbone}/build.py and
+modeling/meta_arch/semantic_seg.py; the Registry is fvcore's, as there.
+Deviations: the registries start empty (none of Detectron2's own models is here), and no usage is reported to torch.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .config import CfgNode
 from .layers import ShapeSpec
@@ -88,13 +86,3 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbo
 def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
     """The head named by MODEL.SEM_SEG_HEAD.NAME for features of input_shape. Raises KeyError as above."""
     return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
-
-
-def sem_seg_postprocess(result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int) -> Tensor:
-    """result: (C, H, W), logits of the padded input -> (C, output_height, output_width), logits of the image.
-
-    img_size: (h, w) of the input before padding. Cuts the padding off, then resizes (bilinear, half-pixel centres).
-    """
-    height, width = img_size[0], img_size[1]
-    unpadded = result[:, :height, :width].unsqueeze(0)
-    return F.interpolate(unpadded, size=(output_height, output_width), mode="bilinear", align_corners=False)[0]

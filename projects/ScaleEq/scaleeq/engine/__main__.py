@@ -64,6 +64,7 @@ def report() -> str:
 
 
 def package_version(package: str) -> str:
+    """Of a package that may be missing, or be run from a checkout."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -62,7 +62,7 @@ def compare(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], *, exact: bo
     )
 
 
-def _kind(tensor: Tensor, *, exact: bool) -> tuple[Any, ...]:
+def _kind(tensor: Tensor, *, exact: bool) -> tuple[object, ...]:
     """Equal for two tensors where the values of one can be those of the other."""
     integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
     sort = (tensor.is_floating_point(), tensor.is_complex(), integer)
@@ -161,7 +161,7 @@ def optimizer_misfits(optimizer: Optimizer, saved: Any, path: str) -> list[str]:
     return lines
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """A value of a file, for a line."""
     text = f"a {type(value).__name__}"
     return f"{text}, {value!r}" if isinstance(value, (bool, int, float, str)) and len(repr(value)) < 40 else text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Side = Literal["detectron2", "standalone"]
 MAX_NAMES = 40
@@ -68,9 +68,9 @@ CONTRACT: tuple[Name, ...] = (
 )
 
 
-def load_names(side: Side) -> dict[str, Any]:
+def load_names(side: Side) -> dict[str, object]:
     """Name -> object for every name of the contract, from one side. Raises ImportError naming what is missing."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for entry in CONTRACT:
         module_name = f"detectron2.{entry.module}" if side == "detectron2" else "scaleeq.engine.standalone"
         module = importlib.import_module(module_name)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from iopath.common.file_io import PathHandler
 
 
-def register_path_handler(handler: Any) -> None:
+def register_path_handler(handler: PathHandler) -> None:
     """Let Detectron2's PathManager open the prefixes of `handler`, one of iopath's; again: the later one holds.
 
     The standalone side has no readers of its own.

@@ -1,6 +1,6 @@
 """Evaluation: the confusion matrix (pure), the evaluators that count with it, and scores of stored predictions."""
 
-from .confusion import ABSENT_POLICIES, ConfusionMatrix, Metrics, metrics_from_counts
+from .confusion import ABSENT_POLICIES, ConfusionMatrix, metrics_from_counts
 from .families import dataset_parts
 from .predictions import Reader, score_predictions
 from .sem_seg import SemSegEvaluator
@@ -9,7 +9,6 @@ from .validation_loss import ValidationLossEvaluator
 __all__ = [
     "ABSENT_POLICIES",
     "ConfusionMatrix",
-    "Metrics",
     "Reader",
     "SemSegEvaluator",
     "ValidationLossEvaluator",

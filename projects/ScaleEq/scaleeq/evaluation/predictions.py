@@ -14,7 +14,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -26,10 +25,9 @@ from scaleeq.workers import map_in_processes
 
 from .cityscapes import LABEL_IDS
 from .families import dataset_parts
-from .parts import CONFUSION
+from .parts import CONFUSION, Record
 from .sem_seg import NUM_IMAGES, Counts, SemSegEvaluator, add_counts
 
-Record = dict[str, Any]
 SUFFIX = ".png"
 CITYSCAPES_IDS = dict.fromkeys(range(256), 255) | {raw: label for label, raw in enumerate(LABEL_IDS)}
 IMAGES_A_TASK = 32  # at most; a task's counts are sent between processes
@@ -58,7 +56,7 @@ def score_predictions(
     boundary: bool = False,
     label_ids: bool = False,
     workers: int = 1,
-) -> dict[str, Any]:
+) -> Record:
     """The record of an evaluation, as --eval-only writes it: {"sem_seg": {...}}, data set, policy, engine.
 
     folder: of pictures. dataset_name: registered. The rest as in count_predictions, dataset_parts and SemSegEvaluator.

@@ -19,6 +19,8 @@ PACKAGE = PROJECT / "scaleeq"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 PURE = ("ops", "layers", "fusion")
+# Rooms, and modules beside them, that still leave themselves relatively.
+MIXED_IMPORTS = ("backbones", "equalization", "fusion", "layers", "inference.py", "registered_heads.py", "segmentor.py")
 
 
 def python_files() -> list[Path]:
@@ -87,6 +89,36 @@ def test_pure_packages_import_torch_and_torchvision_alone():
         if path.is_file() and (names := set(imported_packages(path.read_text())) - allowed)
     }
     assert not strangers
+
+
+def imports_of_the_other_kind(path: Path, root: Path = PACKAGE) -> list[str]:
+    """Where a module of the package under `root` imports its own room absolutely, or leaves it relatively.
+
+    A room is a folder of the package; a module beside the rooms is in none, and imports everything absolutely.
+    """
+    package = (root.name, *path.relative_to(root).parts[:-1])
+    room = f"{root.name}.{package[1]}." if len(package) > 1 else ""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            start = ".".join(package[: len(package) - node.level + 1]) + "." if node.level else ""
+            is_inside = f"{start}{node.module or ''}.".startswith(room) if room else False
+            if bool(node.level) != is_inside:
+                found.append(f"{'.' * node.level}{node.module or ''}")
+        elif isinstance(node, ast.Import) and room:
+            found += [alias.name for alias in node.names if f"{alias.name}.".startswith(room)]
+    return found
+
+
+def test_imports_are_relative_inside_a_room_and_absolute_across_rooms(tmp_path):
+    wrong = "from .c import d\nfrom ..b.c import d\nfrom scaleeq.a.c import d\nimport scaleeq.a.c\n"
+    right = "from scaleeq.b import c\nfrom . import e\nfrom .e.f import g\nimport scaleeq.b\n"
+    (tmp_path / "scaleeq" / "a").mkdir(parents=True)
+    module = tmp_path / "scaleeq" / "a" / "m.py"
+    module.write_text(wrong + right)
+    assert imports_of_the_other_kind(module, tmp_path / "scaleeq") == ["..b.c", "scaleeq.a.c", "scaleeq.a.c"]
+    found = {path.relative_to(PACKAGE).parts: imports_of_the_other_kind(path) for path in PACKAGE.rglob("*.py")}
+    assert not {"/".join(parts): names for parts, names in found.items() if names and parts[0] not in MIXED_IMPORTS}
 
 
 def test_importing_scaleeq_imports_no_engine():

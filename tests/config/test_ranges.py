@@ -14,8 +14,9 @@ from scaleeq import backbones, engine, fusion, inference
 from scaleeq import decoders as heads
 from scaleeq.backbones import depth, hrnet, timm
 from scaleeq.choices import flatten
-from scaleeq.config import RANGES, UNREAD, Range, add_scaleeq_config, check_config, markdown_table, unread_table
+from scaleeq.config import add_scaleeq_config, check_config
 from scaleeq.config.check import OUR_ARCHITECTURES, OUR_BACKBONES
+from scaleeq.config.ranges import RANGES, UNREAD, Range, markdown_table, unread_table
 from scaleeq.data import augmentation, reading
 from scaleeq.decoders import final as final_fusion
 from scaleeq.decoders import pyramid as build

@@ -15,6 +15,7 @@ from scaleeq.engine import get_cfg
 from scaleeq.geometry import Geometry, Map
 
 LABELS = Geometry(padding=255, labels=True)
+IMAGE_PADDING = Geometry(interpolation="bilinear", padding=(9, 99, 200))
 
 
 def augmented(augment, image, labels, rng, *, ignore_label=255):
@@ -76,7 +77,7 @@ def test_images_are_resized_as_torch_does():
             .permute(1, 2, 0)
             .numpy()
         )
-        assert np.abs(aug.resize_image(image, shape) - expected).max() <= 1
+        assert np.abs(aug.IMAGE.resized(image, shape) - expected).max() <= 1
 
 
 def test_image_and_labels_keep_together():
@@ -273,9 +274,9 @@ def test_padding_is_not_jittered(flip, image_format):
 
 def window_in_padded(augmentation, image, labels, rng):
     shape = aug.resized_shape(labels.shape, aug.draw_short_side(augmentation.short_sides, "range", rng), 1 << 30)
-    image, labels = aug.resize_image(image, shape), LABELS.resized(labels, shape)
+    image, labels = aug.IMAGE.resized(image, shape), LABELS.resized(labels, shape)
     shape = aug.draw_crop_shape(labels.shape, augmentation.crop, rng)
-    image, labels = aug.pad_image(image.copy(), shape, color=(9, 99, 200)), LABELS.padded(labels, shape)
+    image, labels = IMAGE_PADDING.padded(image, shape), LABELS.padded(labels, shape)
     top, left = aug.draw_crop(labels, shape, augmentation.crop.single_category_max_area, 255, rng)
     window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
     image, labels = image[window], labels[window]

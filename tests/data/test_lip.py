@@ -66,7 +66,7 @@ def test_the_test_split_has_no_labels(root):
     write_image(root / "LIP" / "Testing_images" / "testing_images" / "100_2.jpg", 3, 7)
     (record,) = DatasetCatalog.get("lip_sem_seg_test")
     assert record["image_id"] == "100_2" and "sem_seg_file_name" not in record
-    with pytest.raises(ValueError, match=r"unknown split 'minival' of LIP"):
+    with pytest.raises(ValueError, match=r"split of LIP is 'minival'; choose one of train, val, test"):
         lip.load_lip("minival")
 
 

@@ -58,7 +58,7 @@ def test_missing_parts_are_named(root):
     with pytest.raises(FileNotFoundError, match=r"imageLists/test.txt"):
         prepare_dataset("coco-stuff-10k", allow_incomplete=True)
     assert set(CONVERSIONS) == {"voc2012-trainaug", "pascal-context", "coco-stuff-10k"}
-    with pytest.raises(ValueError, match=r"unknown data set 'voc'.*pascal-context"):
+    with pytest.raises(ValueError, match=r"data set is 'voc'; choose one of .*pascal-context"):
         prepare_dataset("voc")
     with pytest.raises(ImportError, match=r"no_such_reader reads MATLAB's files.*pip install -e '.\[prepare\]'"):
         import_reader("no_such_reader.io")
@@ -185,5 +185,5 @@ def kill_this_process() -> np.ndarray:
 
 def test_a_killed_process_is_told(tmp_path):
     one = Conversion(target=str(tmp_path / "a.png"), image="a.jpg", source="a.mat", read=kill_this_process)
-    with pytest.raises(WorkerKilledError, match=r"worker process ended.*memory.*fewer.*goes on"):
+    with pytest.raises(WorkerKilledError, match=r"worker processes was killed.*memory.*fewer.*goes on"):
         convert([one] * 4, "X", 2)

@@ -118,7 +118,7 @@ def importing_rooms() -> dict[str, set[str]]:
         for file in top.rglob("*.py"):
             room = file.relative_to(top).parts[0].removesuffix(".py") if top == package else "tools"
             for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[-1] == "engine":
+                if isinstance(node, ast.ImportFrom) and (node.module or file.parent.name).split(".")[-1] == "engine":
                     for alias in node.names:
                         found.setdefault(alias.name, set()).add(room)
     return found

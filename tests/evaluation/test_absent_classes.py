@@ -152,7 +152,7 @@ def test_a_data_set_by_each_policy(caplog):
                 assert evaluator.evaluate()["sem_seg"]["mIoU"] == pytest.approx(mean_iou)
             assert f"2 of 3 are in no truth. Policy '{policy}': {ABSENT_POLICIES[policy]}" in caplog.text
             assert ("in no truth as 0: 25.00" in caplog.text) == (policy != "zero")
-        with pytest.raises(ValueError, match="'none'; valid are exclude, zero, one, truth"):
+        with pytest.raises(ValueError, match="'none'; choose one of exclude, zero, one, truth"):
             SemSegEvaluator(name, absent="none")
     finally:
         DatasetCatalog.remove(name)

@@ -323,7 +323,7 @@ def test_an_image_counts_for_the_classes_of_its_truth_alone():
 
 def test_wrong_arguments_are_refused():
     for part in (TrimapIoU, BoundaryIoU):
-        with pytest.raises(ValueError, match=r"unknown policy for absent classes 'skip'.*exclude"):
+        with pytest.raises(ValueError, match=r"policy for absent classes is 'skip'.*exclude"):
             part(num_classes=3, absent="skip")
     with pytest.raises(ValueError, match=r"widths of a trimap are 1 .. 16 px, not \(3, 17\)"):
         TrimapIoU(num_classes=3, widths_px=(3, 17))

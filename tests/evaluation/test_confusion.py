@@ -237,7 +237,7 @@ def test_policies_for_absent_classes():
         np.testing.assert_allclose(metrics.accuracy, accuracy, err_msg=policy)
         assert (metrics.mean_iou, metrics.mean_accuracy) == pytest.approx((mean_iou, mean_accuracy)), policy
         assert metrics.frequency_weighted_iou == metrics.pixel_accuracy == pytest.approx(0.9), policy
-    with pytest.raises(ValueError, match=r"'two'; valid are exclude, zero, one, truth"):
+    with pytest.raises(ValueError, match=r"'two'; choose one of exclude, zero, one, truth"):
         metrics_from_counts(counts, absent="two")
 
 

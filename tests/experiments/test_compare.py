@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scaleeq.experiments import execute
-from scaleeq.experiments.execute import _Progress
+from scaleeq.experiments.execute import _Progress, execute
 from scaleeq.experiments.jobs import End, Job, Pool
 from scaleeq.experiments.plan import read_plan
 from scaleeq.experiments.run_table import compare_runs, runs_table, write_runs

@@ -38,14 +38,16 @@ def nearest(name: object, known: Iterable[str], *, count: int = 4, cutoff: float
     return difflib.get_close_matches(str(name), list(known), n=count, cutoff=cutoff)
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "", *, sections: bool = False) -> Iterator[tuple[str, Any]]:
+def flatten(
+    tree: Mapping[str, Any], prefix: str = "", *, sections: bool = False, separator: str = "."
+) -> Iterator[tuple[str, Any]]:
     """Full key ("SOLVER.MAX_ITER") and value of every leaf of nested mappings, in their order.
 
-    sections: the mappings too, each before what it holds.
+    sections: the mappings too, each before what it holds. separator: between the words of a key.
     """
     for name, value in tree.items():
         inner = isinstance(value, Mapping)
         if sections or not inner:
             yield f"{prefix}{name}", value
         if inner:
-            yield from flatten(value, f"{prefix}{name}.", sections=sections)
+            yield from flatten(value, f"{prefix}{name}{separator}", sections=sections, separator=separator)

@@ -150,7 +150,7 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"it holds {name}, which is no number of JSON")
 
 
-def _finite(content: Any) -> Any:
+def _finite(content: object) -> object:
     """The content with None for each float that JSON has no word for."""
     if isinstance(content, Mapping):
         return {key: _finite(value) for key, value in content.items()}

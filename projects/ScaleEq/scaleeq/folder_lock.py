@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .files import is_alive
+from scaleeq.files import is_alive
 
 try:
     import fcntl

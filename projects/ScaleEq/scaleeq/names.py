@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .choices import one_of
-from .config.check import OUR_ARCHITECTURES
-from .engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from scaleeq.choices import one_of
+from scaleeq.config.check import OUR_ARCHITECTURES
+from scaleeq.engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+
+if TYPE_CHECKING:
+    from scaleeq.engine import CfgNode
 
 
-def check_names(cfg: Any) -> None:
+def check_names(cfg: CfgNode) -> None:
     """ValueError, with the choices, for a name of MODEL that nothing is registered under."""
     names = {"META_ARCHITECTURE": (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)}
     if cfg.MODEL.META_ARCHITECTURE in OUR_ARCHITECTURES:  # Detectron2's may read neither of these

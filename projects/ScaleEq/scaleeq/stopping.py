@@ -13,15 +13,23 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
+Handler = Callable[[int, FrameType | None], object] | int | None  # of a signal, as the signal module has it
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 # Ctrl-C reaches a program from its terminal, and once more from a command around it that passes signals on; torchrun
 # does so too, after a while, and besides ends the other processes by SIGTERM as soon as one has ended.
 SAME_S, SAME_UNDER_TORCHRUN_S = 0.2, 2.0
+
+
+class Shared(Protocol):
+    """An integer that several processes share."""
+
+    value: int
 
 
 class Stopped(SystemExit):
@@ -43,8 +51,8 @@ class _State:
     number = 0  # of the signal that was noted; 0: none
     since = 0.0  # when it came here; 0.0: another process has noted it
     at_once = False
-    previous: dict[int, Any] | None = None  # handlers that were there before ours; None: ours are not installed
-    job: Any = None  # .value: the signal that any process of the job has noted on this machine
+    previous: dict[int, Handler] | None = None  # handlers that were there before ours; None: ours are not installed
+    job: Shared | None = None  # .value: the signal that any process of the job has noted on this machine
 
 
 def stop_requested() -> int:
@@ -65,7 +73,7 @@ def check_stop() -> None:
         raise Stopped(number)
 
 
-def share_stops(job: Any) -> None:
+def share_stops(job: Shared | None) -> None:
     """From now on signals are noted for all processes that share this integer, a multiprocessing.Value without lock."""
     _State.job = job
 

@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaleeq import console
 
 from .words import refuse_early, split_at_key
 
+if TYPE_CHECKING:
+    from scaleeq.engine import CfgNode
+
 STOPPED = "stopped"
+Size = tuple[int, int]  # height and width in pixels
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     from scaleeq.training.on_meta import image_size
 
     configs = [load_config(name, arguments.opts) for name in arguments.config_file]
-    sizes: list[Any] = [tuple(arguments.size or image_size(cfg)) for cfg in configs]
+    sizes: list[Size] = [tuple(arguments.size or image_size(cfg)) for cfg in configs]
     results = [
         {"config": name, "size": list(size), **result}
         for name, size, result in zip(arguments.config_file, sizes, _measure(arguments, configs, sizes), strict=True)
@@ -77,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(count_table(results) if arguments.count else time_table(results))
 
 
-def _measure(arguments: argparse.Namespace, configs: list[Any], sizes: list[Any]) -> list[dict[str, Any]]:
+def _measure(arguments: argparse.Namespace, configs: list[CfgNode], sizes: list[Size]) -> list[dict[str, Any]]:
     """A result of each config at its size (height, width)."""
     from scaleeq.training import choose_device
     from scaleeq.training.on_meta import count_config

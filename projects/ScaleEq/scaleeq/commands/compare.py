@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(plan: Plan, arguments: argparse.Namespace) -> int:
     """Train what is missing; the exit status."""
-    from scaleeq.experiments import execute
+    from scaleeq.experiments.execute import execute
     from scaleeq.stopping import Stopped, stop_signals
 
     try:

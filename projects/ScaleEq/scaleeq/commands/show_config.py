@@ -20,6 +20,8 @@ from .words import split_at_key
 
 STOPPED = "stopped"
 
+Tree = dict[str, object]
+
 
 def parser() -> argparse.ArgumentParser:
     parser = console.parser(__doc__)
@@ -52,9 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(as_yaml(differences(cfg, {})), end="")
 
 
-def differences(cfg: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def differences(cfg: Mapping[str, object], defaults: Mapping[str, Any]) -> Tree:
     """The part of a tree of keys whose values are not those of the defaults, as plain dicts."""
-    found: dict[str, Any] = {}
+    found: Tree = {}
     for name, value in cfg.items():
         if isinstance(value, type(cfg)):
             if part := differences(value, defaults.get(name, {})):
@@ -64,12 +66,12 @@ def differences(cfg: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
     return found
 
 
-def as_yaml(tree: dict[str, Any]) -> str:
+def as_yaml(tree: Tree) -> str:
     """The tree in plain YAML, in its own order; a value that stands in two places is written twice."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
+        def ignore_aliases(self, data: object) -> bool:
             return True
 
     return yaml.dump(tree, Dumper=Dumper, sort_keys=False)

@@ -21,15 +21,17 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaleeq import console
 
 from .words import is_key, refuse_early
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from scaleeq.training import Trainer
-    from scaleeq.training.testing import Evaluation
+    from scaleeq.training.testing import Evaluation, Results
 
 STOPPED = "stopped"
 
@@ -82,7 +84,7 @@ def check(args: argparse.Namespace, num_processes: int) -> None:
     check_run(args, drawing_trainer(), num_processes=num_processes)
 
 
-def main(args: argparse.Namespace) -> dict[str, Any] | None:
+def main(args: argparse.Namespace) -> Results | None:
     """One process of the job: the results of the last evaluation, where there is one."""
     from scaleeq.training import evaluate_only, prepare_run
 
@@ -101,7 +103,7 @@ def drawing_trainer() -> type[Trainer]:
 
     class DrawingTrainer(Trainer):
         @classmethod
-        def pictures(cls, evaluation: Evaluation) -> Mapping[str, Any]:
+        def pictures(cls, evaluation: Evaluation) -> Mapping[str, np.ndarray]:
             if importlib.util.find_spec("matplotlib") is None:
                 return super().pictures(evaluation)
             from scaleeq.reports.pictures.evaluation import evaluation_sheets  # not sooner: it takes half a second

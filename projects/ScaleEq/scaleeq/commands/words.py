@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from scaleeq.config.parts import config_files
 
@@ -22,7 +21,7 @@ def split_at_key(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words[:at]), list(words[at:])
 
 
-def refuse_early(config: str, opts: Sequence[Any]) -> None:
+def refuse_early(config: str, opts: Sequence[object]) -> None:
     """Raise what is wrong with a config's name, its keys and values, before torch is loaded: the name even before YAML.
 
     FileNotFoundError, KeyError, ValueError: as load_config has them.

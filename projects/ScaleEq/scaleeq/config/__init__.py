@@ -7,17 +7,11 @@ Needs neither torch nor an engine, so that a wrong value is told before either i
 from .check import check_config
 from .keys import add_scaleeq_config
 from .parts import config_files, config_root, list_configs
-from .ranges import RANGES, UNREAD, Range, markdown_table, unread_table
 
 __all__ = [
-    "RANGES",
-    "UNREAD",
-    "Range",
     "add_scaleeq_config",
     "check_config",
     "config_files",
     "config_root",
     "list_configs",
-    "markdown_table",
-    "unread_table",
 ]

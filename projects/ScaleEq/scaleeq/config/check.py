@@ -17,10 +17,11 @@ from .ranges import RANGES, UNREAD
 # Under other architectures, which are Detectron2's or a user's own, keys of MODEL and UNREAD may mean something else.
 OUR_ARCHITECTURES = ("ScaleEqSegmentor",)
 OUR_BACKBONES = ("build_timm_backbone", "build_gsto_hrnet_backbone")
+Values = Mapping[str, Any]  # of a config's keys: full key -> value, or a tree
 _OF_BACKBONES = ("MODEL.RESNETS.", "MODEL.FPN.")
 
 
-def check_config(cfg: Any, defaults: Any = None) -> None:
+def check_config(cfg: Values, defaults: Values | None = None) -> None:
     """Refuse values that cannot be meant.
 
     cfg: a tree of keys; those that it does not have are not checked. defaults: the tree before anything was set; keys
@@ -45,7 +46,7 @@ def check_config(cfg: Any, defaults: Any = None) -> None:
             _check_classes(values)
 
 
-def _refuse_unread(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def _refuse_unread(values: Values, defaults: Values) -> None:
     foreign_backbone = values["MODEL.BACKBONE.NAME"] not in OUR_BACKBONES
     for entry, reason in UNREAD.items():
         if entry in _OF_BACKBONES and foreign_backbone:
@@ -59,7 +60,7 @@ def _refuse_unread(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> No
                 )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A value whose lists and tuples compare as equal."""
     return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value
 
@@ -70,7 +71,7 @@ def _refuse_repeated(key: str, names: list[str]) -> None:
         raise ValueError(f"{key} is {tuple(names)!r}; name {', '.join(twice)} once")
 
 
-def _check_sizes(values: Mapping[str, Any]) -> None:
+def _check_sizes(values: Values) -> None:
     for which in ("TRAIN", "TEST"):
         given, limit = values[f"INPUT.MIN_SIZE_{which}"], values[f"INPUT.MAX_SIZE_{which}"]
         largest = given if isinstance(given, int) else max(given)
@@ -88,7 +89,7 @@ def _check_sizes(values: Mapping[str, Any]) -> None:
         raise ValueError(f"INPUT.CROP.SIZE is {tuple(size)!r}; INPUT.CROP.TYPE {kind!r} needs shares in (0, 1]")
 
 
-def _check_solver(values: Mapping[str, Any]) -> None:
+def _check_solver(values: Values) -> None:
     base_lr, ending = values["SOLVER.BASE_LR"], values["SOLVER.BASE_LR_END"]
     if ending > base_lr:
         raise ValueError(f"SOLVER.BASE_LR_END is {ending}; it lies in [0, SOLVER.BASE_LR = {base_lr}]")
@@ -103,7 +104,7 @@ def _check_solver(values: Mapping[str, Any]) -> None:
         raise ValueError("SOLVER.NESTEROV is True, but SOLVER.MOMENTUM is 0: set a momentum, or NESTEROV False")
 
 
-def _check_classes(values: Mapping[str, Any]) -> None:
+def _check_classes(values: Values) -> None:
     num_classes, ignored = (values[f"MODEL.SEM_SEG_HEAD.{name}"] for name in ("NUM_CLASSES", "IGNORE_VALUE"))
     if ignored < num_classes:
         raise ValueError(

@@ -6,10 +6,13 @@ own projects (DeepLab, MaskFormer) keep their names and meaning.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 
-def add_scaleeq_config(cfg: Any) -> None:
+def add_scaleeq_config(cfg: CfgNode) -> None:
     """Add ScaleEq's keys, with their defaults, to `cfg` (a CfgNode from get_cfg), in place."""
     node = type(cfg)
     _add_model_keys(cfg, node)
@@ -17,7 +20,7 @@ def add_scaleeq_config(cfg: Any) -> None:
     _add_data_and_solver_keys(cfg, node)
 
 
-def _add_model_keys(cfg: Any, node: Any) -> None:
+def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # Backbone: any model of timm that offers features_only.
     cfg.MODEL.TIMM = node()
     cfg.MODEL.TIMM.NAME = "resnet50"
@@ -68,7 +71,7 @@ def _add_model_keys(cfg: Any, node: Any) -> None:
     cfg.MODEL.COMPILE = False  # torch.compile for backbone and heads
 
 
-def _add_pyramid_keys(cfg: Any, node: Any) -> None:
+def _add_pyramid_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.PYRAMID = node()
     pyramid = cfg.MODEL.PYRAMID
     pyramid.NAME = ""  # "", "none", "fpn", "fapn", "bifpn"
@@ -88,7 +91,7 @@ def _add_pyramid_keys(cfg: Any, node: Any) -> None:
     pyramid.REPEATS = 0  # cells of a BiFPN
 
 
-def _add_hrnet_keys(cfg: Any, node: Any) -> None:
+def _add_hrnet_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # (GSTO-)HRNet (arXiv 2005.13363, 1908.07919), on the HRNet that MODEL.TIMM names.
     cfg.MODEL.HRNET = node()
     hrnet = cfg.MODEL.HRNET
@@ -99,7 +102,7 @@ def _add_hrnet_keys(cfg: Any, node: Any) -> None:
     hrnet.AUX_LOSS_WEIGHTS = [0.3, 0.5]  # of the class logits after stage 2 and 3, which the supervised gates read
 
 
-def _add_loss_keys(cfg: Any, node: Any) -> None:
+def _add_loss_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.LOSS = node()
     loss = cfg.MODEL.LOSS
     loss.CLASS_WEIGHTS = []  # one factor per class; empty: all 1
@@ -115,7 +118,7 @@ def _add_loss_keys(cfg: Any, node: Any) -> None:
     loss.LOVASZ_WEIGHT = 0.0  # of a Lovasz-softmax loss beside the cross entropy (arXiv 1705.08790)
 
 
-def _add_scale_equalizer_keys(cfg: Any, node: Any) -> None:
+def _add_scale_equalizer_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # Scale equalizers (arXiv 2402.01149).
     cfg.MODEL.SCALE_EQUALIZER = node()
     equalizer = cfg.MODEL.SCALE_EQUALIZER
@@ -134,7 +137,7 @@ def _add_scale_equalizer_keys(cfg: Any, node: Any) -> None:
     equalizer.STATISTICS_PERIOD = 100  # iterations between two records of the branch statistics; 0: never
 
 
-def _add_data_and_solver_keys(cfg: Any, node: Any) -> None:
+def _add_data_and_solver_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.DATASETS.TRAIN_FRACTION = 1.0  # share of each data set's images to train on, spread evenly over its list
     cfg.DATASETS.ALLOW_OVERLAP = False  # True: an image may be in TRAIN and in TEST, to overfit on purpose
     # DeepLab's keys: a crop in which one class covers more than this share of the labelled pixels is drawn again.
@@ -163,7 +166,7 @@ def _add_data_and_solver_keys(cfg: Any, node: Any) -> None:
     cfg.WANDB.NAME = ""  # of the run; empty: OUTPUT_DIR
 
 
-def _add_test_keys(cfg: Any, node: Any) -> None:
+def _add_test_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     test = cfg.TEST
     test.VALIDATION_LOSS = False  # also the cross entropy over the valid pixels of DATASETS.TEST
     # What becomes of a class that is in no truth: "exclude": left out, but 0 where it is predicted (mmsegmentation,

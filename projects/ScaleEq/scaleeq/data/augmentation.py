@@ -13,14 +13,19 @@ geometry (scaleeq.geometry); the image alone gets other colours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from scaleeq.choices import one_of
 from scaleeq.geometry import Geometry, Map
 
+if TYPE_CHECKING:
+    from scaleeq.engine import CfgNode
+
+IMAGE = Geometry(interpolation="bilinear")
 CROP_TYPES = ("absolute", "relative", "relative_range", "absolute_range")
 FLIPS = ("horizontal", "vertical", "none")
 SAMPLINGS = ("choice", "range")
@@ -47,7 +52,7 @@ class Crop:
     single_category_max_area: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_choice("INPUT.CROP.TYPE", self.kind, CROP_TYPES)
+        one_of(self.kind, CROP_TYPES, key="INPUT.CROP.TYPE")
         relative = self.kind.startswith("relative")
         if len(self.size) != 2 or not all(side > 0 and (side <= 1 or not relative) for side in self.size):
             valid = "two shares in (0, 1]" if relative else "two sizes in pixels"
@@ -81,8 +86,8 @@ class TrainAugmentation:
     flip_pairs: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
-        _check_choice("INPUT.MIN_SIZE_TRAIN_SAMPLING", self.sampling, SAMPLINGS)
-        _check_choice("INPUT.RANDOM_FLIP", self.flip, FLIPS)
+        one_of(self.sampling, SAMPLINGS, key="INPUT.MIN_SIZE_TRAIN_SAMPLING")
+        one_of(self.flip, FLIPS, key="INPUT.RANDOM_FLIP")
         sides = tuple(self.short_sides)
         if self.sampling == "range" and (len(sides) != 2 or sides[0] > sides[1]):
             raise ValueError(f"INPUT.MIN_SIZE_TRAIN as a range is (smallest, largest), not {sides}")
@@ -93,7 +98,7 @@ class TrainAugmentation:
             raise ValueError(f"flip_pairs are {tuple(self.flip_pairs)}; expected pairs of labels, each label once")
 
     @classmethod
-    def from_config(cls, cfg: Any, flip_pairs: Sequence[tuple[int, int]] = ()) -> TrainAugmentation:
+    def from_config(cls, cfg: CfgNode, flip_pairs: Sequence[tuple[int, int]] = ()) -> TrainAugmentation:
         """The augmentation that INPUT describes. Padding has the colour MODEL.PIXEL_MEAN, hence is 0 to the model.
 
         flip_pairs: those of the training sets.
@@ -124,27 +129,27 @@ class TrainAugmentation:
         They may be views of the arguments, which are never changed. What is drawn depends on the first map of labels
         alone: its classes limit the crop.
         """
-        geometries = {name: each.geometry for name, each in maps.items()}
-        values = {name: each.values for name, each in maps.items()}
+        # The image is one more map, before all others.
+        color = [round(value) for value in self.pad_color]
+        geometries = {"": replace(IMAGE, padding=color), **{name: each.geometry for name, each in maps.items()}}
+        values = {"": image, **{name: each.values for name, each in maps.items()}}
         short_side = draw_short_side(self.short_sides, self.sampling, rng)
         shape = resized_shape(image.shape, short_side, self.max_side)
-        image = resize_image(image, shape)
         values = {name: geometries[name].resized(each, shape) for name, each in values.items()}
         if self.crop is not None:
-            shape = draw_crop_shape(image.shape, self.crop, rng)
+            size = shape
+            shape = draw_crop_shape(size, self.crop, rng)
             labels = next((Map(values[name], each) for name, each in geometries.items() if each.labels), None)
-            top, left = self._draw_place(image.shape[:2], labels, shape, rng)
+            top, left = self._draw_place(size, labels, shape, rng)
             window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
-            image, values = image[window], {name: each[window] for name, each in values.items()}
+            values = {name: each[window] for name, each in values.items()}
         if self.color:
-            image = jitter_colors(image, rng)
+            values[""] = jitter_colors(values[""], rng)
         if self.crop is not None:
-            image = pad_image(image, shape, color=self.pad_color)
             values = {name: geometries[name].padded(each, shape) for name, each in values.items()}
         if self.flip != "none" and rng.random() < 0.5:
-            image = np.flip(image, 1 if self.flip == "horizontal" else 0)
             values = {name: self._flipped(each, geometries[name]) for name, each in values.items()}
-        return image, values
+        return values.pop(""), values
 
     def _draw_place(
         self, size: tuple[int, ...], labels: Map | None, shape: tuple[int, int], rng: np.random.Generator
@@ -184,13 +189,6 @@ def resized_shape(shape: tuple[int, ...], short_side: int, max_side: int) -> tup
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The image at shape = (height, width), bilinear, with pixel centres at halves."""
-    if image.shape[:2] == shape:
-        return image
-    return cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-
-
 def draw_crop_shape(shape: tuple[int, ...], crop: Crop, rng: np.random.Generator) -> tuple[int, int]:
     """Height and width of a window in an image of the shape; an absolute one may be larger than the image."""
     height, width = shape[:2]
@@ -203,15 +201,6 @@ def draw_crop_shape(shape: tuple[int, ...], crop: Crop, rng: np.random.Generator
     if crop.kind == "relative_range":
         first, second = rng.uniform(first, 1), rng.uniform(second, 1)
     return max(1, int(height * first + 0.5)), max(1, int(width * second + 0.5))
-
-
-def pad_image(image: np.ndarray, shape: tuple[int, int], *, color: Sequence[float]) -> np.ndarray:
-    """The image with at least shape = (height, width), filled up with the colour at the bottom and at the right."""
-    bottom, right = (max(0, wanted - have) for wanted, have in zip(shape, image.shape[:2], strict=True))
-    if bottom == 0 and right == 0:
-        return image
-    fill = [round(value) for value in color]
-    return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=fill)
 
 
 def draw_place(size: tuple[int, ...], shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
@@ -286,8 +275,3 @@ def adjust_saturation_hue(image: np.ndarray, factor: float, shift: int) -> np.nd
 def _levels(factor: float, shift: float) -> np.ndarray:
     """The table that maps each grey level: (256,) uint8."""
     return np.clip(np.rint(np.arange(256) * factor + shift), 0, 255).astype(np.uint8)
-
-
-def _check_choice(key: str, value: str, valid: Sequence[str]) -> None:
-    if value not in valid:
-        raise ValueError(f"{key} is {value!r}, valid are {tuple(valid)}")

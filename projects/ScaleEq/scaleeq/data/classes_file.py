@@ -12,10 +12,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from scaleeq.data.text_file import read_lines
-
 from .sets.catalog import IGNORE_LABEL
 from .sets.voc2012 import voc_color
+from .text_file import read_lines
 
 EXPECTED = (
     "expected UTF-8, a class a line, in the order of the labels from 0 on: its name, or its name and colour, "

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any
 
 import numpy as np
 from iopath.common.file_io import PathHandler
 
-from scaleeq.data.reading import read_image, read_labels
-from scaleeq.data.record_file import PREFIX, RecordFile
+from .reading import read_image, read_labels
+from .record_file import PREFIX, RecordFile
 
 
 class RecordFileHandler(PathHandler):
@@ -23,19 +22,19 @@ class RecordFileHandler(PathHandler):
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
 
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> io.BytesIO:
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: object) -> io.BytesIO:
         if not isinstance(path, RecordFile) or mode != "rb":
             raise ValueError(f"{path} can be read as a picture alone, by the path that a record of scaleeq.data has")
         read = read_image if path.what == "image" else read_labels
         return io.BytesIO(portable_picture(read(path.record)))
 
-    def _isfile(self, path: str, **kwargs: Any) -> bool:
+    def _isfile(self, path: str, **kwargs: object) -> bool:
         return os.path.isfile(path)
 
-    def _exists(self, path: str, **kwargs: Any) -> bool:
+    def _exists(self, path: str, **kwargs: object) -> bool:
         return os.path.exists(path)
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: object) -> str:
         return str(path)
 
 

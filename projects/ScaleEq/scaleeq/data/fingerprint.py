@@ -12,17 +12,21 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scaleeq.data.folder import find_dataset
-from scaleeq.data.loading import spread_over
 from scaleeq.engine import DatasetCatalog
 
+from .folder import find_dataset
+from .loading import spread_over
 from .sets.catalog import Record
 
+if TYPE_CHECKING:
+    from scaleeq.engine import CfgNode
+
 FRACTION = "DATASETS.TRAIN_FRACTION"
+State = dict[str, Any]  # a fraction, and for each of KEYS: data set -> numbers
 KEYS = ("DATASETS.TRAIN", "DATASETS.TEST")
 
 
@@ -75,7 +79,7 @@ class DataFingerprint:
     Its state_dict is part of a checkpoint; `differences` compares with one.
     """
 
-    def __init__(self, cfg: Any) -> None:
+    def __init__(self, cfg: CfgNode) -> None:
         self._fraction = float(cfg.DATASETS.TRAIN_FRACTION)
         self._names: dict[tuple[str, str], list[str]] = {}  # of the images, by key and data set
         self._numbers: dict[tuple[str, str], torch.Tensor] = {}
@@ -88,8 +92,8 @@ class DataFingerprint:
                 self._names[key, name] = [os.path.basename(str(record.get("file_name", ""))) for record in records]
                 self._numbers[key, name] = fingerprint(records)
 
-    def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {FRACTION: self._fraction, **{key: {} for key in KEYS}}
+    def state_dict(self) -> State:
+        state: State = {FRACTION: self._fraction, **{key: {} for key in KEYS}}
         for (key, name), numbers in self._numbers.items():
             state[key][name] = numbers
         return state

@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scaleeq.choices import nearest
-from scaleeq.data.classes_file import read_classes
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
+from .classes_file import read_classes
 from .sets.catalog import Record, datasets_root, register_dataset
 from .sets.listing import Layout, layout_records
+
+if TYPE_CHECKING:
+    from scaleeq.engine.standalone.data import Metadata
 
 PREFIX = "folder:"
 CLASSES_FILE = "classes.txt"
@@ -32,7 +35,7 @@ WHAT_IT_HOLDS = (
 )
 
 
-def find_dataset(name: str) -> Any:
+def find_dataset(name: str) -> Metadata:
     """The metadata of a data set; a folder is registered when it is named first.
 
     name: of a registered data set, or "folder:PATH", "folder:PATH/SPLIT".

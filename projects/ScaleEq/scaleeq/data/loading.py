@@ -13,21 +13,24 @@ import functools
 import itertools
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from scaleeq.data.folder import find_dataset
-from scaleeq.data.mapper import Sample, SegmentationMapper
-from scaleeq.data.rules import check_classes, check_train_sets, samples_per_pass
 from scaleeq.engine import DatasetCatalog, InferenceSampler, comm
 from scaleeq.workers import leave_signals_to_parent
 
+from .folder import find_dataset
+from .mapper import Sample, SegmentationMapper
+from .rules import check_classes, check_train_sets, samples_per_pass
 from .sets.catalog import Record
+
+if TYPE_CHECKING:
+    from scaleeq.engine import CfgNode
 
 PERMUTATION_STREAM = 1  # keeps the epochs' draws apart from the samples'
 
@@ -88,7 +91,9 @@ class PositionBatches(Sampler[list[int]]):
             yield list(range(first, first + self.share))
 
 
-def build_train_loader(cfg: Any, start_iteration: int = 0, *, mapper: SegmentationMapper | None = None) -> DataLoader:
+def build_train_loader(
+    cfg: CfgNode, start_iteration: int = 0, *, mapper: SegmentationMapper | None = None
+) -> DataLoader:
     """An endless loader of DATASETS.TRAIN; each batch is this rank's list of samples.
 
     start_iteration: where the stream starts, for resuming.
@@ -123,7 +128,7 @@ def spread_over(records: Sequence[Record], fraction: float) -> list[Record]:
     return [records[index * len(records) // kept] for index in range(kept if records else 0)]
 
 
-def build_test_loader(cfg: Any, name: str, *, mapper: SegmentationMapper | None = None) -> DataLoader:
+def build_test_loader(cfg: CfgNode, name: str, *, mapper: SegmentationMapper | None = None) -> DataLoader:
     """A loader of this rank's part of the data set, one image a batch, in order.
 
     name: of the data set. mapper: instead of the config's.
@@ -133,7 +138,7 @@ def build_test_loader(cfg: Any, name: str, *, mapper: SegmentationMapper | None 
     return _loader(samples, batches, cfg.DATALOADER.NUM_WORKERS, to_cuda=cfg.MODEL.DEVICE.startswith("cuda"))
 
 
-def load_records(cfg: Any, name: str) -> list[Record]:
+def load_records(cfg: CfgNode, name: str) -> list[Record]:
     """The records of a data set, after checking that a model of its classes has them all.
 
     ValueError: MODEL.SEM_SEG_HEAD.NUM_CLASSES is not the data set's number, or there is no such data set.
@@ -143,7 +148,7 @@ def load_records(cfg: Any, name: str) -> list[Record]:
     return DatasetCatalog.get(name)
 
 
-def _loader(dataset: Dataset, batches: Any, num_workers: int, *, to_cuda: bool) -> DataLoader:
+def _loader(dataset: Dataset, batches: Iterable[list[int]], num_workers: int, *, to_cuda: bool) -> DataLoader:
     """to_cuda: the samples go to a GPU: pinned, so that no copy there makes the host wait, and with labels as bytes.
 
     Workers are not persistent: a run's stream is iterated once, an evaluation's samples too, and a second iterator of

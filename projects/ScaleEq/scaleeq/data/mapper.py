@@ -9,18 +9,22 @@ decoding is the larger part of an evaluation's time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from scaleeq.choices import one_of
 from scaleeq.engine import MetadataCatalog
 from scaleeq.geometry import Map
 
-from .augmentation import TrainAugmentation, resize_image, resized_shape
+from .augmentation import IMAGE, TrainAugmentation, resized_shape
 from .reading import IMAGE_FORMATS, check_same_size, read_image, read_instances
 from .sets.catalog import IGNORE_LABEL, Record
 from .targets import Labels, Target
+
+if TYPE_CHECKING:
+    from scaleeq.engine import CfgNode
 
 Sample = dict[str, Any]
 
@@ -46,8 +50,7 @@ class SegmentationMapper:
         augmentation: None for testing.
         test_short_side, test_max_side: size in pixels of the image that the model sees at test time; 0: its own.
         """
-        if image_format not in IMAGE_FORMATS:
-            raise ValueError(f"INPUT.FORMAT is {image_format!r}, valid are {IMAGE_FORMATS}")
+        one_of(image_format, IMAGE_FORMATS, key="INPUT.FORMAT")
         self.targets = tuple(targets) or (Labels(num_classes=num_classes, ignore_label=ignore_label),)
         self.image_format = image_format
         self.augmentation = augmentation
@@ -55,7 +58,7 @@ class SegmentationMapper:
         self.test_max_side = test_max_side
 
     @classmethod
-    def from_config(cls, cfg: Any, is_train: bool, targets: Sequence[Target] = ()) -> SegmentationMapper:
+    def from_config(cls, cfg: CfgNode, is_train: bool, targets: Sequence[Target] = ()) -> SegmentationMapper:
         """The mapper that INPUT describes, for the targets of MODEL.TASKS.
 
         targets: none: the labels that MODEL.SEM_SEG_HEAD describes.
@@ -114,7 +117,7 @@ class SegmentationMapper:
         if (instances := read_instances(record)) is not None:
             sample["instance_truth"] = torch.from_numpy(instances)
         shape = resized_shape(image.shape, self.test_short_side, self.test_max_side)
-        sample["image"] = self._to_tensor(resize_image(image, shape))
+        sample["image"] = self._to_tensor(IMAGE.resized(image, shape))
         return sample
 
     def _read(self, record: Record) -> tuple[np.ndarray, dict[str, np.ndarray]]:

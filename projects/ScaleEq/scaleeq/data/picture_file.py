@@ -165,7 +165,7 @@ def open_picture(path: str) -> Iterator[Image.Image]:
     """
     require_file(path)
     try:
-        with _without_limits(), Image.open(path) as file:
+        with _LIMITS, Image.open(path) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise UnusablePictureError(
                     f"{path} is {file.height} x {file.width} pixels, more than the {MAX_PIXELS} that can be read at "
@@ -242,10 +242,6 @@ class _Limits:
 
 
 _LIMITS = _Limits()
-
-
-def _without_limits() -> _Limits:
-    return _LIMITS
 
 
 def _header(file: Image.Image) -> Header:

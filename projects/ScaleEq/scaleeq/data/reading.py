@@ -13,8 +13,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from scaleeq.data.picture_file import read_rgb, read_values
+from scaleeq.choices import one_of
 
+from .picture_file import read_rgb, read_values
 from .sets.catalog import IGNORE_LABEL, Record
 
 IMAGE_FORMATS = ("RGB", "BGR")
@@ -25,8 +26,7 @@ def read_image(record: Record, image_format: str = "RGB") -> np.ndarray:
 
     image_format: "RGB" or "BGR", the order of the channels.
     """
-    if image_format not in IMAGE_FORMATS:
-        raise ValueError(f"unknown image format {image_format!r}, valid are {IMAGE_FORMATS}")
+    one_of(image_format, IMAGE_FORMATS, key="the image format")
     image = _read(record)[0] if "read" in record else read_rgb(record["file_name"])
     return image if image_format == "RGB" else np.ascontiguousarray(image[:, :, ::-1])
 
@@ -64,10 +64,6 @@ def read_pair(record: Record, *, num_classes: int, ignore_label: int = IGNORE_LA
 
     Raises ValueError naming the files for labels of another size or outside the classes.
     """
-    if "read" in record:  # one call gives both
-        image, labels = record["read"]()
-        check_labels(labels, num_classes, ignore_label, source=record["file_name"])
-        return image, labels
     image = read_image(record)
     labels = read_labels(record, num_classes=num_classes, ignore_label=ignore_label)
     check_same_size(record, image.shape[:2], labels.shape)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 PREFIX = "scaleeq-record://"
+# One image of a data set, with Detectron2's keys (file_name, sem_seg_file_name, height, width, image_id). "read", in
+# place of files: a functools.partial that takes nothing more, () -> image (H, W, 3) uint8 in RGB, labels (H, W) uint8;
+# its keywords tell one image from another.
+Record = dict[str, Any]
 
 
 class RecordFile(str):
@@ -18,26 +22,26 @@ class RecordFile(str):
     record: what read_image or read_labels reads: a file and its label_map, or a function. what: which of the two.
     """
 
-    record: dict[str, Any]
+    record: Record
     what: Literal["image", "labels"]
 
-    def __new__(cls, path: str, record: dict[str, Any], what: Literal["image", "labels"]) -> RecordFile:
+    def __new__(cls, path: str, record: Record, what: Literal["image", "labels"]) -> RecordFile:
         made = super().__new__(cls, path)
         made.record, made.what = record, what
         return made
 
-    def __getnewargs__(self) -> tuple[str, dict[str, Any], str]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[str, Record, str]:  # type: ignore[override]
         """For pickle, which carries records to the loaders' workers."""
         return str(self), self.record, self.what
 
-    def startswith(self, prefix: Any, *bounds: Any) -> bool:
+    def startswith(self, prefix: str | tuple[str, ...], /, *bounds: SupportsIndex | None) -> bool:
         return prefix == PREFIX or super().startswith(prefix, *bounds)
 
 
-def with_label_file(record: dict[str, Any]) -> dict[str, Any]:
+def with_label_file(record: Record) -> Record:
     """The same record, whose "sem_seg_file_name" knows the record's label_map."""
     path = record.get("sem_seg_file_name")
     if path is None or isinstance(path, RecordFile):
         return record
-    read_by: dict[str, Any] = {key: record[key] for key in ("sem_seg_file_name", "label_map") if key in record}
+    read_by: Record = {key: record[key] for key in ("sem_seg_file_name", "label_map") if key in record}
     return {**record, "sem_seg_file_name": RecordFile(str(path), read_by, "labels")}

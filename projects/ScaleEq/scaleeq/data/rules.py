@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scaleeq.engine import CfgNode
+    from scaleeq.engine.standalone.data import Metadata
 
 
-def check_train_sets(cfg: Any) -> None:
+def check_train_sets(cfg: CfgNode) -> None:
     """ValueError: there is nothing to train on."""
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty; name a data set, for example ('toy_sem_seg_train',)")
 
 
-def check_classes(cfg: Any, name: str, metadata: Any) -> None:
+def check_classes(cfg: CfgNode, name: str, metadata: Metadata) -> None:
     """ValueError: the head has not as many classes as the data set declares, where a task is about classes.
 
     name: of the data set, whose metadata may declare none.

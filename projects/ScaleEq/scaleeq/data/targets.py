@@ -5,7 +5,7 @@ Tasks are such targets; the mapper gets them as arguments.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from scaleeq.geometry import Geometry
 
 from .reading import has_labels, read_labels
 from .sets.catalog import IGNORE_LABEL, Record
+
+if TYPE_CHECKING:
+    from scaleeq.engine import CfgNode
 
 
 class Target(Protocol):
@@ -55,7 +58,7 @@ class Labels:
         self.geometry = Geometry(padding=ignore_label, labels=True)
 
     @classmethod
-    def from_config(cls, cfg: Any) -> Labels:
+    def from_config(cls, cfg: CfgNode) -> Labels:
         keys = cfg.MODEL.SEM_SEG_HEAD
         return cls(num_classes=keys.NUM_CLASSES, ignore_label=keys.IGNORE_VALUE)
 

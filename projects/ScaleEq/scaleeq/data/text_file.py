@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from scaleeq.data.picture_file import require_file
+from .picture_file import require_file
 
 
 def read_lines(path: str) -> list[str]:

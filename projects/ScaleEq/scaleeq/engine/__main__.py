@@ -12,8 +12,9 @@ import os
 import platform
 import sys
 
-import scaleeq.engine as engine
 from scaleeq import console
+
+from . import INSTALL_PAGE, is_detectron2_installed
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,35 +32,39 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; the exit code."""
     try:
-        name = engine.NAME
+        from . import NAME
     except (ImportError, ValueError) as error:
         print(f"No engine: {error}", file=sys.stderr)
         return 1
     print(report())
-    if arguments.require in (None, name):
+    if arguments.require in (None, NAME):
         return 0
-    if arguments.require == "detectron2" and not engine.is_detectron2_installed():
-        reason = f"Detectron2 is not installed; see {engine.INSTALL_PAGE}"
+    if arguments.require == "detectron2" and not is_detectron2_installed():
+        reason = f"Detectron2 is not installed; see {INSTALL_PAGE}"
     else:
         reason = f"set SCALEEQ_ENGINE={arguments.require}"
-    print(f"The engine is {name}, required was {arguments.require}: {reason}", file=sys.stderr)
+    print(f"The engine is {NAME}, required was {arguments.require}: {reason}", file=sys.stderr)
     return 1
 
 
 def report() -> str:
     """One line each: engine, versions, devices."""
+    from . import NAME, VERSION
+
     setting = os.environ.get("SCALEEQ_ENGINE") or "auto"
+    versions = {package: package_version(package) for package in ("torch", "torchvision", "timm", "detectron2")}
+    if NAME in versions:
+        versions[NAME] = VERSION  # also where it is only on the path
     lines = [
-        f"engine: {engine.NAME} {engine.VERSION} (SCALEEQ_ENGINE={setting})",
+        f"engine: {NAME} {VERSION} (SCALEEQ_ENGINE={setting})",
         f"python: {platform.python_version()}",
     ]
-    lines += [f"{package}: {_version(package)}" for package in ("torch", "torchvision", "timm", "detectron2")]
+    lines += [f"{package}: {version}" for package, version in versions.items()]
     return "\n".join([*lines, f"devices: {', '.join(_devices())}"])
 
 
-def _version(package: str) -> str:
-    if package == engine.NAME:
-        return engine.VERSION  # also where it is only on the path
+def package_version(package: str) -> str:
+    """Of a package that may be missing, or be run from a checkout."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -12,7 +12,6 @@ import logging
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -34,7 +33,7 @@ _OTHER_KINDS = (
 )
 
 
-def read_content(file: Path, *, shown_as: Path, mapped: bool = False, checksums: bool = False) -> Any:
+def read_content(file: Path, *, shown_as: Path, mapped: bool = False, checksums: bool = False) -> object:
     """What a file holds, tensors on the CPU; read without running code.
 
     mapped: tensors are left in the file, and must not outlive it. checksums: a file without them is refused.
@@ -106,7 +105,7 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
         raise zipfile.BadZipFile(f"{member.filename} has {num_bytes} bytes instead of {member.file_size}")
 
 
-def _without_checksums(file: Path, start: bytes) -> Any:
+def _without_checksums(file: Path, start: bytes) -> object:
     """Of a pickle of arrays, or of torch's format of before 1.6."""
     if start.startswith(_PICKLE):
         content = read_plain_pickle(file)

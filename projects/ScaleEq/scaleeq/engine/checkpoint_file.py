@@ -7,7 +7,7 @@ pickles of arrays; the reason why a file is refused is looked for in the file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from scaleeq.files import replacing
 
 from .checkpoint_container import read_content
-from .checkpoint_numbers import WEIGHTS, first_fault
+from .checkpoint_numbers import WEIGHTS, Content, first_fault
 
 
-def write_checkpoint(file: Path, content: Mapping[str, Any], *, parameters: Collection[str] = ()) -> None:
+def write_checkpoint(file: Path, content: Content, *, parameters: Collection[str] = ()) -> None:
     """Write content with torch.save, whole or not at all.
 
     parameters: names of its state dicts that are parameters, all of whose numbers are finite; the rest are buffers.
@@ -64,7 +64,7 @@ def read_checkpoint(file: Path, *, mapped: bool = False, checksums: bool = False
     return checkpoint
 
 
-def refuse_faults(content: Mapping[str, Any], parameters: Collection[str], file: Path | str) -> None:
+def refuse_faults(content: Content, parameters: Collection[str], file: Path | str) -> None:
     """ValueError, naming the tensor: a file holds numbers that no checkpoint may hold.
 
     content: {"model": state dict, ...}. parameters: names of the model's.
@@ -73,7 +73,7 @@ def refuse_faults(content: Mapping[str, Any], parameters: Collection[str], file:
         raise ValueError(f"{file} holds numbers that cannot be right, nothing was loaded: {fault}")
 
 
-def state_dict_of(weights: Any, file: Path, key: str) -> dict[str, Tensor]:
+def state_dict_of(weights: object, file: Path, key: str) -> dict[str, Tensor]:
     """What a file holds under `key`, if that is a state dict, with plain names; ValueError."""
     if not isinstance(weights, dict):
         raise ValueError(_foreign(file, f"a {type(weights).__name__} as {key!r}"))

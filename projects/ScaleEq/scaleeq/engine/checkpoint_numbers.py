@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Content = Mapping[str, Any]  # of a checkpoint: {"model": state dict, <name>: what else was saved}
 WEIGHTS = ("model", "ema")  # the state dicts in a checkpoint
 
 _EQUALIZER = r"(?:^|\.)equalizers\.[^.]+\."
@@ -31,7 +32,7 @@ _PLAIN_NUMBERS = {"param_groups", "scaler", "base_lrs", "_last_lr"}  # whose pla
 _ORDERED = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def first_fault(content: Mapping[str, Any], parameters: Collection[str]) -> str:
+def first_fault(content: Content, parameters: Collection[str]) -> str:
     """The first tensor of a checkpoint that breaks the rule, in words that begin with its name; empty without any.
 
     content: {"model": state dict, ...}. parameters: the names of the model's; all else there is a buffer.
@@ -70,7 +71,7 @@ def bounds(values: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def _faults(content: Mapping[str, Any], parameters: Collection[str]) -> Iterator[str]:
+def _faults(content: Content, parameters: Collection[str]) -> Iterator[str]:
     for key, part in content.items():
         if not isinstance(part, Mapping):
             continue
@@ -83,7 +84,7 @@ def _faults(content: Mapping[str, Any], parameters: Collection[str]) -> Iterator
                 yield f"{name} of {key!r} {fault}"
 
 
-def _state_faults(state: Any, path: tuple[str, ...]) -> Iterator[str]:
+def _state_faults(state: object, path: tuple[str, ...]) -> Iterator[str]:
     """Of what an optimizer, a hook or the like keeps."""
     if isinstance(state, Mapping):
         for key, value in state.items():

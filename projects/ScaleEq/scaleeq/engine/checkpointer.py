@@ -13,24 +13,35 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from scaleeq.engine import DetectionCheckpointer
 from scaleeq.files import remove_parts, set_aside, write_text
 
+from . import DetectionCheckpointer
 from .checkpoint_file import plain_names, read_checkpoint, refuse_faults, write_checkpoint
-from .checkpoint_misfits import Misfits, compare, converted, optimizer_misfits, other_equalizers, state_misfits
-from .checkpoint_numbers import WEIGHTS
+from .checkpoint_misfits import Misfits, compare, converted, optimizer_misfits, state_misfits
+from .checkpoint_numbers import WEIGHTS, Content
 
 logger = logging.getLogger(__name__)
 
+Checkpoint = dict[str, Any]  # as a file holds it
 _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
+# (the model's state dict, the file's) -> why the file is of another model, and the ways out; empty: it is not.
+Comparison = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], str]
 _NAME = re.compile(r"[^/\x00-\x1f\ufffd]{1,200}\.pth")
+
+
+class Stateful(Protocol):
+    """What a checkpoint keeps the state of."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state_dict: Any, /) -> object: ...
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -50,22 +61,26 @@ class SafeCheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         keep: int = 0,
+        other_model: Comparison | None = None,
         save_to_disk: bool | None = None,
         **checkpointables: Any,
     ) -> None:
         """
         keep: so many files model_<iteration>.pth are kept, the newest; 0: all. Files of other names always stay.
+        other_model: says in words why a file is of another model altogether, which is refused even where a part may be
+            loaded (scaleeq.equalization.other_equalizers); None: tensors are compared alone.
         save_to_disk: None means that only the main process writes.
         """
         if keep < 0:
             raise ValueError(f"keep is {keep}; it should be a number of checkpoints, or 0 for all")
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self._keep = keep
+        self._other_model = other_model
         self._reported: set[int] = set()  # iterations of files that belong to another run
 
     # ------------------------------------------------------------------------------------------------ saving
 
-    def save(self, name: str, **kwargs: Any) -> None:
+    def save(self, name: str, **kwargs: object) -> None:
         """Writes `<save_dir>/<name>.pth` with the model, the checkpointables and kwargs, then tags it as the last one.
 
         Then the oldest numbered files go, as `keep` says. A number above this save's iteration is of another, longer
@@ -99,7 +114,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         names = [name for name, _ in self.model.named_parameters(remove_duplicate=False)]
         return {*names, *plain_names(names).values()}
 
-    def _remove_old(self, iteration: Any) -> None:
+    def _remove_old(self, iteration: object) -> None:
         """iteration: of the file just saved; not an int: unknown, and nothing is removed."""
         if not self._keep or not isinstance(iteration, int):
             return
@@ -213,7 +228,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             return f"cannot be read ({error})"
         return ""
 
-    def _look(self, file: Path) -> dict[str, Any]:
+    def _look(self, file: Path) -> Checkpoint:
         """The content of a whole checkpoint with sound numbers, its tensors left in the file; ValueError, OSError."""
         content = read_checkpoint(file, mapped=True, checksums=True)
         refuse_faults(content, self._parameters(), file)
@@ -221,7 +236,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     # ------------------------------------------------------------------------------------------------ loading
 
-    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+    def load(self, path: str, checkpointables: list[str] | None = None) -> Checkpoint:
         """Loads "model" and checkpointables (None: all of them; []: none); returns what else is in the file.
 
         path: a file, or a URL that the engine knows; empty: nothing is loaded.
@@ -246,8 +261,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             classes. It must be half of the model's parameters at least, counted by tensors, for one wide head may hold
             more numbers than the backbone; less is a file of something else.
 
-        Raises FileNotFoundError, and ValueError for a file that is broken, foreign or does not fit, or of a model with
-        other scale equalizers, or with numbers that cannot be right: then nothing was loaded.
+        Raises FileNotFoundError, and ValueError for a file that is broken, foreign or does not fit, or is of another
+        model, or has numbers that cannot be right: then nothing was loaded.
         """
         if which not in ("evaluated", "trained"):
             raise ValueError(f"which is {which!r}; choose 'evaluated' or 'trained'")
@@ -271,7 +286,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             kind = ": it is a folder or a device" if os.path.exists(path) else ""
             raise FileNotFoundError(f"there is no checkpoint {path}{kind}")
 
-    def _load_file(self, filename: str) -> dict[str, Any]:
+    def _load_file(self, filename: str) -> Checkpoint:
         """Called by the engine's load; compares all that will be loaded, so that the rest of it cannot fail."""
         file, wanted = Path(filename), self._wanted
         checkpoint = read_checkpoint(file, checksums=bool(wanted))
@@ -287,13 +302,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         checkpoint.pop("matching_heuristics", None)
         return checkpoint
 
-    def _load_model(self, checkpoint: dict[str, Any]) -> None:
+    def _load_model(self, checkpoint: Checkpoint) -> None:
         """Called by the engine's load, whose own renaming and leniency have no place here."""
         self.model.load_state_dict(checkpoint.pop("model"))
 
     def _fitting(
         self,
-        checkpoint: Mapping[str, Any],
+        checkpoint: Content,
         key: str,
         file: Path,
         *,
@@ -314,8 +329,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         listed = "".join(f"\n  {line}" for line in lines)
         if checkpoint.get("matching_heuristics"):
             listed = " (Detectron2 would match the names by heuristics, which is not done here)" + listed
-        other = other_equalizers(own, weights)
-        if other:
+        if self._other_model and (other := self._other_model(own, weights)):
             raise ValueError(f"{file} does not fit, nothing was loaded: {other}:{listed}")
         if strict and lines:
             hint = "; for its weights alone: MODEL.WEIGHTS of a fresh run, or load_weights" if also else ""
@@ -330,7 +344,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         return misfits, converted({name: weights[name] for name in misfits.fitting}, own, file)
 
 
-def _misfits_of(name: str, checkpointable: Any, saved: Any) -> list[str]:
+def _misfits_of(name: str, checkpointable: Stateful, saved: object) -> list[str]:
     """Why a checkpointable would not take a saved state; by its own word, or by comparison with its present state."""
     if isinstance(checkpointable, torch.optim.Optimizer):
         return optimizer_misfits(checkpointable, saved, name)
@@ -339,7 +353,7 @@ def _misfits_of(name: str, checkpointable: Any, saved: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def _unchanged_on_error(*objects: Any) -> Iterator[None]:
+def _unchanged_on_error(*objects: Stateful) -> Iterator[None]:
     """Gives objects with a state_dict back their states where the block raises, for a load may fail half-way."""
     before = [(each, _copied(each.state_dict())) for each in objects]
     try:

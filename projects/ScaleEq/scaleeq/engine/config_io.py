@@ -21,12 +21,13 @@ from scaleeq.config import add_scaleeq_config, check_config, config_files
 from .standalone.config import get_cfg as standalone_cfg
 
 if TYPE_CHECKING:
-    from scaleeq.engine import CfgNode
+    from . import CfgNode
 
+Tree = dict[str, Any]  # of a YAML file
 BASE_KEY = "_BASE_"
 
 
-def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgNode | None = None) -> CfgNode:
+def load_config(path: str | Path | None, opts: Sequence[object] = (), *, base: CfgNode | None = None) -> CfgNode:
     """The config of a file over the defaults, then the overrides; not frozen.
 
     path: a YAML file, or a config's name, each with +overlays (None or "": none);
@@ -36,7 +37,7 @@ def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgN
     and for values that cannot be meant (scaleeq.config).
     """
     if base is None:
-        from scaleeq.engine import get_cfg  # chooses the engine, and loads torch
+        from . import get_cfg  # chooses the engine, and loads torch
 
         base = get_cfg()
         add_scaleeq_config(base)
@@ -51,8 +52,8 @@ def load_config(path: str | Path | None, opts: Sequence[Any] = (), *, base: CfgN
         raise ValueError(
             f"overrides come in pairs KEY VALUE{late}, but there are {len(opts)} words: {' '.join(map(str, opts))}"
         )
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
-        _set(cfg, str(key), value, "command line")
+    for word, value in zip(opts[::2], opts[1::2], strict=True):
+        _set(cfg, str(word), value, "command line")
     check_config(cfg, base)
     return cfg
 
@@ -64,7 +65,7 @@ def default_config() -> CfgNode:
     return cfg
 
 
-def read_config(path: str | Path | None, opts: Sequence[Any] = ()) -> CfgNode:
+def read_config(path: str | Path | None, opts: Sequence[object] = ()) -> CfgNode:
     """load_config without torch, as a tree of the standalone side.
 
     Raises as load_config. A key that Detectron2 0.6 does not have is looked for in the engine that is here, which loads
@@ -76,7 +77,7 @@ def read_config(path: str | Path | None, opts: Sequence[Any] = ()) -> CfgNode:
         return load_config(path, opts)
 
 
-def read_yaml_files(path: Path, _children: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+def read_yaml_files(path: Path, _children: tuple[Path, ...] = ()) -> Iterator[tuple[Path, Tree]]:
     """A file's trees in the order in which they count: its bases first, each with the file that it stands in."""
     path = path.resolve()
     if path in _children:
@@ -111,7 +112,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _parse(path: Path) -> Tree:
     with path.open(encoding="utf-8") as file:
         try:
             tree = yaml.load(file, Loader=_Loader)  # a subclass of the safe one
@@ -125,7 +126,7 @@ def _parse(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _leaves(tree: dict[str, Any], node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Tree, node: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
     """(full key, value) of every value that is not itself a section of the config."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
@@ -136,7 +137,7 @@ def _leaves(tree: dict[str, Any], node: CfgNode, prefix: str = "") -> Iterator[t
             yield key, value
 
 
-def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
+def _set(cfg: CfgNode, key: str, value: object, source: str) -> None:
     """Sets one value, converted as Detectron2 does (literals in strings, list to tuple and back)."""
     known = dict(flatten(cfg, sections=True))
     if key not in known:
@@ -156,7 +157,7 @@ def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
         ) from error
 
 
-def _instead(given: Any, old: Any) -> str:
+def _instead(given: object, old: object) -> str:
     """ "; write ..." where a value of another type than `old` looks like one of that type."""
     text = str(given).strip()
     written = ""
@@ -181,7 +182,7 @@ def _instead(given: Any, old: Any) -> str:
     return f"; write {written}" if written else ""
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str) -> object:
     try:
         return yaml.safe_load(text) if re.fullmatch(r"[-+.\de]+", text) else text
     except yaml.YAMLError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Side = Literal["detectron2", "standalone"]
 MAX_NAMES = 40
@@ -27,20 +27,20 @@ class Name:
 
 CONTRACT: tuple[Name, ...] = (
     Name("CfgNode", "config", "engine, experiments, reports, training", ("config_tree", "config_use")),
-    Name("get_cfg", "config", "engine", ("config_tree", "config_use")),
+    Name("get_cfg", "config", "decoders, engine, inference, segmentor", ("config_tree", "config_use")),
     Name("configurable", "config", "segmentor", ("configurable",)),
-    Name("META_ARCH_REGISTRY", "modeling", "segmentor", ("builders",)),
-    Name("BACKBONE_REGISTRY", "modeling", "backbones", ("builders",)),
+    Name("META_ARCH_REGISTRY", "modeling", "names, segmentor", ("builders",)),
+    Name("BACKBONE_REGISTRY", "modeling", "backbones, names", ("builders",)),
     Name("SEM_SEG_HEADS_REGISTRY", "modeling", "names, registered_heads", ("builders",)),
-    Name("Backbone", "modeling", "backbones", ("builders",)),
-    Name("ShapeSpec", "layers", "backbones, decoders", ("builders",)),
+    Name("Backbone", "modeling", "backbones, segmentor", ("builders",)),
+    Name("ShapeSpec", "layers", "backbones, decoders, registered_heads", ("builders",)),
     Name("build_model", "modeling", "training", ("builders",)),
     Name("build_backbone", "modeling", "segmentor", ("builders",)),
     Name("build_sem_seg_head", "modeling", "segmentor", ("builders",)),
     Name("ImageList", "structures", "segmentor", ("image_list",)),
     Name("NaiveSyncBatchNorm", "layers", "backbones, decoders, equalization", ("batch_norm", "batch_norm_floats")),
-    Name("DatasetCatalog", "data", "data, evaluation, training", ("catalogs",)),
-    Name("MetadataCatalog", "data", "data, evaluation, training", ("catalogs",)),
+    Name("DatasetCatalog", "data", "data, evaluation, reports, tasks, training", ("catalogs",)),
+    Name("MetadataCatalog", "data", "data, evaluation, reports, training", ("catalogs",)),
     Name("InferenceSampler", "data.samplers", "data", ("inference_sampler",)),
     Name("TrainerBase", "engine", "training", ("training_calls", "training_failures", "hook_states", "whole_training")),
     Name("HookBase", "engine", "training", ("training_calls", "hook_states")),
@@ -49,28 +49,28 @@ CONTRACT: tuple[Name, ...] = (
     Name("PeriodicWriter", "engine.hooks", "training", ("whole_training",)),
     Name("PeriodicCheckpointer", "engine.hooks", "training", ("whole_training",)),
     Name("EvalHook", "engine.hooks", "training", ("evaluation_times",)),
-    Name("launch", "engine", "engine", ("one_process",)),
-    Name("default_argument_parser", "engine", "engine", ("command_line",)),
+    Name("launch", "engine", "engine, tools", ("one_process",)),
+    Name("default_argument_parser", "engine", "engine, tools", ("command_line",)),
     Name("default_setup", "engine", "tools, training", ("setup",)),
     Name("default_writers", "engine", "training", ("whole_training",)),
     Name("EventStorage", "utils.events", "TrainerBase", ("storage_values", "printed_lines", "written_files")),
     Name("get_event_storage", "utils.events", "training", ("storage_values",)),
     Name("EventWriter", "utils.events", "training", ("storage_values",)),
-    Name("DatasetEvaluator", "evaluation", "evaluation", ("evaluations",)),
-    Name("DatasetEvaluators", "evaluation", "inference_on_dataset", ("evaluations",)),
+    Name("DatasetEvaluator", "evaluation", "evaluation, tasks, training", ("evaluations",)),
+    Name("DatasetEvaluators", "evaluation", "training", ("evaluations",)),
     Name("inference_on_dataset", "evaluation", "training", ("evaluations",)),
     Name("print_csv_format", "evaluation", "training", ("results",)),
     Name("verify_results", "evaluation", "training", ("results",)),
     Name("DetectionCheckpointer", "checkpoint", "engine", ("detection_checkpointer",)),
-    Name("comm", "utils", "backbones, data, decoders, evaluation, reports, training", ("one_process",)),
-    Name("seed_all_rng", "utils.env", "default_setup", ("seeds",)),
-    Name("setup_logger", "utils.logger", "commands", ("log_files",)),
+    Name("comm", "utils", "backbones, data, decoders, engine, evaluation, reports, training", ("one_process",)),
+    Name("seed_all_rng", "utils.env", "training", ("seeds",)),
+    Name("setup_logger", "utils.logger", "commands, training", ("log_files",)),
 )
 
 
-def load_names(side: Side) -> dict[str, Any]:
+def load_names(side: Side) -> dict[str, object]:
     """Name -> object for every name of the contract, from one side. Raises ImportError naming what is missing."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for entry in CONTRACT:
         module_name = f"detectron2.{entry.module}" if side == "detectron2" else "scaleeq.engine.standalone"
         module = importlib.import_module(module_name)

@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,9 +26,9 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from scaleeq import console
-from scaleeq.engine import comm, default_argument_parser, launch
-from scaleeq.stopping import SIGNALS, Stopped, check_stop, ignore_stops, request_stop, share_stops, stop_signals
+from scaleeq.stopping import SIGNALS, Shared, Stopped, check_stop, ignore_stops, request_stop, share_stops, stop_signals
 
+from . import comm, default_argument_parser, launch
 from .parallel import leave_job
 
 logger = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ TIMEOUT = timedelta(minutes=30)  # of one exchange between processes, as Detectr
 CAUSE_FIRST_S = 10.0  # longer than torchrun's look at its processes, which is every 5 seconds in older versions
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
-Main = Callable[[argparse.Namespace], Any]
+Main = Callable[[argparse.Namespace], object]
 Check = Callable[[argparse.Namespace, int], None]
 
 
@@ -186,7 +185,7 @@ def _join(main: Main, args: argparse.Namespace) -> None:
         raise
 
 
-def _run_launched(main: Main, args: argparse.Namespace, asked: Any) -> None:
+def _run_launched(main: Main, args: argparse.Namespace, asked: Shared) -> None:
     """_run_rank in a process whose command tells what went wrong."""
     try:
         _run_rank(main, args, asked)
@@ -196,7 +195,7 @@ def _run_launched(main: Main, args: argparse.Namespace, asked: Any) -> None:
         raise
 
 
-def _run_rank(main: Main, args: argparse.Namespace, asked: Any = None) -> None:
+def _run_rank(main: Main, args: argparse.Namespace, asked: Shared | None = None) -> None:
     """One process of the job, from its joining to its leaving.
 
     asked: by which signal the job is to end, shared with its launcher, which ends the others as soon as one has failed.

@@ -10,18 +10,23 @@ from __future__ import annotations
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
+
+Raw = str | bytes | bytearray  # of an array
+Shape = tuple[int, ...]
+Order = Literal["C", "F"]
 
 
 class ForbiddenName(pickle.UnpicklingError):
     """The pickle asks for something else than arrays and plain values; the text is what it asks for."""
 
 
-def read_plain_pickle(file: Path) -> Any:
+def read_plain_pickle(file: Path) -> object:
     """The first object of a pickle, with arrays as tensors.
 
     ForbiddenName, or whatever else the pickle module raises for bytes that are none.
@@ -35,12 +40,12 @@ class _Dtype:
 
     __slots__ = ("value",)
 
-    def __init__(self, code: Any, *_: Any) -> None:
+    def __init__(self, code: object, *_: object) -> None:
         if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[biufc?]\d*", code):
             raise ForbiddenName(f"numpy.dtype({code!r})")
         self.value = np.dtype(code)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple) -> None:
         if state[1] in ("<", ">"):
             self.value = self.value.newbyteorder(state[1])
 
@@ -50,7 +55,7 @@ class _Array:
 
     __slots__ = ("value",)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple) -> None:
         shape, dtype, column_major, data = state[-4:]
         self.value = _array(data, dtype, shape, "F" if column_major else "C")
 
@@ -58,7 +63,7 @@ class _Array:
 class _Scalar(_Array):
     __slots__ = ()
 
-    def __init__(self, dtype: Any, data: Any) -> None:
+    def __init__(self, dtype: object, data: Raw) -> None:
         self.value = _array(data, dtype, (), "C")
 
 
@@ -67,18 +72,18 @@ class _Buffer(_Array):
 
     __slots__ = ()
 
-    def __init__(self, data: Any, dtype: Any, shape: Any, order: Any) -> None:
+    def __init__(self, data: Raw, dtype: object, shape: Shape, order: Order) -> None:
         self.value = _array(data, dtype, shape, order)
 
 
-def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+def _array(data: Raw, dtype: object, shape: Shape, order: Order) -> np.ndarray:
     if not isinstance(dtype, _Dtype):
         raise ForbiddenName(f"an array of the type {dtype!r}")
     data = data.encode("latin1") if isinstance(data, str) else bytes(data)
     return np.array(np.frombuffer(data, dtype.value) if data else np.zeros(0, dtype.value)).reshape(shape, order=order)
 
 
-def _reconstruct(*_: Any) -> _Array:
+def _reconstruct(*_: object) -> _Array:
     return _Array()
 
 
@@ -94,7 +99,7 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
-_KNOWN: dict[str, Any] = {
+_KNOWN: dict[str, Callable[..., object] | None] = {
     "numpy.ndarray": None,  # only named, as the class of what _reconstruct makes
     "numpy.dtype": _Dtype,
     "collections.OrderedDict": OrderedDict,
@@ -108,13 +113,13 @@ for _core in ("numpy.core", "numpy._core"):  # of numpy 1 and 2
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> Callable[..., object] | None:
         if f"{module}.{name}" not in _KNOWN:
             raise ForbiddenName(f"{module}.{name}")
         return _KNOWN[f"{module}.{name}"]
 
 
-def _with_tensors(tree: Any) -> Any:
+def _with_tensors(tree: object) -> object:
     if isinstance(tree, dict):
         return {key: _with_tensors(value) for key, value in tree.items()}
     if isinstance(tree, list):

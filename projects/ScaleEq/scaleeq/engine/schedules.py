@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+if TYPE_CHECKING:
+    from . import CfgNode
 
 
-def engine_lr_scheduler(cfg: Any, optimizer: torch.optim.Optimizer) -> Any:
+def engine_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
     """What Detectron2 builds for SOLVER.LR_SCHEDULER_NAME; None: the standalone side has no schedules.
 
     ValueError: Detectron2 does not know the name.
     """
-    from scaleeq import engine
+    from . import NAME
 
-    if engine.NAME != "detectron2":
+    if NAME != "detectron2":
         return None
     from detectron2.solver import build_lr_scheduler
 

@@ -10,6 +10,7 @@ from .equalizer import BranchStatistics, ScaleEqualizer
 from .folding import fold_equalizers
 from .foreign_conv import ConvFusion, exchange_module
 from .implementations import Attached
+from .misfits import other_equalizers
 from .moments import BranchMoments
 from .optimizer_steps import scale_optimizer_steps
 from .spec import EqualizerSpec
@@ -28,6 +29,7 @@ __all__ = [
     "exchange_module",
     "fold_equalizers",
     "fusions_of",
+    "other_equalizers",
     "require_calibrated",
     "scale_optimizer_steps",
 ]

@@ -8,12 +8,11 @@ a class without pixels is 0 by rule.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from scaleeq.evaluation.confusion import metrics_from_counts
-from scaleeq.evaluation.parts import CONFUSION
+from .confusion import metrics_from_counts
+from .parts import CONFUSION, Sample
 
 
 class ADE20KScore:
@@ -21,7 +20,7 @@ class ADE20KScore:
 
     note = "mIoU_all: over all classes, 0 for those in no truth, as ADE20K's devkit; score = (pACC + mIoU_all) / 2"
 
-    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Mapping[str, Any]) -> None:
+    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Sample) -> None:
         """Nothing to count."""
 
     def counts(self) -> dict[str, np.ndarray]:

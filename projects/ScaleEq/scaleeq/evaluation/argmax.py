@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from typing import Any
-
 import numpy as np
 import torch
+
+from .parts import ModelOutput
 
 LABELS = "labels"
 
 
-def predicted_labels(output: MutableMapping[str, Any], source: str = "an image") -> np.ndarray:
+def predicted_labels(output: ModelOutput, source: str = "an image") -> np.ndarray:
     """The prediction: (H, W) uint8.
 
     output: "sem_seg": (K, H, W), scores of at most 256 classes whose largest is the prediction. The labels are kept in

@@ -18,14 +18,15 @@ All counts are int64 integers; results do not depend on the order of images or t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 
-from scaleeq.evaluation.boundary_f_score import BoundaryFScore, byte_mask, without_void
-from scaleeq.evaluation.confusion import ConfusionMatrix, check_policy, metrics_from_counts
-from scaleeq.evaluation.parts import Part
+from scaleeq.choices import one_of
+
+from .boundary_f_score import BoundaryFScore, byte_mask, without_void
+from .confusion import ABSENT_POLICIES, ConfusionMatrix, mean, metrics_from_counts
+from .parts import Part, Sample
 
 WIDTHS_PX = (3, 5, 8, 12)
 DIAGONAL_SHARE = 0.02  # boundary-iou-api's width of the band
@@ -61,7 +62,7 @@ class TrimapIoU:
         absent: the policy for absent classes, of each width by itself.
         widths_px: pixels on each side of a label change, 1 .. 16.
         """
-        check_policy(absent)
+        one_of(absent, ABSENT_POLICIES, key="the policy for absent classes")
         if not widths_px or not all(1 <= width <= MAX_DISTANCE_PX + 1 for width in widths_px):
             raise ValueError(f"widths of a trimap are 1 .. {MAX_DISTANCE_PX + 1} px, not {widths_px}")
         self.ignore_label = ignore_label
@@ -73,7 +74,7 @@ class TrimapIoU:
         )
         self._matrices = [ConfusionMatrix(num_classes=num_classes, ignore_label=VOID) for _ in widths_px]
 
-    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Mapping[str, Any]) -> None:
+    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Sample) -> None:
         """Count an image: prediction and truth (H, W) uint8, checked already."""
         truth, _ = without_void(truth, prediction, self.ignore_label)
         edges = edge_pixels(truth)
@@ -101,13 +102,13 @@ class BoundaryIoU:
 
     def __init__(self, *, num_classes: int, ignore_label: int = 255, absent: str = "exclude") -> None:
         """absent: the policy for classes without a pixel in any band of the truth."""
-        check_policy(absent)
+        one_of(absent, ABSENT_POLICIES, key="the policy for absent classes")
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.absent = absent
         self._counts = np.zeros((3, num_classes), np.int64)
 
-    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Mapping[str, Any]) -> None:
+    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Sample) -> None:
         """Count an image: prediction and truth (H, W) uint8, checked already."""
         truth, prediction = without_void(truth, prediction, self.ignore_label)
         distance = band_width_px(*truth.shape)
@@ -128,8 +129,7 @@ class BoundaryIoU:
         matrix[:-1, :-1] = np.diag(both)
         matrix[:-1, -1], matrix[-1, :-1] = in_truth - both, in_prediction - both
         iou = metrics_from_counts(matrix, absent=self.absent).iou[:-1]
-        defined = iou[~np.isnan(iou)]
-        return {"boundary_IoU": 100 * float(defined.mean()) if len(defined) else float("nan")}
+        return {"boundary_IoU": 100 * mean(iou)}
 
 
 def edge_pixels(labels: np.ndarray) -> np.ndarray:

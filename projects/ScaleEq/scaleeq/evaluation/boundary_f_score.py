@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 
-from scaleeq.evaluation.parts import FIXED_POINT
+from .parts import FIXED_POINT, Sample
 
 WORD_BITS = 32
 BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.int64)
@@ -52,7 +51,7 @@ class BoundaryFScore:
         self._sums = np.zeros((len(radii_px), num_classes), np.int64)
         self._images = np.zeros(num_classes, np.int64)
 
-    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Mapping[str, Any]) -> None:
+    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Sample) -> None:
         """Count an image: prediction and truth (H, W) uint8, checked already."""
         truth, prediction = without_void(truth, prediction, self.ignore_label)
         present = np.flatnonzero(cv2.calcHist([truth], [0], None, [self.num_classes], [0, self.num_classes]))

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from scaleeq.evaluation.parts import CONFUSION, FIXED_POINT
+from .confusion import divide, mean
+from .parts import CONFUSION, FIXED_POINT, Sample
 
 # Of each class in the order of the training labels: labelId, name, category, and in pixels the average size of its
 # instances (None: it has none), fixed for all evaluations.
@@ -78,7 +78,7 @@ class InstanceIoU:
         self._shares = np.zeros((3, len(WITH_INSTANCES)), np.int64)
         self._without_instances = 0
 
-    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Mapping[str, Any]) -> None:
+    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Sample) -> None:
         """Count an image.
 
         prediction, truth: (H, W) uint8.
@@ -113,24 +113,24 @@ class InstanceIoU:
         categories = np.zeros((len(CATEGORIES), len(CATEGORIES)), np.int64)
         np.add.at(categories, (CATEGORY_OF[:, None], CATEGORY_OF[None, :]), confusion)
         right = categories.diagonal()
-        category_iou = _divide(right, categories.sum(axis=0) + categories.sum(axis=1) - right)
+        category_iou = divide(right, categories.sum(axis=0) + categories.sum(axis=1) - right)
 
         number = AVERAGE_SIZES * counts["instances"]
         shares, category_shares = (
             AVERAGE_SIZES * (counts[name] / FIXED_POINT) for name in ("instance_shares", "instance_category_shares")
         )
-        iiou = _divide(shares, number + _false_positives(confusion)[WITH_INSTANCES])
+        iiou = divide(shares, number + _false_positives(confusion)[WITH_INSTANCES])
         of_category = CATEGORY_OF[WITH_INSTANCES]
         with_instances = np.unique(of_category)
         summed = [
             np.array([values[of_category == category].sum() for category in with_instances])
             for values in (category_shares, number)
         ]
-        category_iiou = _divide(summed[0], summed[1] + _false_positives(categories)[with_instances])
+        category_iiou = divide(summed[0], summed[1] + _false_positives(categories)[with_instances])
         if counts["images_without_instances"].any():
             iiou, category_iiou = np.full_like(iiou, np.nan), np.full_like(category_iiou, np.nan)
 
-        values = {"iIoU": _mean(iiou), "IoU_category": _mean(category_iou), "iIoU_category": _mean(category_iiou)}
+        values = {"iIoU": mean(iiou), "IoU_category": mean(category_iou), "iIoU_category": mean(category_iiou)}
         values |= {f"iIoU-{CLASSES[i]}": v for i, v in zip(WITH_INSTANCES, iiou, strict=True)}
         values |= {f"IoU_category-{name}": v for name, v in zip(CATEGORIES, category_iou, strict=True)}
         values |= {f"iIoU_category-{CATEGORIES[i]}": v for i, v in zip(with_instances, category_iiou, strict=True)}
@@ -172,12 +172,3 @@ def instance_shares(prediction: np.ndarray, instances: np.ndarray, *, source: st
 
 def _false_positives(confusion: np.ndarray) -> np.ndarray:
     return confusion.sum(axis=0) - confusion.diagonal()
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from scaleeq.choices import one_of
+
 # What becomes of a class that is in no truth; printed with every result. fwIoU and pACC are the same under all.
 ABSENT_POLICIES = {
     "exclude": "a class in neither truth nor predictions is left out; predicted but in no truth, its IoU is 0 "
@@ -188,11 +190,11 @@ def add_pixels(prediction: np.ndarray, truth: np.ndarray, histogram: np.ndarray)
 
 def metrics_from_counts(counts: np.ndarray, absent: str = "exclude") -> Metrics:
     """Metrics of counts: (K, K) int64 at [truth, prediction]. absent: one of ABSENT_POLICIES."""
-    check_policy(absent)
+    one_of(absent, ABSENT_POLICIES, key="the policy for absent classes")
     right = counts.diagonal().astype(np.float64)
     in_truth, in_prediction = counts.sum(axis=1), counts.sum(axis=0)
-    iou = _divide(right, in_truth + in_prediction - counts.diagonal())
-    accuracy = _divide(right, in_truth)
+    iou = divide(right, in_truth + in_prediction - counts.diagonal())
+    accuracy = divide(right, in_truth)
     if absent == "truth":
         iou[in_truth == 0] = np.nan
     elif absent != "exclude":
@@ -202,25 +204,19 @@ def metrics_from_counts(counts: np.ndarray, absent: str = "exclude") -> Metrics:
     return Metrics(
         iou=iou,
         accuracy=accuracy,
-        mean_iou=_mean(iou),
-        mean_accuracy=_mean(accuracy),
+        mean_iou=mean(iou),
+        mean_accuracy=mean(accuracy),
         frequency_weighted_iou=float((np.nan_to_num(iou) * in_truth).sum() / total) if total else float("nan"),
         pixel_accuracy=float(right.sum() / total) if total else float("nan"),
     )
 
 
-def check_policy(absent: str) -> None:
-    """Raise ValueError if there is no such policy for absent classes."""
-    if absent not in ABSENT_POLICIES:
-        raise ValueError(f"unknown policy for absent classes {absent!r}; valid are {', '.join(ABSENT_POLICIES)}")
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """The quotients, NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
     """The mean of the values that are not NaN; NaN if there are none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from scaleeq.engine import MetadataCatalog
-from scaleeq.evaluation.ade20k import ADE20KScore
-from scaleeq.evaluation.boundary import boundary_parts
-from scaleeq.evaluation.cityscapes import InstanceIoU
-from scaleeq.evaluation.parts import Part
+
+from .ade20k import ADE20KScore
+from .boundary import boundary_parts
+from .cityscapes import InstanceIoU
+from .parts import Part
 
 
 def dataset_parts(dataset_name: str, *, absent: str = "exclude", boundary: bool = False) -> list[Part]:

@@ -6,13 +6,17 @@ kept in units of 1 / FIXED_POINT. A metric that follows from the confusion matri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Protocol
 
 import numpy as np
 
 FIXED_POINT = 1 << 40
 CONFUSION = "confusion"
+
+Sample = Mapping[str, Any]  # of the test loader: "file_name", and the truth of each task
+ModelOutput = MutableMapping[str, Any]  # for one image: "sem_seg": (K, H, W) scores
+Record = dict[str, Any]  # one image of a data set, as scaleeq.data has it
 
 
 class Part(Protocol):
@@ -23,7 +27,7 @@ class Part(Protocol):
 
     note: str
 
-    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Mapping[str, Any]) -> None:
+    def update(self, prediction: np.ndarray, truth: np.ndarray, sample: Sample) -> None:
         """Count an image: prediction and truth (H, W) uint8, checked already; sample: of the test loader."""
 
     def counts(self) -> dict[str, np.ndarray]:

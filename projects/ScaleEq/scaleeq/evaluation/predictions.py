@@ -14,7 +14,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,13 +21,13 @@ from tqdm import tqdm
 
 from scaleeq import engine
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
-from scaleeq.evaluation.cityscapes import LABEL_IDS
-from scaleeq.evaluation.families import dataset_parts
-from scaleeq.evaluation.parts import CONFUSION
-from scaleeq.evaluation.sem_seg import NUM_IMAGES, Counts, SemSegEvaluator, add_counts
 from scaleeq.workers import map_in_processes
 
-Record = dict[str, Any]
+from .cityscapes import LABEL_IDS
+from .families import dataset_parts
+from .parts import CONFUSION, Record
+from .sem_seg import NUM_IMAGES, Counts, SemSegEvaluator, add_counts
+
 SUFFIX = ".png"
 CITYSCAPES_IDS = dict.fromkeys(range(256), 255) | {raw: label for label, raw in enumerate(LABEL_IDS)}
 IMAGES_A_TASK = 32  # at most; a task's counts are sent between processes
@@ -57,7 +56,7 @@ def score_predictions(
     boundary: bool = False,
     label_ids: bool = False,
     workers: int = 1,
-) -> dict[str, Any]:
+) -> Record:
     """The record of an evaluation, as --eval-only writes it: {"sem_seg": {...}}, data set, policy, engine.
 
     folder: of pictures. dataset_name: registered. The rest as in count_predictions, dataset_parts and SemSegEvaluator.

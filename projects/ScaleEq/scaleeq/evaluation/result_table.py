@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from scaleeq.evaluation.confusion import ABSENT_POLICIES, Metrics, metrics_from_counts
 from scaleeq.markdown import grid, text
+
+from .confusion import ABSENT_POLICIES, Metrics, metrics_from_counts
 
 
 def in_percent(metrics: Metrics, class_names: Sequence[str]) -> dict[str, float]:

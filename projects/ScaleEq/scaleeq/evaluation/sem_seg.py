@@ -13,18 +13,19 @@ import copy
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from scaleeq.choices import one_of
 from scaleeq.engine import DatasetCatalog, DatasetEvaluator, MetadataCatalog, comm
-from scaleeq.evaluation.argmax import predicted_labels
-from scaleeq.evaluation.confusion import ABSENT_POLICIES, ConfusionMatrix, check_policy, metrics_from_counts
-from scaleeq.evaluation.parts import CONFUSION, Part
-from scaleeq.evaluation.result_table import in_percent, result_table
 from scaleeq.files import write_json
+
+from .argmax import predicted_labels
+from .confusion import ABSENT_POLICIES, ConfusionMatrix, metrics_from_counts
+from .parts import CONFUSION, ModelOutput, Part, Record, Sample
+from .result_table import in_percent, result_table
 
 FILE_NAME = "sem_seg_evaluation.json"
 NUM_IMAGES = "num_images"
@@ -45,7 +46,7 @@ class SemSegEvaluator(DatasetEvaluator):
         parts: Sequence[Part] = (),
         distributed: bool = True,
         output_dir: str | None = None,
-        read_labels: Callable[[dict[str, Any]], np.ndarray] | None = None,
+        read_labels: Callable[[Record], np.ndarray] | None = None,
     ) -> None:
         """
         dataset_name: its metadata gives the classes and the ignore label.
@@ -56,7 +57,7 @@ class SemSegEvaluator(DatasetEvaluator):
         read_labels: record -> (H, W) uint8, for samples without "sem_seg_truth" (of another mapper); usually
             scaleeq.data.read_labels.
         """
-        check_policy(absent)
+        one_of(absent, ABSENT_POLICIES, key="the policy for absent classes")
         metadata = MetadataCatalog.get(dataset_name)
         classes = metadata.get("stuff_classes")
         if not classes:
@@ -69,7 +70,7 @@ class SemSegEvaluator(DatasetEvaluator):
         self.output_dir = output_dir
         self.read_labels = read_labels
         self._fresh_parts = list(parts)
-        self._records: dict[str, dict[str, Any]] | None = None
+        self._records: dict[str, Record] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -78,7 +79,7 @@ class SemSegEvaluator(DatasetEvaluator):
         self.parts = copy.deepcopy(self._fresh_parts)
         self.num_images = 0
 
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[MutableMapping[str, Any]]) -> None:
+    def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelOutput]) -> None:
         """Count a batch.
 
         inputs: samples with "file_name" and "sem_seg_truth": (H, W) uint8.
@@ -96,7 +97,7 @@ class SemSegEvaluator(DatasetEvaluator):
                 )
             self.count(predicted_labels(output, source), truth, sample)
 
-    def count(self, prediction: np.ndarray, truth: np.ndarray, sample: Mapping[str, Any]) -> None:
+    def count(self, prediction: np.ndarray, truth: np.ndarray, sample: Sample) -> None:
         """Count an image whose prediction is a label map.
 
         prediction, truth: (H, W) uint8. sample: "file_name", for errors, and what the parts read.
@@ -116,12 +117,8 @@ class SemSegEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """{"sem_seg": metrics in percent} of all processes' images; None on all processes but the first."""
-        counts = [self.counts()]
-        if self.distributed and comm.get_world_size() > 1:
-            counts = comm.gather(counts[0], dst=0)
-            if not comm.is_main_process():
-                return None
-        return self.results(add_counts(counts))
+        counts = comm.gather(self.counts()) if self.distributed else [self.counts()]
+        return self.results(add_counts(counts)) if counts else None
 
     def results(self, counts: Counts) -> OrderedDict[str, dict[str, float]]:
         """{"sem_seg": metrics in percent} of counts of any origin; logs their table, and writes the file."""
@@ -155,7 +152,7 @@ class SemSegEvaluator(DatasetEvaluator):
             write_json(os.path.join(self.output_dir, FILE_NAME), content, indent=None)
         return OrderedDict(sem_seg=results)
 
-    def _truth(self, sample: Mapping[str, Any]) -> np.ndarray:
+    def _truth(self, sample: Sample) -> np.ndarray:
         if "sem_seg_truth" in sample:
             return torch.as_tensor(sample["sem_seg_truth"]).cpu().numpy()
         if self.read_labels is None:

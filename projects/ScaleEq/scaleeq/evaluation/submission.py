@@ -20,15 +20,16 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from scaleeq.engine import MetadataCatalog, comm
-from scaleeq.evaluation.cityscapes import LABEL_IDS
 from scaleeq.files import replacing
 from scaleeq.pictures import write_labels
+
+from .cityscapes import LABEL_IDS
+from .parts import Sample
 
 DAY_ONE = (1980, 1, 1, 0, 0, 0)  # zip's first moment: the same files make the same archive, whenever it is made
 
@@ -94,7 +95,7 @@ class SubmissionFiles:
         self._table = np.zeros(256, np.uint8)
         self._table[: len(self.server.values)] = self.server.values
 
-    def write(self, name: str, labels: np.ndarray, sample: Mapping[str, Any]) -> None:
+    def write(self, name: str, labels: np.ndarray, sample: Sample) -> None:
         """Write the picture of an image. name: as the image's, without suffix. labels: (H, W) uint8."""
         if self.server.size not in (None, labels.shape):
             raise ValueError(

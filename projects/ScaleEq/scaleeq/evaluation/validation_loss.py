@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
 
 from scaleeq.engine import DatasetEvaluator, MetadataCatalog, comm
-from scaleeq.evaluation.argmax import predicted_labels
+
+from .argmax import predicted_labels
+from .parts import ModelOutput, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class ValidationLossEvaluator(DatasetEvaluator):
         self._sums: list[float] = []
         self._num_pixels = 0
 
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[MutableMapping[str, Any]]) -> None:
+    def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelOutput]) -> None:
         """Add a batch.
 
         inputs: samples with "file_name" and "sem_seg_truth": (H, W) uint8.
@@ -69,11 +70,10 @@ class ValidationLossEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """{"validation": {"loss": ...}} over all processes' images; None on all processes but the first."""
-        parts = [(self._sums, self._num_pixels)]
-        if self.distributed and comm.get_world_size() > 1:
-            parts = comm.gather(parts[0], dst=0)
-            if not comm.is_main_process():
-                return None
+        own = (self._sums, self._num_pixels)
+        parts = comm.gather(own) if self.distributed else [own]
+        if not parts:
+            return None
         num_pixels = sum(pixels for _, pixels in parts)
         if not num_pixels:
             logger.warning("no labelled pixel in %s: the validation loss is NaN", self.dataset_name)

@@ -13,18 +13,21 @@ one makes the archive of them. Files of an earlier run are replaced.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from scaleeq.engine import DatasetCatalog, DatasetEvaluator, MetadataCatalog, comm
-from scaleeq.evaluation.argmax import predicted_labels
-from scaleeq.evaluation.submission import SubmissionFiles
 from scaleeq.pictures import blend, write_jpeg, write_labels
+
+from .argmax import predicted_labels
+from .parts import ModelOutput, Sample
+from .submission import SubmissionFiles
 
 KINDS = ("labels", "overlays", "submission")
 
@@ -45,14 +48,12 @@ def output_writers(
         raise ValueError(f"TEST.OUTPUT holds {unknown}, valid are {KINDS}")
     if not kinds:
         return []
-    outputs: list[Output] = []
-    for kind in dict.fromkeys(kinds):
-        if kind == "labels":
-            outputs.append(LabelPictures(dataset_name, output_dir))
-        elif kind == "overlays":
-            outputs.append(Overlays(dataset_name, output_dir, image_format=image_format))
-        else:
-            outputs.append(SubmissionFiles(dataset_name, output_dir))
+    makers: dict[str, Callable[[str, str | Path], Output]] = {
+        "labels": LabelPictures,
+        "overlays": functools.partial(Overlays, image_format=image_format),
+        "submission": SubmissionFiles,
+    }
+    outputs = [makers[kind](dataset_name, output_dir) for kind in dict.fromkeys(kinds)]
     return [PredictionWriter(dataset_name, outputs)]
 
 
@@ -77,7 +78,7 @@ def prediction_names(dataset_name: str) -> dict[str, str]:
 class Output(Protocol):
     """One kind of files."""
 
-    def write(self, name: str, labels: np.ndarray, sample: Mapping[str, Any]) -> None:
+    def write(self, name: str, labels: np.ndarray, sample: Sample) -> None:
         """Write an image's file. name: of `prediction_names`. labels: (H, W) uint8."""
 
     def finish(self, names: Sequence[str], missing: Sequence[str]) -> None:
@@ -100,7 +101,7 @@ class PredictionWriter(DatasetEvaluator):
         """Start again; files of before stay until they are replaced."""
         self._written: list[str] = []
 
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[MutableMapping[str, Any]]) -> None:
+    def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelOutput]) -> None:
         """Write the files of a batch.
 
         inputs: samples with "file_name". outputs: "sem_seg": (K, H, W) scores.
@@ -121,8 +122,7 @@ class PredictionWriter(DatasetEvaluator):
 
     def evaluate(self) -> None:
         """Finish on all processes: archives are made of the files of all."""
-        parts = comm.all_gather(self._written) if comm.get_world_size() > 1 else [self._written]
-        written = sorted({name for part in parts for name in part})
+        written = sorted({name for part in comm.all_gather(self._written) for name in part})
         missing = sorted(set(self.names.values()).difference(written))
         for each in self.outputs:
             each.finish(written, missing)
@@ -135,39 +135,44 @@ class PredictionWriter(DatasetEvaluator):
         return self._names
 
 
-class LabelPictures:
-    """labels/NAME.png."""
+class _Pictures:
+    """Pictures of their own, in a folder that is called as their kind."""
+
+    kind: str
+    words: str  # for them, in the log
 
     def __init__(self, dataset_name: str, output_dir: str | Path) -> None:
-        self.folder = Path(output_dir) / "labels"
+        self.folder = Path(output_dir) / self.kind
         self.colors = MetadataCatalog.get(dataset_name).stuff_colors
-
-    def write(self, name: str, labels: np.ndarray, sample: Mapping[str, Any]) -> None:
-        """labels: (H, W) uint8."""
-        write_labels(self.folder / f"{name}.png", labels, self.colors)
 
     def finish(self, names: Sequence[str], missing: Sequence[str]) -> None:
         """Say where they are."""
         if comm.is_main_process():
-            logger.info("%d label pictures in %s", len(names), self.folder)
+            logger.info("%d %s in %s", len(names), self.words, self.folder)
 
 
-class Overlays:
+class LabelPictures(_Pictures):
+    """labels/NAME.png."""
+
+    kind, words = "labels", "label pictures"
+
+    def write(self, name: str, labels: np.ndarray, sample: Sample) -> None:
+        """labels: (H, W) uint8."""
+        write_labels(self.folder / f"{name}.png", labels, self.colors)
+
+
+class Overlays(_Pictures):
     """overlays/NAME.jpg: labels over the image as the model saw it, at the original's size."""
+
+    kind = words = "overlays"
 
     def __init__(self, dataset_name: str, output_dir: str | Path, *, image_format: str = "RGB") -> None:
         """image_format: "RGB" or "BGR", of the samples' images."""
-        self.folder = Path(output_dir) / "overlays"
-        self.colors = MetadataCatalog.get(dataset_name).stuff_colors
+        super().__init__(dataset_name, output_dir)
         self.image_format = image_format
 
-    def write(self, name: str, labels: np.ndarray, sample: Mapping[str, Any]) -> None:
+    def write(self, name: str, labels: np.ndarray, sample: Sample) -> None:
         """labels: (H, W) uint8. sample: "image": (3, h, w) uint8."""
         channels = np.asarray(sample["image"])
         image = np.ascontiguousarray((channels if self.image_format == "RGB" else channels[::-1]).transpose(1, 2, 0))
         write_jpeg(self.folder / f"{name}.jpg", blend(image, labels, self.colors))
-
-    def finish(self, names: Sequence[str], missing: Sequence[str]) -> None:
-        """Say where they are."""
-        if comm.is_main_process():
-            logger.info("%d overlays in %s", len(names), self.folder)

@@ -34,8 +34,9 @@ from scaleeq.evaluation.metric import HEADLINE
 KEYS = ("name", "base", "overrides", "seeds", "baseline", "metric", "variants")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # it becomes a folder
 OWN_KEYS = ("SEED", "OUTPUT_DIR")  # the comparison sets them
+Values = Mapping[str, Any]  # key -> value
 # A base's expectation is not that of its variants; a finished run needs no older checkpoints.
-DEFAULTS: dict[str, Any] = {"TEST.EXPECTED_RESULTS": [], "SOLVER.KEEP_CHECKPOINTS": 1}
+DEFAULTS: Values = {"TEST.EXPECTED_RESULTS": [], "SOLVER.KEEP_CHECKPOINTS": 1}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Variant:
 
     name: str
     config: str
-    overrides: Mapping[str, Any]
+    overrides: Values
 
     def options(self, seed: int, output_dir: Path) -> list[str]:
         """KEY VALUE ... as train_net takes them."""
@@ -110,7 +111,7 @@ def read_plan(path: str | Path, *, seeds: Iterable[int] | None = None) -> Plan:
     return plan
 
 
-def _variants(path: Path, tree: Mapping[str, Any]) -> tuple[Variant, ...]:
+def _variants(path: Path, tree: Values) -> tuple[Variant, ...]:
     shared, given = _mapping(path, "overrides", tree.get("overrides")), _mapping(path, "variants", tree.get("variants"))
     if len(given) < 2:
         raise ValueError(f"{path}: variants has {len(given)} entries; a comparison has two or more")
@@ -133,13 +134,13 @@ def _variants(path: Path, tree: Mapping[str, Any]) -> tuple[Variant, ...]:
     return tuple(variants)
 
 
-def _mapping(path: Path, key: str, value: Any) -> Mapping[str, Any]:
+def _mapping(path: Path, key: str, value: object) -> Values:
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"{path}: {key} is {value!r}; it holds keys with values")
     return value or {}
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     return {False: "off", True: "on"}[value] if isinstance(value, bool) else str(value)
 
 
@@ -152,7 +153,7 @@ def _seeds(path: Path, value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _baselines(path: Path, value: Any, names: list[str]) -> dict[str, str]:
+def _baselines(path: Path, value: object, names: list[str]) -> dict[str, str]:
     """One name: the baseline of all others."""
     if value is None:
         raise ValueError(f"{path}: no baseline; name one of {', '.join(names)}")
@@ -208,7 +209,7 @@ def flat(cfg: CfgNode) -> dict[str, Any]:
     return dict(flatten(yaml.safe_load(cfg.dump())))
 
 
-def differing(configs: Mapping[str, Mapping[str, Any]], *, ignore: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+def differing(configs: Mapping[str, Values], *, ignore: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
     """name -> the keys, with its values, that are not the same in all configs.
 
     ignore: beginnings of keys that do not count.

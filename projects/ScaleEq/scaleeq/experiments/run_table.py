@@ -5,7 +5,7 @@ A run without that file is listed with its last evaluation during training, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .plan import differing, flat
 from .runs import IGNORED_KEYS, curve, read_metrics
 
 RESULTS = Path("inference") / "results.json"
+Record = dict[str, Any]  # what is known about a run
 NOT_COMPARED = (*IGNORED_KEYS, "MODEL.WEIGHTS")
 HEADERS = ("run", "{metric}", "parameters, M", "multiply-adds, G", "ms an image", "weights", "engine", "differs in")
 
@@ -40,11 +41,11 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     return found
 
 
-def read_result(folder: Path, metric: str) -> dict[str, Any]:
+def read_result(folder: Path, metric: str) -> Record:
     """What is known about a run: metric and the fields of results.json, None where it is not known; "config": flat."""
     results = read_json(folder / RESULTS)
     if results:
-        value: Any = results
+        value: object = results
         for part in metric.split("/"):
             value = value.get(part) if isinstance(value, dict) else None
     else:
@@ -62,7 +63,7 @@ def read_result(folder: Path, metric: str) -> dict[str, Any]:
     }
 
 
-def compare_runs(folders: Iterable[Path], metric: str = HEADLINE.name) -> list[dict[str, Any]]:
+def compare_runs(folders: Iterable[Path], metric: str = HEADLINE.name) -> list[Record]:
     """A record for each run; "differs_in" instead of its config: the keys that are not the same in all."""
     records = [read_result(folder, metric) for folder in find_runs(folders)]
     known = {record["run"]: record["config"] for record in records if record["config"]}
@@ -76,7 +77,7 @@ def compare_runs(folders: Iterable[Path], metric: str = HEADLINE.name) -> list[d
     ]
 
 
-def runs_table(records: Sequence[Mapping[str, Any]], metric: str = HEADLINE.name) -> str:
+def runs_table(records: Sequence[Record], metric: str = HEADLINE.name) -> str:
     """Markdown of what compare_runs gives."""
 
     def scaled(value: float | None, factor: float, digits: int) -> str:
@@ -99,7 +100,7 @@ def runs_table(records: Sequence[Mapping[str, Any]], metric: str = HEADLINE.name
     return table(rows, headers)
 
 
-def write_runs(records: Sequence[Mapping[str, Any]], output: Path, metric: str = HEADLINE.name) -> list[Path]:
+def write_runs(records: Sequence[Record], output: Path, metric: str = HEADLINE.name) -> list[Path]:
     """runs.json and runs.md; returns their paths."""
     paths = [output / "runs.json", output / "runs.md"]
     write_json(paths[0], {"metric": metric, "runs": list(records)})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from scaleeq.engine import load_config
 from scaleeq.files import read_json, write_json
 
-from .plan import differing, flat
+from .plan import Values, differing, flat
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +31,7 @@ IGNORED_KEYS = (
     "TEST.EXPECTED_RESULTS",
     "SOLVER.KEEP_CHECKPOINTS",
 )
+Row = dict[str, Any]  # a line of metrics.json
 MAX_POINTS = 200  # of a curve
 
 
@@ -47,15 +47,15 @@ class Run:
     value: float
     curve: list[tuple[int, float]]
     losses: list[tuple[int, float]]
-    record: Mapping[str, Any]
+    record: Values
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[Row]:
     """The lines of metrics.json that count, by iteration: what came again after a resumption replaces what was there.
 
     A line that is not whole, as a kill leaves it, is left out, with a warning.
     """
-    lines: dict[int, dict[str, Any]] = {}
+    lines: dict[int, Row] = {}
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for number, line in enumerate(text.split("\n"), start=1):
         row = _row(line)
@@ -69,7 +69,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [lines[iteration] for iteration in sorted(lines)]
 
 
-def _row(line: str) -> dict[str, Any] | None:
+def _row(line: str) -> Row | None:
     """A line of metrics.json; None: it is none. NaN may be in it."""
     try:
         row = json.loads(line)
@@ -78,7 +78,7 @@ def _row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get("iteration"), int) else None
 
 
-def curve(rows: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+def curve(rows: list[Row], name: str) -> list[tuple[int, float]]:
     """(iteration, value) of one scalar, finite values alone."""
     numbers = [(row["iteration"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
     return [(iteration, value) for iteration, value in numbers if math.isfinite(value)]
@@ -113,7 +113,7 @@ def read_run(folder: Path, metric: str) -> Run | None:
     return Run(folder, points[-1][1], points, thinned(curve(rows, LOSS)), record)
 
 
-def changed_keys(folder: Path, wanted: Mapping[str, Any]) -> dict[str, str]:
+def changed_keys(folder: Path, wanted: Values) -> dict[str, str]:
     """key -> "old -> new", where the run in a folder has another config than the wanted one; {} where there is none."""
     file = folder / "config.yaml"
     if not file.is_file() or not any((*folder.glob("*.pth"), *folder.glob(RUN_FILE))):
@@ -126,7 +126,7 @@ def changed_keys(folder: Path, wanted: Mapping[str, Any]) -> dict[str, str]:
     return {key: f"{value!r} -> {both['wanted'][key]!r}" for key, value in both["there"].items()}
 
 
-def finish_run(folder: Path, record: Mapping[str, Any]) -> None:
+def finish_run(folder: Path, record: Values) -> None:
     """Mark a run as ended well; its numbered checkpoints, older states of what model_final.pth holds, are deleted."""
     if (folder / "model_final.pth").is_file():
         for path in folder.glob("model_[0-9]*.pth"):

@@ -9,22 +9,23 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from scaleeq import engine
+from scaleeq.engine.__main__ import package_version
 
 from .execute import run_folder
 from .plan import Plan
 from .runs import Run, read_run
 from .statistics import ALPHA, CONFIDENCE, Difference, holm, paired_difference, runs_needed, summarize
 
+Content = dict[str, Any]  # of comparison.json, or of a part of it
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy")
 TARGETS = (0.1, 0.2, 0.4)  # differences whose number of runs is told, in the metric's unit
 
 
-def summarize_comparison(plan: Plan, output: Path) -> dict[str, Any]:
+def summarize_comparison(plan: Plan, output: Path) -> Content:
     """All numbers of a comparison, as plain values.
 
     ValueError: a run has no such metric.
@@ -62,7 +63,7 @@ def question(comment: str) -> str:
     return re.sub(r"\n(?!\n|[A-Z][a-z]+: )", " ", "\n".join(lines)).strip()
 
 
-def _summary(runs: dict[int, Run]) -> dict[str, Any]:
+def _summary(runs: dict[int, Run]) -> Content:
     return {
         **dataclasses.asdict(summarize([run.value for run in runs.values()])),
         "runs": {
@@ -77,7 +78,7 @@ def _summary(runs: dict[int, Run]) -> dict[str, Any]:
     }
 
 
-def _comparisons(plan: Plan, runs: dict[str, dict[int, Run]]) -> dict[str, dict[str, Any]]:
+def _comparisons(plan: Plan, runs: dict[str, dict[int, Run]]) -> dict[str, Content]:
     """Variant -> its difference to its baseline, over the seeds that both have."""
     by_seed = {
         name: {
@@ -112,9 +113,4 @@ def _runs_needed(difference: Difference) -> dict[str, int | None]:
 
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "engine": f"{engine.NAME} {engine.VERSION}"}
-    for package in ("scaleeq", *PACKAGES):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # run from a checkout
-            versions[package] = "not installed"
-    return versions
+    return versions | {package: package_version(package) for package in ("scaleeq", *PACKAGES)}

@@ -17,6 +17,7 @@ from torch import nn
 
 import scaleeq
 from scaleeq.engine import CfgNode, SafeCheckpointer, comm
+from scaleeq.equalization import other_equalizers
 from scaleeq.equalization.calibration import calibrate, fusions_of
 from scaleeq.probes.analysis import measure_scales
 from scaleeq.training.hooks import FirstBatches
@@ -83,7 +84,7 @@ def _model(cfg: CfgNode, weights: str) -> nn.Module:
     seed_iteration(max(cfg.SEED, 0), rank=0, iteration=0)
     model = Recipe.build_model(cfg)
     if weights:
-        SafeCheckpointer(model).load_weights(weights)
+        SafeCheckpointer(model, other_model=other_equalizers).load_weights(weights)
     return model
 
 

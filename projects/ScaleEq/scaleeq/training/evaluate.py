@@ -18,6 +18,7 @@ from torch import nn
 
 from scaleeq import engine
 from scaleeq.engine import CfgNode, SafeCheckpointer, comm
+from scaleeq.equalization import other_equalizers
 from scaleeq.files import write_json
 from scaleeq.probes.counting import count
 from scaleeq.stopping import stop_signals
@@ -40,7 +41,7 @@ def evaluate_only(cfg: CfgNode, recipe: type[Recipe] = Recipe, *, resume: bool =
     check_before_evaluation(cfg)
     recipe.check_evaluators(cfg)
     model = recipe.build_model(cfg)
-    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, other_model=other_equalizers)
     file = evaluated_file(cfg, checkpointer, resume=resume)
     kind = checkpointer.load_weights(file)
     logger.info("Evaluating the %s weights of %s", kind, file)

@@ -15,6 +15,7 @@ from torch import nn
 from scaleeq.config.check import OUR_ARCHITECTURES
 from scaleeq.console import quiet
 from scaleeq.engine import CfgNode, SafeCheckpointer
+from scaleeq.equalization import other_equalizers
 
 from .evaluate import evaluated_file
 from .norms import refuse_single_values
@@ -84,7 +85,7 @@ def check_weights(model: nn.Module, path: str, *, key: str = "MODEL.WEIGHTS", st
     if not path or "://" in path:
         return
     try:
-        SafeCheckpointer(model).load_weights(path, strict=strict)
+        SafeCheckpointer(model, other_model=other_equalizers).load_weights(path, strict=strict)
     except (FileNotFoundError, ValueError) as error:
         kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
         raise kind(f"{key}: {error}") from error

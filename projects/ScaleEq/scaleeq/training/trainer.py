@@ -34,6 +34,7 @@ from scaleeq.engine import (
     wrap_ddp,
 )
 from scaleeq.engine.checkpoint_misfits import optimizer_misfits, state_misfits
+from scaleeq.equalization import other_equalizers
 from scaleeq.stopping import Stopped, check_stop, request_stop, stop_requested, stop_signals
 
 from .ema import WeightAverage
@@ -78,7 +79,12 @@ class Trainer(Recipe, TrainerBase):
         self.average = WeightAverage(model, decay=cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
         saved: dict[str, Any] = {"ema": self.average} if self.average else {}
         self.checkpointer = SafeCheckpointer(
-            model, cfg.OUTPUT_DIR, keep=cfg.SOLVER.KEEP_CHECKPOINTS, trainer=weakref.proxy(self), **saved
+            model,
+            cfg.OUTPUT_DIR,
+            keep=cfg.SOLVER.KEEP_CHECKPOINTS,
+            other_model=other_equalizers,
+            trainer=weakref.proxy(self),
+            **saved,
         )
         check_disk_space(cfg, model)
         for each in (model, self.average.model) if self.average else (model,):

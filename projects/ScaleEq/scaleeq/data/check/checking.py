@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from scaleeq.data.picture_file import Header, read_header
-from scaleeq.data.reading import (
+from scaleeq.workers import map_in_processes
+
+from ..picture_file import Header, read_header
+from ..reading import (
     check_labels,
     check_one_bit,
     check_same_size,
@@ -27,8 +29,6 @@ from scaleeq.data.reading import (
     read_instances,
     read_labels,
 )
-from scaleeq.workers import map_in_processes
-
 from ..sets.catalog import IGNORE_LABEL, Record
 
 DARK = 16  # of 256 grey levels; what 12 bits, stored in 16, come to

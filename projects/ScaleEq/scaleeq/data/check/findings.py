@@ -8,8 +8,7 @@ from textwrap import wrap
 
 import numpy as np
 
-from scaleeq.data.reading import likely_cause
-
+from ..reading import likely_cause
 from ..sets.catalog import ONE_CLASS
 from .checking import Totals
 

@@ -15,9 +15,9 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from scaleeq.data.folder import IMAGE_SUFFIXES, KINDS, PREFIX, WHAT_IT_HOLDS, find_dataset, locate
 from scaleeq.engine import DatasetCatalog
 
+from ..folder import IMAGE_SUFFIXES, KINDS, PREFIX, WHAT_IT_HOLDS, find_dataset, locate
 from ..sets.catalog import Record, datasets_root
 from ..sets.listing import files_passed_over, in_words
 from .findings import Finding

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from scaleeq.data.preparation import coco_stuff, pascal_context, voc2012
+from scaleeq.choices import one_of
 
 from ..sets.catalog import datasets_root
+from . import coco_stuff, pascal_context, voc2012
 
 CONVERSIONS: dict[str, Callable[..., list[str]]] = {
     "voc2012-trainaug": voc2012.prepare,
@@ -26,13 +27,12 @@ def prepare_dataset(
     """Convert one data set; returns the names under which it can be used now.
 
     name: one of CONVERSIONS. root: the directory of all data sets, by default $DETECTRON2_DATASETS.
-    workers: processes that convert; 0: this one. Files that are there and right are kept: a run that was stopped goes
-        on, and one more run checks everything.
+    workers: processes that convert; 0 or 1: this one. Files that are there and right are kept: a run that was stopped
+        goes on, and one more run checks everything.
     allow_incomplete: a copy with fewer images than the official one is a warning, not an error.
     FileNotFoundError, ValueError: a source is missing or wrong; it says which, and where to get it.
     ImportError: a library is missing that reads MATLAB's files.
     """
-    if name not in CONVERSIONS:
-        raise ValueError(f"unknown data set {name!r}, valid are {', '.join(CONVERSIONS)}")
+    convert = CONVERSIONS[one_of(name, CONVERSIONS, key="the data set")]
     root = datasets_root() if root is None else os.path.expanduser(root)
-    return CONVERSIONS[name](root, workers=workers, allow_incomplete=allow_incomplete)
+    return convert(root, workers=workers, allow_incomplete=allow_incomplete)

@@ -9,7 +9,6 @@ follow, the last one's bit 4: the sign; from the fourth length on, the differenc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -17,7 +16,7 @@ from pycocotools import mask as coco_mask
 MAX_CHARACTERS = 7  # of one length; 35 bits
 
 
-def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
+def decode(segmentation: object, height: int, width: int) -> np.ndarray:
     """Mask: (H, W) uint8 in {0, 1}.
 
     segmentation: {"size": [H, W], "counts": text, bytes or a list}, or a list of polygons [x, y, x, y, ...].
@@ -39,13 +38,13 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
     return np.repeat(np.arange(len(lengths), dtype=np.uint8) % 2, lengths).reshape(width, height).T
 
 
-def _from_list(counts: Sequence[Any]) -> np.ndarray:
+def _from_list(counts: Sequence[object]) -> np.ndarray:
     if not all(type(count) is int and abs(count) < 1 << 40 for count in counts):
         raise ValueError("a mask whose run lengths are no whole numbers")
     return np.array(counts, np.int64)
 
 
-def _from_text(counts: Any) -> np.ndarray:
+def _from_text(counts: object) -> np.ndarray:
     """The lengths: (N,) int64, which may be negative where the text is not COCO's."""
     data = counts.encode("latin-1", "replace") if isinstance(counts, str) else counts
     if not isinstance(data, bytes):

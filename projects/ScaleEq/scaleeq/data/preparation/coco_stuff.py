@@ -15,8 +15,11 @@ import os
 
 import numpy as np
 
-from scaleeq.data.picture_file import require_file
-from scaleeq.data.preparation.conversion import (
+from ..picture_file import require_file
+from ..sets.catalog import IGNORE_LABEL
+from ..sets.coco_stuff import BASES, CLASSES, LABELS, SPLITS
+from ..sets.listing import files_by_name, read_names
+from .conversion import (
     Conversion,
     convert,
     find_source,
@@ -24,10 +27,6 @@ from scaleeq.data.preparation.conversion import (
     import_reader,
     select_present,
 )
-
-from ..sets.catalog import IGNORE_LABEL
-from ..sets.coco_stuff import BASES, CLASSES, LABELS, SPLITS
-from ..sets.listing import files_by_name, read_names
 
 NUM_IMAGES = {"train": 9_000, "test": 1_000}
 WHAT = "COCO-Stuff-10K"

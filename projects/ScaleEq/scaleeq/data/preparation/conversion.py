@@ -10,23 +10,21 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from scaleeq.data.picture_file import read_size, read_values
-from scaleeq.data.text_file import read_lines
 from scaleeq.files import remove_parts, replacing, write_text
-from scaleeq.workers import WorkerKilledError
+from scaleeq.workers import WorkerKilledError, map_in_processes
 
+from ..picture_file import read_size, read_values
 from ..sets.listing import ROOT_FOLDERS
+from ..text_file import read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -67,54 +65,26 @@ class Conversion:
 def convert(conversions: Sequence[Conversion], what: str, workers: int) -> None:
     """Run all, in processes, with a progress bar; the first error ends it, and what is written stays.
 
-    what: the data set, for the bar. workers: processes; 0: this one.
+    what: the data set, for the bar. workers: processes; 0 or 1: this one.
     OSError, ValueError: as a conversion raises it. WorkerKilledError: somebody, usually the system, has killed one.
     """
-    if workers < 0:
-        raise ValueError(f"the number of worker processes is {workers}; expected 0 or more")
     for folder in {os.path.dirname(conversion.target) for conversion in conversions}:
         remove_parts(folder)
-    # Torch's loader, because its workers end with this process, and an end of theirs is noticed.
-    outcomes = DataLoader(
-        _Outcomes(conversions),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=16 if workers else None,
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-    )
+    outcomes = map_in_processes(Conversion.run, conversions, workers)
     counts: Counter[str] = Counter()
     try:
-        for conversion, outcome in zip(conversions, tqdm(outcomes, desc=what, unit="image"), strict=True):
-            if isinstance(outcome, Exception):
-                raise outcome
+        for conversion, outcome in zip(
+            conversions, tqdm(outcomes, desc=what, total=len(conversions), unit="image"), strict=True
+        ):
             if outcome == "replaced" and not counts["replaced"]:
                 logger.warning("%s held other labels than %s, and is replaced", conversion.target, conversion.source)
             counts[outcome] += 1
-    except RuntimeError as error:  # torch's, whose loader raises no other here
-        raise WorkerKilledError(
-            f"a worker process ended in the middle of its work ({error}), as where memory runs out; use fewer of them, "
-            "and the same command goes on from here"
-        ) from error
+    except WorkerKilledError as error:
+        raise WorkerKilledError(f"{error}; the same command goes on from here") from error
     logger.info(
         "%s: %d label pictures, of which %d are new, %d replaced and %d were there",
         *(what, len(conversions), counts["written"], counts["replaced"], counts["kept"]),
     )
-
-
-class _Outcomes(Dataset):
-    """The conversions by index, run when asked for. Errors are returned: the loader would wrap their messages."""
-
-    def __init__(self, conversions: Sequence[Conversion]) -> None:
-        self.conversions = conversions
-
-    def __len__(self) -> int:
-        return len(self.conversions)
-
-    def __getitem__(self, index: int) -> str | Exception:
-        try:
-            return self.conversions[index].run()
-        except (OSError, ValueError) as error:
-            return error
 
 
 def write_list(path: str, names: Iterable[str]) -> None:
@@ -173,7 +143,7 @@ def select_present(
     return found
 
 
-def import_reader(module: str) -> Any:
+def import_reader(module: str) -> ModuleType:
     """A module that reads MATLAB's files. ImportError: it is not installed; the message says what to do."""
     try:
         return importlib.import_module(module)

@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from scaleeq.data.picture_file import require_file
-from scaleeq.data.preparation.coco_masks import decode
-from scaleeq.data.preparation.conversion import Conversion, convert, find_source, select_present, write_list
-
+from ..picture_file import require_file
 from ..sets.listing import files_by_name
 from ..sets.pascal_context import BASES, CATEGORY_IDS, LABELS, LISTS
+from .coco_masks import decode
+from .conversion import Conversion, convert, find_source, select_present, write_list
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +35,7 @@ MAX_SIDE = 1 << 15  # of an image, in pixels
 JSON = "trainval_merged.json"
 GET_IMAGES = "VOCtrainval_03-May-2010.tar: http://host.robots.ox.ac.uk/pascal/VOC/voc2010/"
 GET_JSON = f"{JSON}: https://codalabuser.blob.core.windows.net/public/{JSON}"
+Item = dict[str, Any]  # of one of the json's lists
 LABEL_OF_CATEGORY = {category: label for label, category in enumerate(CATEGORY_IDS)}
 
 
@@ -74,7 +74,7 @@ def prepare(root: str, *, workers: int = 0, allow_incomplete: bool = False) -> l
     return [f"pascal_context_{number}_sem_seg_{split}" for number in (59, 60) for split in NUM_IMAGES]
 
 
-def read_json(path: str) -> tuple[list[dict[str, Any]], Mapping[int, list[dict[str, Any]]]]:
+def read_json(path: str) -> tuple[list[Item], Mapping[int, list[Item]]]:
     """The images, and the masks of each by its id, in the order of the file. ValueError: it is not the json."""
     require_file(path)
     try:
@@ -90,13 +90,13 @@ def read_json(path: str) -> tuple[list[dict[str, Any]], Mapping[int, list[dict[s
         items = content.get(section) if isinstance(content, dict) else None
         if not items or not all(wanted <= item.keys() for item in items):
             raise ValueError(f"{path} has no {section!r} with {', '.join(sorted(wanted))}. {GET_JSON}")
-    annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    annotations: dict[int, list[Item]] = defaultdict(list)
     for annotation in content["annos_segmentation"]:
         annotations[annotation["image_id"]].append(annotation)
     return content["images"], annotations
 
 
-def paint(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], source: str) -> np.ndarray:
+def paint(image: Item, annotations: Sequence[Item], source: str) -> np.ndarray:
     """Labels: (H, W) uint8, 0..59: the masks in their order, later ones over earlier ones.
 
     image, annotations: items of the json. source: its path, for messages.

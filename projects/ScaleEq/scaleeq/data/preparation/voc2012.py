@@ -16,8 +16,12 @@ import shutil
 
 import numpy as np
 
-from scaleeq.data.picture_file import read_values, require_file
-from scaleeq.data.preparation.conversion import (
+from scaleeq.files import replacing
+
+from ..picture_file import read_values, require_file
+from ..sets.listing import files_by_name, read_names
+from ..sets.voc2012 import CLASSES
+from .conversion import (
     Conversion,
     convert,
     find_source,
@@ -25,10 +29,6 @@ from scaleeq.data.preparation.conversion import (
     select_present,
     write_list,
 )
-from scaleeq.files import replacing
-
-from ..sets.listing import files_by_name, read_names
-from ..sets.voc2012 import CLASSES
 
 NUM_IMAGES = 10_582
 WHAT = "VOC 2012 (trainaug)"

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import functools
 
+from scaleeq.choices import one_of
+
 from .catalog import IGNORE_LABEL, Record, register_dataset
 from .listing import Layout, load_layout
 
@@ -94,8 +96,7 @@ def load_ade20k(split: str, root: str | None = None) -> list[Record]:
     split: "train", "val" or "test". root: the directory of all data sets, by default $DETECTRON2_DATASETS.
     FileNotFoundError: a missing directory, image or label. ValueError: another split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r} of ADE20K, valid are {tuple(SPLITS)}")
+    one_of(split, SPLITS, key="the split of ADE20K")
     return load_layout(f"ADE20K ({split})", layouts(split), root=root)
 
 

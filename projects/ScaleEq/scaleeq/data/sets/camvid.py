@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import functools
 
+from scaleeq.choices import one_of
+
 from .catalog import IGNORE_LABEL, Record, register_dataset
 from .listing import Layout, load_layout
 
@@ -53,8 +55,7 @@ def load_camvid(split: str, root: str | None = None) -> list[Record]:
     split: "train", "val" or "test". root: the directory that holds CamVid/, by default $DETECTRON2_DATASETS.
     FileNotFoundError: a missing directory, image or label. ValueError: another split, or two images of one name.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r} of CamVid, valid are {SPLITS}")
+    one_of(split, SPLITS, key="the split of CamVid")
     layout = Layout(
         used_by="SegNet's copy",
         images=f"CamVid/{split}",

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from scaleeq.data.record_file import with_label_file
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
+
+from ..record_file import Record as Record
+from ..record_file import with_label_file
 
 IGNORE_LABEL = 255
 ONE_CLASS = (
     "of one class every prediction is right and every loss 0, so nothing is learned or measured. One class against the "
     "background are two classes: write the background as a class (label 0, for example) instead of void"
 )
-# One image of a data set, with Detectron2's keys (file_name, sem_seg_file_name, height, width, image_id). "read", in
-# place of files: a functools.partial that takes nothing more, () -> image (H, W, 3) uint8 in RGB, labels (H, W) uint8;
-# its keywords tell one image from another.
-Record = dict[str, Any]
 
 
 def datasets_root() -> str:

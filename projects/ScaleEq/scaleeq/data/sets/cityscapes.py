@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import functools
 
+from scaleeq.choices import one_of
+
 from .catalog import IGNORE_LABEL, Record, register_dataset
 from .listing import Layout, load_layout
 
@@ -82,10 +84,8 @@ def load_cityscapes(split: str, root: str | None = None, *, kind: str = "gtFine"
     root: the directory that holds cityscapes/, by default $DETECTRON2_DATASETS. kind: "gtFine" or "gtCoarse".
     FileNotFoundError: a missing directory or label, or no image. ValueError: another split or kind.
     """
-    if kind not in SPLITS:
-        raise ValueError(f"unknown kind {kind!r} of Cityscapes' labels, valid are {tuple(SPLITS)}")
-    if split not in SPLITS[kind]:
-        raise ValueError(f"unknown split {split!r} of Cityscapes with {kind}, valid are {SPLITS[kind]}")
+    one_of(kind, SPLITS, key="the kind of Cityscapes' labels")
+    one_of(split, SPLITS[kind], key=f"the split of Cityscapes with {kind}")
     return load_layout(f"Cityscapes ({kind}, {split})", layouts(split, kind), root=root)
 
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import functools
 
+from scaleeq.choices import one_of
+
 from .catalog import IGNORE_LABEL, Record, register_dataset
 from .listing import Layout, load_layout
 from .voc2012 import voc_color
@@ -91,8 +93,8 @@ def load_coco_stuff(version: str, split: str, root: str | None = None) -> list[R
     root: the directory of all data sets, by default $DETECTRON2_DATASETS.
     FileNotFoundError: a missing directory, image or label. ValueError: another version or split.
     """
-    if version not in VERSIONS or split not in SPLITS:
-        raise ValueError(f"unknown split {version} {split} of COCO-Stuff-10K, valid are {VERSIONS} and {SPLITS}")
+    one_of(version, VERSIONS, key="the version of COCO-Stuff-10K")
+    one_of(split, SPLITS, key="the split of COCO-Stuff-10K")
     way_out = "The archive's .mat files are converted by: python tools/prepare_dataset.py coco-stuff-10k"
     return load_layout(f"COCO-Stuff-10K {version} ({split})", layouts(version, split), root=root, way_out=way_out)
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import functools
 
+from scaleeq.choices import one_of
+
 from .catalog import Record, register_dataset
 from .listing import Layout, load_layout
 
@@ -68,8 +70,7 @@ def load_lip(split: str, root: str | None = None) -> list[Record]:
     split: "train", "val" or "test". root: the directory that holds LIP/, by default $DETECTRON2_DATASETS.
     FileNotFoundError: a missing directory, image or label. ValueError: another split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r} of LIP, valid are {SPLITS}")
+    one_of(split, SPLITS, key="the split of LIP")
     return load_layout(f"LIP ({split})", layouts(split), root=root)
 
 

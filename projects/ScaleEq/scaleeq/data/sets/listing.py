@@ -10,12 +10,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from scaleeq.data.text_file import read_lines
-
+from ..text_file import read_lines
 from .catalog import Record, datasets_root
 
 logger = logging.getLogger(__name__)
@@ -179,7 +177,7 @@ def _warn_once(text: str) -> None:
 
 
 def _record(layout: Layout, name: str, image: str, labels: str | None, instances: str | None) -> Record:
-    record: dict[str, Any] = {"file_name": os.path.join(layout.images, image), "image_id": os.path.basename(name)}
+    record: Record = {"file_name": os.path.join(layout.images, image), "image_id": os.path.basename(name)}
     if labels:
         record["sem_seg_file_name"] = os.path.join(layout.labels, labels)
         if layout.label_map:
@@ -197,16 +195,15 @@ def files_by_name(directory: str, suffixes: tuple[str, ...], *, nested: bool = F
     """
     lower = tuple(suffix.lower() for suffix in suffixes)
     files: dict[str, str] = {}
-    for folder in _folders(directory) if nested else [""]:
-        for file in _files(os.path.join(directory, folder)):
-            suffix = next((suffix for suffix in lower if file.lower().endswith(suffix)), None)
-            if suffix is None or file.startswith("."):
-                continue
-            name = os.path.join(folder, file[: -len(suffix)])
-            if name in files:
-                path = os.path.abspath(directory)
-                raise ValueError(f"two files in {path} are named {name}: {files[name]} and {file}; keep one of them")
-            files[name] = os.path.join(folder, file)
+    for folder, file in _files_below(directory, nested=nested):
+        suffix = next((suffix for suffix in lower if file.lower().endswith(suffix)), None)
+        if suffix is None or file.startswith("."):
+            continue
+        name = os.path.join(folder, file[: -len(suffix)])
+        if name in files:
+            path = os.path.abspath(directory)
+            raise ValueError(f"two files in {path} are named {name}: {files[name]} and {file}; keep one of them")
+        files[name] = os.path.join(folder, file)
     return files
 
 
@@ -217,12 +214,11 @@ def files_passed_over(directory: str, suffixes: Iterable[str], *, nested: bool =
     """
     lower = tuple(suffix.lower() for suffix in suffixes)
     files = []
-    for folder in _folders(directory) if nested else [""]:
-        for file in _files(os.path.join(directory, folder)):
-            hidden, fits = file.startswith("."), file.lower().endswith(lower)
-            left_out = fits and not file.startswith("._") if hidden else not fits
-            if left_out and file not in LITTER:
-                files.append(os.path.join(folder, file))
+    for folder, file in _files_below(directory, nested=nested):
+        hidden, fits = file.startswith("."), file.lower().endswith(lower)
+        left_out = fits and not file.startswith("._") if hidden else not fits
+        if left_out and file not in LITTER:
+            files.append(os.path.join(folder, file))
     return sorted(files)
 
 
@@ -256,21 +252,18 @@ def read_names(path: str, what: str) -> list[str]:
     return [line.strip() for line in read_lines(path) if line.strip()]
 
 
-def _files(directory: str) -> list[str]:
-    """The names of all that is no folder, told from the listing alone: nothing is opened or asked for its state."""
-    with os.scandir(directory) as entries:
-        return [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+def _files_below(directory: str, *, nested: bool) -> Iterator[tuple[str, str]]:
+    """(folder, name) of all that is no folder, told from the listing alone: nothing is opened or asked for its state.
 
-
-def _folders(directory: str) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir())
+    folder: "", or, where files are nested, each folder of the directory, sorted.
+    """
+    folders = sorted(entry.name for entry in os.scandir(directory) if entry.is_dir()) if nested else [""]
+    for folder in folders:
+        with os.scandir(os.path.join(directory, folder)) as entries:
+            yield from ((folder, entry.name) for entry in entries if not entry.is_dir(follow_symlinks=False))
 
 
 def _has_file(layout: Layout) -> bool:
     """Whether any file of the directory of labels has their suffix."""
-    suffix = layout.label_suffix.lower()
-    for folder in _folders(layout.labels) if layout.nested else [""]:
-        with os.scandir(os.path.join(layout.labels, folder)) as entries:
-            if any(entry.name.lower().endswith(suffix) for entry in entries):
-                return True
-    return False
+    files = _files_below(layout.labels, nested=layout.nested)
+    return any(file.lower().endswith(layout.label_suffix.lower()) for _, file in files)

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import functools
 
+from scaleeq.choices import one_of
+
 from .catalog import IGNORE_LABEL, Record, register_dataset
 from .listing import Layout, load_layout
 from .voc2012 import voc_color
@@ -53,8 +55,7 @@ def load_pascal_context(split: str, num_classes: int, root: str | None = None) -
     root: the directory that holds VOCdevkit/, by default $DETECTRON2_DATASETS.
     FileNotFoundError: a missing directory, list, image or label. ValueError: another split or number of classes.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r} of Pascal-Context, valid are {SPLITS}")
+    one_of(split, SPLITS, key="the split of Pascal-Context")
     if num_classes not in CLASSES:
         raise ValueError(f"Pascal-Context has 59 classes, or 60 with the background, not {num_classes}")
     layouts = [

@@ -21,8 +21,9 @@ import math
 
 import numpy as np
 
-from scaleeq.data.record_file import RecordFile
+from scaleeq.choices import one_of
 
+from ..record_file import RecordFile
 from .catalog import IGNORE_LABEL, Record, register_dataset
 
 # Size and number of the scenes.
@@ -68,8 +69,7 @@ def render_scene(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
     Returns the image: (H, W, 3) uint8 in RGB, and the labels: (H, W) uint8, 0..7 or 255.
     Raises ValueError for an unknown split, IndexError for an index outside it.
     """
-    if split not in NUM_SCENES:
-        raise ValueError(f"unknown split {split!r} of the toy scenes, valid are {sorted(NUM_SCENES)}")
+    one_of(split, NUM_SCENES, key="the split of the toy scenes")
     if not 0 <= index < NUM_SCENES[split]:
         raise IndexError(f"scene {index} of split {split!r}, which has {NUM_SCENES[split]}")
     # Shapes and appearance draw from two streams: a change of a texture does not move the shapes.

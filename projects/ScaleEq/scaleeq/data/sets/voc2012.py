@@ -24,6 +24,8 @@ import functools
 import os
 from dataclasses import replace
 
+from scaleeq.choices import one_of
+
 from .catalog import Record, register_dataset
 from .listing import Layout, find_layout, layout_records, load_layout, read_names
 
@@ -57,8 +59,7 @@ def load_voc2012(split: str, root: str | None = None) -> list[Record]:
     FileNotFoundError: a missing directory, list, image or label. ValueError: another split, or trainaug.txt names
     images of val.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r} of VOC 2012, valid are {SPLITS}")
+    one_of(split, SPLITS, key="the split of VOC 2012")
     what = f"VOC 2012 ({split})"
     if split == "trainaug":
         return _load_trainaug(what, root)

@@ -6,6 +6,8 @@ column "in detectron2" of docs/engine.md).
 Deviations: left out is what ScaleEq never calls; each module's docstring says what.
 """
 
+# ruff: noqa: F401 (what stands under TYPE_CHECKING is for type checkers; _HOMES hands on the same names)
+
 from __future__ import annotations
 
 import importlib
@@ -37,103 +39,45 @@ if TYPE_CHECKING:
 
 __version__ = "0.6"  # the Detectron2 version whose behaviour this package reproduces
 
-__all__ = [
-    "BACKBONE_REGISTRY",
-    "META_ARCH_REGISTRY",
-    "SEM_SEG_HEADS_REGISTRY",
-    "Backbone",
-    "CfgNode",
-    "DatasetCatalog",
-    "DatasetEvaluator",
-    "DatasetEvaluators",
-    "DetectionCheckpointer",
-    "EvalHook",
-    "EventStorage",
-    "EventWriter",
-    "HookBase",
-    "ImageList",
-    "InferenceSampler",
-    "IterationTimer",
-    "LRScheduler",
-    "MetadataCatalog",
-    "NaiveSyncBatchNorm",
-    "PeriodicCheckpointer",
-    "PeriodicWriter",
-    "ShapeSpec",
-    "TrainerBase",
-    "build_backbone",
-    "build_model",
-    "build_sem_seg_head",
-    "comm",
-    "configurable",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-    "get_cfg",
-    "get_event_storage",
-    "inference_on_dataset",
-    "launch",
-    "print_csv_format",
-    "seed_all_rng",
-    "setup_logger",
-    "verify_results",
-]
-
-# A name and the module that it is imported from on first use: the config alone needs no torch.
+# The module of each name, which is imported on the name's first use: the config alone needs no torch.
 _HOMES = {
-    "comm": "",
-    "Backbone": "modeling",
-    "NaiveSyncBatchNorm": "layers",
-    "BACKBONE_REGISTRY": "modeling",
-    "META_ARCH_REGISTRY": "modeling",
-    "SEM_SEG_HEADS_REGISTRY": "modeling",
-    "build_backbone": "modeling",
-    "build_model": "modeling",
-    "build_sem_seg_head": "modeling",
-    "DatasetCatalog": "data",
-    "MetadataCatalog": "data",
-    "CfgNode": "config",
-    "configurable": "config",
-    "get_cfg": "config",
-    "default_argument_parser": "defaults",
-    "default_setup": "defaults",
-    "default_writers": "defaults",
-    "DetectionCheckpointer": "checkpoint",
-    "seed_all_rng": "defaults",
-    "DatasetEvaluator": "evaluation",
-    "DatasetEvaluators": "evaluation",
-    "inference_on_dataset": "evaluation",
-    "EventStorage": "events",
-    "EventWriter": "events",
-    "get_event_storage": "events",
-    "EvalHook": "hooks",
-    "IterationTimer": "hooks",
-    "LRScheduler": "hooks",
-    "PeriodicCheckpointer": "hooks",
-    "PeriodicWriter": "hooks",
-    "ImageList": "structures",
-    "launch": "launch",
-    "setup_logger": "logger",
-    "InferenceSampler": "data",
-    "ShapeSpec": "layers",
-    "print_csv_format": "evaluation",
-    "verify_results": "evaluation",
-    "HookBase": "train_loop",
-    "TrainerBase": "train_loop",
+    name: module
+    for module, names in {
+        "checkpoint": ("DetectionCheckpointer",),
+        "comm": ("comm",),
+        "config": ("CfgNode", "configurable", "get_cfg"),
+        "data": ("DatasetCatalog", "InferenceSampler", "MetadataCatalog"),
+        "defaults": ("default_argument_parser", "default_setup", "default_writers", "seed_all_rng"),
+        "evaluation": (
+            *("DatasetEvaluator", "DatasetEvaluators", "inference_on_dataset"),
+            *("print_csv_format", "verify_results"),
+        ),
+        "events": ("EventStorage", "EventWriter", "get_event_storage"),
+        "hooks": ("EvalHook", "IterationTimer", "LRScheduler", "PeriodicCheckpointer", "PeriodicWriter"),
+        "launch": ("launch",),
+        "layers": ("NaiveSyncBatchNorm", "ShapeSpec"),
+        "logger": ("setup_logger",),
+        "modeling": (
+            *("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "SEM_SEG_HEADS_REGISTRY"),
+            *("Backbone", "build_backbone", "build_model", "build_sem_seg_head"),
+        ),
+        "structures": ("ImageList",),
+        "train_loop": ("HookBase", "TrainerBase"),
+    }.items()
+    for name in names
 }
 
 
 if not TYPE_CHECKING:  # a type checker would take it for permission to import any name
+    __all__ = list(_HOMES)
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        if not _HOMES[name]:
-            return importlib.import_module(f".{name}", __name__)
-        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-        globals()[name] = value
+        module = importlib.import_module(f".{_HOMES[name]}", __name__)
+        globals()[name] = value = module if name == "comm" else getattr(module, name)
         return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOMES})

@@ -37,7 +37,7 @@ class DetectionCheckpointer(Checkpointer):
             raise ValueError(f"{filename} wants its names matched by heuristics, which only Detectron2 does")
         return loaded
 
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+    def _load_model(self, checkpoint: dict[str, Any]) -> object:
         """As fvcore's; the model's own pixel_mean and pixel_std may be missing, they come from the config."""
         incompatible = super()._load_model(checkpoint)
         own_buffers = dict(self.model.named_buffers(recurse=False))

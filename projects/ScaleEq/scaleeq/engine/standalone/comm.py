@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+Group = dist.ProcessGroup | None
+
 _LOCAL_PROCESS_GROUP: dist.ProcessGroup | None = None
 
 
@@ -87,11 +89,11 @@ def _get_global_gloo_group() -> Any:
     return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
 
 
-def _group_size(group: Any) -> int:
+def _group_size(group: Group) -> int:
     return dist.get_world_size(group) if _initialized() else 1
 
 
-def all_gather(data: Any, group: Any = None) -> list[Any]:
+def all_gather(data: object, group: Group = None) -> list[Any]:
     """Every rank's `data` (anything that pickles), in order of rank, on every rank."""
     if get_world_size() == 1:
         return [data]
@@ -103,7 +105,7 @@ def all_gather(data: Any, group: Any = None) -> list[Any]:
     return gathered
 
 
-def gather(data: Any, dst: int = 0, group: Any = None) -> list[Any]:
+def gather(data: object, dst: int = 0, group: Group = None) -> list[Any]:
     """Every rank's `data` (anything that pickles), in order of rank, on rank `dst`; an empty list on the others."""
     if get_world_size() == 1:
         return [data]

@@ -16,6 +16,7 @@ from fvcore.common.config import CfgNode as _CfgNode
 
 from .config_defaults import DEFAULTS
 
+Arguments = dict[str, Any]  # by name
 _Function = TypeVar("_Function", bound=Callable)
 
 
@@ -89,11 +90,11 @@ def _configurable_function(function: _Function, *, from_config: Callable) -> _Fu
     return wrapped  # type: ignore[return-value]
 
 
-def _called_with_cfg(args: tuple, kwargs: dict[str, Any]) -> bool:
+def _called_with_cfg(args: tuple, kwargs: Arguments) -> bool:
     return isinstance(args[0] if args else None, _CfgNode) or isinstance(kwargs.get("cfg"), _CfgNode)
 
 
-def _arguments(from_config: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _arguments(from_config: Callable, args: tuple, kwargs: Arguments) -> Arguments:
     """What from_config makes of the call, then the keywords that it does not know."""
     parameters = inspect.signature(from_config).parameters
     if next(iter(parameters), None) != "cfg":

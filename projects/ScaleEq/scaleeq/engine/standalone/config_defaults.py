@@ -7,9 +7,7 @@ Deviations: none; the keys of detectors are carried although nothing here reads 
 
 from __future__ import annotations
 
-from typing import Any
-
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, object] = {
     "VERSION": 2,
     "MODEL": {
         "LOAD_PROPOSALS": False,

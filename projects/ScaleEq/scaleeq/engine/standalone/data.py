@@ -19,8 +19,27 @@ from torch.utils.data import Sampler
 from . import comm
 
 
-class _DatasetCatalog(UserDict):
+class _Catalog(UserDict):
+    """A dictionary by the names of datasets, with Detectron2's further words for it."""
+
+    title: str
+
+    def list(self) -> builtins.list[str]:
+        return builtins.list(self.keys())
+
+    def remove(self, name: str) -> None:
+        self.pop(name)
+
+    def __str__(self) -> str:
+        return f"{self.title}: {', '.join(self.keys())})"
+
+    __repr__ = __str__
+
+
+class _DatasetCatalog(_Catalog):
     """Name -> function without arguments that returns the list of records, the same at every call."""
+
+    title = "DatasetCatalog(registered datasets"
 
     def register(self, name: str, func: Callable[[], builtins.list[dict]]) -> None:
         """Raises AssertionError where func is not callable or the name is taken."""
@@ -36,17 +55,6 @@ class _DatasetCatalog(UserDict):
             raise KeyError(f"dataset {name!r} is not registered; available: {', '.join(map(str, self))}")
         return self[name]()
 
-    def list(self) -> builtins.list[str]:
-        return builtins.list(self.keys())
-
-    def remove(self, name: str) -> None:
-        self.pop(name)
-
-    def __str__(self) -> str:
-        return f"DatasetCatalog(registered datasets: {', '.join(self.keys())})"
-
-    __repr__ = __str__
-
 
 class Metadata(types.SimpleNamespace):
     """What is known about one dataset, as attributes; one that is set keeps its value."""
@@ -56,7 +64,7 @@ class Metadata(types.SimpleNamespace):
     def __getattr__(self, key: str) -> Any:
         raise AttributeError(f"no {key!r} in the metadata of dataset {self.name!r}; it has {sorted(self.__dict__)}")
 
-    def __setattr__(self, key: str, val: Any) -> None:
+    def __setattr__(self, key: str, val: object) -> None:
         if not hasattr(self, key):
             super().__setattr__(key, val)
         elif getattr(self, key) != val:
@@ -68,7 +76,7 @@ class Metadata(types.SimpleNamespace):
         """A shallow copy: changing it does not change the metadata."""
         return copy.copy(self.__dict__)
 
-    def set(self, **kwargs: Any) -> Metadata:
+    def set(self, **kwargs: object) -> Metadata:
         for key, value in kwargs.items():
             setattr(self, key, value)
         return self
@@ -77,8 +85,10 @@ class Metadata(types.SimpleNamespace):
         return getattr(self, key, default)
 
 
-class _MetadataCatalog(UserDict):
+class _MetadataCatalog(_Catalog):
     """Name -> Metadata, made at the first request and kept."""
+
+    title = "MetadataCatalog(registered metadata"
 
     def get(self, name: str) -> Metadata:  # type: ignore[override]
         """Raises AssertionError for an empty name."""
@@ -87,17 +97,6 @@ class _MetadataCatalog(UserDict):
         if name not in self:
             self[name] = Metadata(name=name)
         return self[name]
-
-    def list(self) -> builtins.list[str]:
-        return builtins.list(self.keys())
-
-    def remove(self, name: str) -> None:
-        self.pop(name)
-
-    def __str__(self) -> str:
-        return f"MetadataCatalog(registered metadata: {', '.join(self.keys())})"
-
-    __repr__ = __str__
 
 
 DatasetCatalog = _DatasetCatalog()

@@ -14,12 +14,12 @@ import logging
 import os
 import random
 import sys
-from typing import Any
 
 import numpy as np
 import torch
 
 from . import comm
+from .config import CfgNode
 from .events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from .logger import setup_logger
 
@@ -87,7 +87,7 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
     return parser
 
 
-def default_setup(cfg: Any, args: argparse.Namespace) -> None:
+def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Make the output folder, set up the loggers, log environment, arguments and config, write config.yaml, seed.
 
     cfg: reads OUTPUT_DIR, SEED (negative: random; rank is added), CUDNN_BENCHMARK, FLOAT32_PRECISION.

@@ -13,18 +13,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from .comm import get_world_size, is_main_process
+from .config import CfgNode
 from .logger import log_every_n_seconds
 
 # Named as the modules of Detectron2 that say the same.
 _EVALUATOR_LOG = logging.getLogger(f"{__package__}.evaluator")
 _TESTING_LOG = logging.getLogger(f"{__package__}.testing")
+
+Results = dict[str, Any]  # task -> metric -> score
+
+
+class Loader(Protocol):
+    """Batches, and how many there are."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
 
 
 class DatasetEvaluator:
@@ -55,8 +66,8 @@ class DatasetEvaluators(DatasetEvaluator):
         for evaluator in self._evaluators:
             evaluator.process(inputs, outputs)
 
-    def evaluate(self) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
+    def evaluate(self) -> Results:
+        merged: Results = {}
         for evaluator in self._evaluators:
             result = evaluator.evaluate()  # on every rank: it may gather
             if result is not None and is_main_process():
@@ -107,10 +118,10 @@ class _Stopwatch:
 
 
 def inference_on_dataset(
-    model: Callable[[Any], Any],
-    data_loader: Any,
+    model: Callable[[Any], object],
+    data_loader: Loader,
     evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
-    callbacks: dict[str, Callable[[], Any]] | None = None,
+    callbacks: dict[str, Callable[[], object]] | None = None,
 ) -> Any:
     """Call the model (in eval mode, without gradients) on every batch and return the evaluator's results, {} for None.
 
@@ -179,7 +190,7 @@ def print_csv_format(results: Mapping[str, Any]) -> None:
             _TESTING_LOG.info(f"copypaste: {task}={metrics}")
 
 
-def verify_results(cfg: Any, results: Mapping[str, Mapping[str, float]]) -> bool:
+def verify_results(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> bool:
     """Compare with cfg.TEST.EXPECTED_RESULTS, [[task, metric, expected, tolerance], ...]; exit with 1 if they differ.
 
     A metric that is missing or not finite differs; a missing task raises KeyError.
@@ -199,14 +210,3 @@ def verify_results(cfg: Any, results: Mapping[str, Mapping[str, float]]) -> bool
         sys.exit(1)
     _TESTING_LOG.info("Results verification passed.")
     return ok
-
-
-def flatten_results_dict(results: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a/b": 1}, to any depth."""
-    flat: dict[str, Any] = {}
-    for key, value in results.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{key}/{inner}": leaf for inner, leaf in flatten_results_dict(value).items()})
-        else:
-            flat[key] = value
-    return flat

@@ -16,10 +16,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, SupportsFloat
 
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _STORAGES: list[EventStorage] = []
 
@@ -39,8 +42,8 @@ class EventStorage:
         self._smoothing_hints: dict[str, bool] = {}
         self._latest_scalars: dict[str, tuple[float, int]] = {}
         self._current_prefix = ""
-        self._vis_data: list[tuple[str, Any, int]] = []
-        self._histograms: list[dict[str, Any]] = []
+        self._vis_data: list[tuple[str, torch.Tensor, int]] = []
+        self._histograms: list[dict[str, object]] = []
 
     @property
     def iter(self) -> int:
@@ -59,7 +62,9 @@ class EventStorage:
         """Next iteration, for code without a trainer."""
         self._iter += 1
 
-    def put_scalar(self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
+    def put_scalar(
+        self, name: str, value: SupportsFloat, smoothing_hint: bool = True, cur_iter: int | None = None
+    ) -> None:
         """Add a value (what float() takes). smoothing_hint: writers show the median of the window; fixed per name."""
         name = self._current_prefix + name
         cur_iter = self._iter if cur_iter is None else cur_iter
@@ -69,11 +74,11 @@ class EventStorage:
         known_hint = self._smoothing_hints.setdefault(name, smoothing_hint)
         assert known_hint == smoothing_hint, f"Scalar {name} was put with a different smoothing_hint!"
 
-    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: Any) -> None:
+    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: SupportsFloat) -> None:
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
 
-    def put_image(self, img_name: str, img_tensor: Any) -> None:
+    def put_image(self, img_name: str, img_tensor: torch.Tensor) -> None:
         """img_tensor: (3, H, W), RGB, uint8 or float in [0, 1]."""
         self._vis_data.append((img_name, img_tensor, self._iter))
 
@@ -191,13 +196,13 @@ class JSONWriter(EventWriter):
 class TensorboardXWriter(EventWriter):
     """Writes scalars, images and histograms to TensorBoard's event files; kwargs go to its SummaryWriter."""
 
-    def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any) -> None:
+    def __init__(self, log_dir: str, window_size: int = 20, **kwargs: object) -> None:
         self._window_size = window_size
         self._writer_args = {"log_dir": log_dir, **kwargs}
         self._last_write = -1
 
     @functools.cached_property
-    def _writer(self) -> Any:
+    def _writer(self) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and makes a file at once
 
         return SummaryWriter(**self._writer_args)

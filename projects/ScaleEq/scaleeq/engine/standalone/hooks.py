@@ -20,10 +20,11 @@ from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
 from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
 
+from scaleeq.choices import flatten
+
 from . import comm
-from .evaluation import flatten_results_dict
 from .events import EventWriter
-from .train_loop import HookBase
+from .train_loop import HookBase, State
 
 
 class IterationTimer(HookBase):
@@ -110,11 +111,11 @@ class _LRMultiplier(_TorchScheduler):
         self._max_iter = max_iter
         super().__init__(optimizer, last_epoch=last_iter)
 
-    def get_lr(self) -> list[Any]:
+    def get_lr(self) -> list[float | torch.Tensor]:
         multiplier = self._multiplier(self.last_epoch / self._max_iter)
         return [base_lr * multiplier for base_lr in self.base_lrs]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
 
@@ -157,10 +158,10 @@ class LRScheduler(HookBase):
         self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
         self.scheduler.step()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return self.scheduler.state_dict() if isinstance(self.scheduler, _TorchScheduler) else {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         if isinstance(self.scheduler, _TorchScheduler):
             logging.getLogger(__name__).info("Loading scheduler from state_dict ...")
             self.scheduler.load_state_dict(state_dict)
@@ -173,7 +174,7 @@ class EvalHook(HookBase):
     """
 
     def __init__(
-        self, eval_period: int, eval_function: Callable[[], dict[str, Any] | None], eval_after_train: bool = True
+        self, eval_period: int, eval_function: Callable[[], State | None], eval_after_train: bool = True
     ) -> None:
         self._period = eval_period
         self._func = eval_function
@@ -183,7 +184,7 @@ class EvalHook(HookBase):
         results = self._func()
         if results:
             assert isinstance(results, dict), f"Eval function must return a dict. Got {results} instead."
-            flat = flatten_results_dict(results)
+            flat = dict(flatten(results, separator="/"))
             for name, value in flat.items():
                 try:
                     float(value)

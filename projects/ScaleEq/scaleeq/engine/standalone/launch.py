@@ -12,7 +12,6 @@ import logging
 import socket
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,12 +30,12 @@ def _find_free_port() -> int:
 
 
 def launch(
-    main_func: Callable[..., Any],
+    main_func: Callable[..., object],
     num_gpus_per_machine: int,
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str | None = None,
-    args: tuple[Any, ...] = (),
+    args: tuple = (),
     timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> None:
     """Run `main_func(*args)` in `num_gpus_per_machine` processes of this machine; to be called on every machine.
@@ -64,12 +63,12 @@ def launch(
 
 def _worker(
     local_rank: int,
-    main_func: Callable[..., Any],
+    main_func: Callable[..., object],
     world_size: int,
     num_gpus_per_machine: int,
     machine_rank: int,
     dist_url: str | None,
-    args: tuple[Any, ...],
+    args: tuple,
     timeout: timedelta,
 ) -> None:
     has_gpu = torch.cuda.is_available()

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from typing import Any, TextIO
+from typing import TextIO
 
 from termcolor import colored
 
@@ -77,7 +77,7 @@ def setup_logger(
     return logger
 
 
-def _add_handler(logger: logging.Logger, stream: Any, formatter: logging.Formatter) -> None:
+def _add_handler(logger: logging.Logger, stream: TextIO, formatter: logging.Formatter) -> None:
     handler = logging.StreamHandler(stream)
     handler.setLevel(logging.DEBUG)
     handler.setFormatter(formatter)

@@ -1,4 +1,4 @@
-"""Backbones, and the registries in which a config chooses by name, with their builders.
+"""Backbones, and the registries in which a config chooses by name with their builders.
 
 Source: Detectron2's modeling/backbone/backbone.py, modeling/{meta_arch,backbone}/build.py and
 modeling/meta_arch/semantic_seg.py; the Registry is fvcore's, as there.

@@ -14,6 +14,8 @@ from typing import Any
 
 from .events import EventStorage
 
+State = dict[str, Any]
+
 
 class HookBase:
     """Called by the trainer around its steps. A stateful hook overrides state_dict and adds load_state_dict(state)."""
@@ -35,7 +37,7 @@ class HookBase:
     def after_step(self) -> None:
         """After each iteration."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {}
 
 
@@ -106,16 +108,16 @@ class TrainerBase:
     def run_step(self) -> None:
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """{"iteration": ..., "hooks": {class name: state}}; without "hooks" where no hook has a state."""
-        states: dict[str, Any] = {}
+        states: State = {}
         for hook in self._hooks:
             state = hook.state_dict()
             if state:
                 states.setdefault(type(hook).__qualname__, state)
         return {"iteration": self.iter, "hooks": states} if states else {"iteration": self.iter}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         self.iter = state_dict["iteration"]
         for name, state in state_dict.get("hooks", {}).items():
             hook: Any = next((hook for hook in self._hooks if type(hook).__qualname__ == name), None)

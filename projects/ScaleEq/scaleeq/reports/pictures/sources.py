@@ -24,6 +24,7 @@ from scaleeq.data.reading import has_labels, read_pair
 from scaleeq.data.sets.catalog import Record
 from scaleeq.data.sets.listing import files_passed_over, in_words
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, SafeCheckpointer
+from scaleeq.equalization import other_equalizers
 from scaleeq.equalization.calibration import require_calibrated
 from scaleeq.evaluation.argmax import predicted_labels
 from scaleeq.evaluation.predictions import match_pictures, prediction_record
@@ -132,7 +133,7 @@ class ModelPredictions:
         cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""  # all weights are in the file
         self.model = Recipe.build_model(cfg)
         refuse_kinds(self.model, kinds)
-        SafeCheckpointer(self.model).load_weights(weights)
+        SafeCheckpointer(self.model, other_model=other_equalizers).load_weights(weights)
         require_calibrated(self.model)
         self.model.eval()
         self.kinds = frozenset(kinds)

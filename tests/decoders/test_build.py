@@ -16,6 +16,7 @@ from scaleeq.equalization import EqualizerSpec
 from scaleeq.fusion import FastNormalizedSum, Fusion, Resize, SoftmaxSum, Sum
 from scaleeq.fusion.laterals import Select
 from scaleeq.layers import batch_norm
+from scaleeq.tasks.configured import pyramid_options
 from tests.equalized import equalized
 
 R50 = {"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
@@ -33,7 +34,7 @@ def options(*pairs, channels=256, gate="paper") -> PyramidOptions:
     add_scaleeq_config(cfg)
     cfg.MODEL.GATE = gate
     cfg.merge_from_list([f"MODEL.PYRAMID.{value}" if index % 2 == 0 else value for index, value in enumerate(pairs)])
-    return PyramidOptions.from_config(cfg, name="fpn", channels=channels)
+    return pyramid_options(cfg, name="fpn", channels=channels)
 
 
 def count(*pairs) -> int:

@@ -1,4 +1,4 @@
-"""ESegHead. Oracles: its graph (arXiv 2203.12683) in torch's functions, averages by loops, exact sizes."""
+"""ESeg. Oracles: its graph (arXiv 2203.12683) in torch's functions, averages by loops, exact sizes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import scaleeq.registered_heads  # noqa: F401  (registers the heads)
+import scaleeq.segmentor  # noqa: F401  (registers the heads)
 from scaleeq import calibrate, fold_equalizers
 from scaleeq.backbones.timm import create_body
-from scaleeq.decoders.base import Level
-from scaleeq.decoders.eseg import ESegHead
-from scaleeq.decoders.final import FusionOptions
-from scaleeq.decoders.pyramid import PyramidOptions
+from scaleeq.decoders import ESeg, FusionOptions, PyramidOptions
 from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, load_config
 from scaleeq.equalization import EqualizerSpec
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.fusion import Fusion
-from scaleeq.layers import BatchNorm2d
+from scaleeq.layers import BatchNorm2d, Level
 from scaleeq.segmentor import ScaleEqSegmentor
+from scaleeq.tasks.head import SegmentationHead
+from tests.decoders.heads import head_of
 from tests.equalized import equalized
 
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
@@ -35,9 +34,9 @@ def shapes(strides=STRIDES) -> dict[str, Level]:
     return {level: Level(CHANNELS[level], stride) for level, stride in strides.items()}
 
 
-def make_head(**options) -> ESegHead:
+def make_head(**options) -> SegmentationHead:
     torch.manual_seed(0)
-    return ESegHead(**{"input_shape": shapes(), "channels": 8, "num_classes": 3, **options})
+    return head_of(ESeg, **{"levels": shapes(), **options}, dropout=0.0)
 
 
 def make_features(height: int, width: int, batch: int = 2) -> dict[str, torch.Tensor]:
@@ -60,15 +59,16 @@ MODELS = {
 }
 
 
-def on_meta(name: str) -> tuple[torch.nn.Module, ESegHead]:
+def on_meta(name: str) -> tuple[torch.nn.Module, SegmentationHead]:
     """Encoder and head, without memory."""
     backbone, multipliers, width, cells, _ = MODELS[name]
     with torch.device("meta"):
         body = create_body(backbone, 3, False, "", multipliers=multipliers)
         channels = body.feature_info.channels()
-        head = ESegHead(
-            input_shape={level: Level(c, s) for (level, s), c in zip(STRIDES.items(), channels, strict=True)},
-            channels=width,
+        head = head_of(
+            ESeg,
+            {level: Level(c, s) for (level, s), c in zip(STRIDES.items(), channels, strict=True)},
+            width,
             num_classes=19,
             pyramid=PyramidOptions(name="bifpn", channels=width, repeats=cells),
         )
@@ -121,7 +121,7 @@ def test_the_coarse_levels_are_means_of_the_raw_top_level(size):
     seen = {}
     head.pyramid.register_forward_pre_hook(lambda module, args: seen.update(args[0]))
     features = make_features(*size)
-    head.fuse(features)
+    head.decoder(features)
     assert list(seen) == [*CHANNELS, *POOLED]
     finer = features["res5"].numpy()
     for level in POOLED:
@@ -188,7 +188,7 @@ def test_all_fifteen_fusions_are_calibrated_in_one_pass_and_fold():
     assert list(calibrate(only, [make_features(96, 132)] * 2, num_images=-1).fusions) == ["fusion"]
 
 
-def from_config(*options: str, strides=STRIDES) -> ESegHead:
+def from_config(*options: str, strides=STRIDES) -> SegmentationHead:
     keys = ["MODEL.SEM_SEG_HEAD.NAME", "ESegHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "8"]
     cfg = load_config(BASE, [*keys, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3", *options])
     levels = {level: ShapeSpec(channels=CHANNELS[level], stride=stride) for level, stride in strides.items()}
@@ -233,9 +233,17 @@ def test_refusals(options, message):
 
 
 def test_levels_beyond_the_backbones_are_named_by_their_stride():
-    assert make_head(input_shape=shapes({"res2": 4, "res3": 8})).pooled_levels == ["p4", "p5", "p6", "p7", "p8", "p9"]
+    decoder = ESeg(shapes({"res2": 4, "res3": 8}), 8)
+    assert decoder.pooled_levels == [
+        "p4",
+        "p5",
+        "p6",
+        "p7",
+        "p8",
+        "p9",
+    ]
     with pytest.raises(ValueError, match=r"res2, res3 have \[3, 6\]"):
-        make_head(input_shape=shapes({"res2": 3, "res3": 6}))
+        ESeg(shapes({"res2": 3, "res3": 6}), 8)
 
 
 def test_a_concatenation_cannot_be_equalized_into_the_separable_block():

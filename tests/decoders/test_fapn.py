@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import deform_conv2d
 
+from scaleeq.converters import convert_fapn_weights
 from scaleeq.decoders import fapn
 from scaleeq.decoders.fapn import fapn_realtime
-from scaleeq.decoders.fapn_weights import convert_fapn_weights
 from scaleeq.decoders.plain import smoothed_fpn
 from scaleeq.equalization import EqualizerSpec
 from scaleeq.fusion import Aligned, SoftmaxSum

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import scaleeq.registered_heads  # noqa: F401  (registers the heads)
-from scaleeq.decoders.base import SegmentationHead
+import scaleeq.segmentor  # noqa: F401  (registers the heads)
 from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, load_config
 from scaleeq.layers import Gate
+from scaleeq.tasks.head import SegmentationHead
 
 BASE = Path(__file__).parents[2] / "configs" / "Base.yaml"
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}

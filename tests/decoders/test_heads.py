@@ -14,20 +14,25 @@ import torch
 import torch.nn.functional as F
 
 from scaleeq import calibrate, fold_equalizers
-from scaleeq.decoders.aspp import ASPPHead
-from scaleeq.decoders.base import Level, SegmentationHead
-from scaleeq.decoders.fcn import FCNHead
-from scaleeq.decoders.final import FusionOptions
-from scaleeq.decoders.psp import PSPHead
-from scaleeq.decoders.pyramid import PyramidOptions
-from scaleeq.decoders.semantic_fpn import SemanticFPNHead
-from scaleeq.decoders.sep_aspp import SepASPPHead
-from scaleeq.decoders.uper import UPerHead
+from scaleeq.decoders import (
+    ASPP,
+    FCN,
+    PSP,
+    AtrousOptions,
+    FusionOptions,
+    PoolingOptions,
+    PyramidOptions,
+    SemanticFPN,
+    SepASPP,
+    UPer,
+)
 from scaleeq.equalization import EqualizerSpec
 from scaleeq.equalization.spec import IMPLEMENTATIONS
-from scaleeq.layers import Gate, SupervisedGate, batch_norm, norm_factory
+from scaleeq.layers import Gate, Level, SupervisedGate, batch_norm, norm_factory
+from scaleeq.tasks.head import SegmentationHead
 from scaleeq.tasks.losses.options import LossOptions
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
+from tests.decoders.heads import head_of
 from tests.equalized import equalized
 
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
@@ -35,19 +40,23 @@ STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 # Name -> class, levels, options, and its Fusions (branches that calibration measures) in the order in which they run.
 HEADS: dict[str, tuple] = {
-    "uper": (UPerHead, [*CHANNELS], {}, ["context", "fusion"]),
-    "psp": (PSPHead, ["res5"], {}, ["fusion"]),
-    "aspp": (ASPPHead, ["res5"], {}, ["fusion"]),
-    "sep_aspp": (SepASPPHead, ["res2", "res5"], {"widths": {"low_level": 5}}, ["context", "fusion"]),
-    "fcn": (FCNHead, ["res5"], {}, ["body"]),
-    "fcn_levels": (FCNHead, [*CHANNELS], {}, ["fusion"]),
+    "uper": (UPer, [*CHANNELS], {}, ["context", "fusion"]),
+    "psp": (PSP, ["res5"], {}, ["fusion"]),
+    "aspp": (ASPP, ["res5"], {}, ["fusion"]),
+    "sep_aspp": (SepASPP, ["res2", "res5"], {"widths": {"low_level": 5}}, ["context", "fusion"]),
+    "fcn": (FCN, ["res5"], {}, ["body"]),
+    "fcn_levels": (FCN, [*CHANNELS], {}, ["fusion"]),
     "semantic_fpn": (
-        SemanticFPNHead,
+        SemanticFPN,
         [*CHANNELS],
         {"norm": batch_norm, "pyramid": PyramidOptions(name="fpn", channels=12)},
         ["fusion"],
     ),
 }
+
+
+CONTEXTS = {"uper": PoolingOptions, "psp": PoolingOptions, "aspp": AtrousOptions, "sep_aspp": AtrousOptions}
+SUPERVISED = FusionOptions(transfer="supervised_gated", gate_channels=3)
 
 
 def make_head(
@@ -56,7 +65,7 @@ def make_head(
     torch.manual_seed(0)
     kind, levels, own, _ = HEADS[name]
     shapes = {level: Level(CHANNELS[level], STRIDES[level]) for level in levels}
-    head = kind(input_shape=shapes, channels=channels, **{"num_classes": 3, **own, **options})
+    head = head_of(kind, shapes, channels, **{**own, **options})
     return equalized(head, spec, scope)
 
 
@@ -143,7 +152,9 @@ def test_the_pyramid_is_equalized_too_where_the_scope_says_all(name, pyramid):
 def test_a_copy_behind_a_training_step_computes_the_same(name):
     options = {}
     if name in ("uper", "fcn_levels", "sep_aspp"):
-        options["fusion"] = FusionOptions(transfer="supervised_gated", context_gate=True)
+        options["fusion"] = SUPERVISED
+    if name in CONTEXTS:
+        options["context"] = CONTEXTS[name](gate="paper")
     head = make_head(name, spec=EqualizerSpec(), **options).train()
     _, losses = head(make_features(64, 64), torch.zeros(2, 64, 64, dtype=torch.long))
     sum(losses.values()).backward()
@@ -190,7 +201,7 @@ def test_checkpoint_keys_are_stable(name):
 @pytest.mark.parametrize("name", ["uper", "sep_aspp"])
 def test_final_fusions_of_every_kind_equalize_and_fold(name, transfer, combine):
     own = {"widths": {"low_level": 8}} if name == "sep_aspp" else {}
-    fusion = FusionOptions(transfer=transfer, combine=combine)
+    fusion = FusionOptions(transfer=transfer, combine=combine, gate_channels=3)
     head = make_head(name, spec=EqualizerSpec(), fusion=fusion, **own).double()
     features = make_features(61, 97, dtype=torch.float64)
     calibrate(head, [features], num_images=-1)
@@ -209,10 +220,10 @@ def test_weighted_sums_start_as_the_mean_of_the_branches(name, combine):
     features = make_features(64, 96)
     maps = {}
     for kind in ("sum", combine):
-        options = {"combine": kind} if name == "semantic_fpn" else {"fusion": FusionOptions(combine=kind)}
+        options = {"combine": kind} if name == "semantic_fpn" else {"context": AtrousOptions(combine=kind)}
         head = make_head(name, **options).eval()
         head.fusion.mix = torch.nn.Identity()
-        maps[kind] = head.fuse(features)
+        maps[kind] = head.decoder(features)
         count = len(head.fusion.branches)
     torch.testing.assert_close(maps[combine], maps["sum"] / count, rtol=1e-3, atol=1e-5)
 
@@ -220,7 +231,7 @@ def test_weighted_sums_start_as_the_mean_of_the_branches(name, combine):
 def test_a_supervised_gates_prediction_has_a_loss_of_its_own():
     """Cross entropy over the valid pixels, 0.4 of it, without the main loss's OHEM: an auxiliary head's."""
     loss = SegmentationLoss(ignore_value=7, weight=2.0, options=LossOptions(ohem="top_k", ohem_top_k=0.1))
-    head = make_head("uper", fusion=FusionOptions(transfer="supervised_gated"), dropout=0.0, loss=loss).train()
+    head = make_head("uper", fusion=SUPERVISED, dropout=0.0, loss=loss).train()
     features, labels = make_features(64, 96), torch.randint(0, 3, (2, 64, 96))
     labels[:, :9] = 7
     predicted = {}
@@ -247,7 +258,7 @@ def test_a_supervised_gates_prediction_has_a_loss_of_its_own():
 def test_context_gates_that_are_open_everywhere_change_nothing(name, count, kind):
     features = make_features(64, 96)
     plain = make_head(name).eval()
-    gated = make_head(name, fusion=FusionOptions(context_gate=True, gate=kind)).eval()
+    gated = make_head(name, context=CONTEXTS[name](gate=kind)).eval()
     gates = [module for module in gated.modules() if isinstance(module, Gate)]
     assert len(gates) == count
     own = [key for key in gated.state_dict() if ".map." not in key]

@@ -12,12 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from scaleeq.decoders.aspp import ASPPHead
-from scaleeq.decoders.base import Level
-from scaleeq.decoders.fcn import FCNHead
-from scaleeq.decoders.psp import PSPHead
-from scaleeq.decoders.sep_aspp import SepASPPHead
-from scaleeq.decoders.uper import UPerHead
+from scaleeq.decoders import ASPP, FCN, PSP, AtrousOptions, SepASPP, UPer
+from scaleeq.layers import Level
+from tests.decoders.heads import head_of
 from tests.decoders.reference_weights import reference_inputs, reference_state
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -69,21 +66,21 @@ def mmseg_name(head: str, name: str) -> str:
 def make_head(case: dict) -> nn.Module:
     strides = case.get("strides", STRIDES)
     levels = {name: Level(c, s) for name, c, s in zip(LEVELS, case["in_channels"], strides, strict=True)}
-    common = {"channels": case["channels"], "num_classes": case["num_classes"]}
+    sizes = {"channels": case["channels"], "num_classes": case["num_classes"]}
     options = case.get("options", {})
     if case["head"] == "UPerHead":
-        return UPerHead(input_shape=levels, **common)
+        return head_of(UPer, levels, **sizes)
     if case["head"] == "FCNHead":
         if options.get("kernel_size") == 1:
-            return FCNHead(input_shape=levels, **common)
+            return head_of(FCN, levels, **sizes)
         of_convs = {key: options[key] for key in ("num_convs", "concat_input")}
-        return FCNHead(input_shape={"res4": levels["res4"]}, **of_convs, **common)
+        return head_of(FCN, {"res4": levels["res4"]}, **of_convs, **sizes)
     if case["head"] == "PSPHead":
-        return PSPHead(input_shape={"res5": levels["res5"]}, **common)
+        return head_of(PSP, {"res5": levels["res5"]}, **sizes)
+    context = AtrousOptions(dilations=options["dilations"][1:])
     if case["head"] == "ASPPHead":
-        return ASPPHead(input_shape={"res5": levels["res5"]}, dilations=options["dilations"][1:], **common)
-    two = {level: levels[level] for level in ("res2", "res5")}
-    return SepASPPHead(input_shape=two, dilations=options["dilations"][1:], **common)
+        return head_of(ASPP, {"res5": levels["res5"]}, context=context, **sizes)
+    return head_of(SepASPP, {level: levels[level] for level in ("res2", "res5")}, context=context, **sizes)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,4 +1,4 @@
-"""SemanticFPNHead. Oracle: Detectron2's SemSegFPNHead, with the weights that the head's module docstring maps."""
+"""SemanticFPN. Oracle: Detectron2's SemSegFPNHead, with the weights that the decoder's module docstring maps."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import re
 import pytest
 import torch
 
-from scaleeq.decoders.base import Level
 from scaleeq.decoders.pyramid import PyramidOptions
-from scaleeq.decoders.semantic_fpn import SemanticFPNHead, doublings
-from scaleeq.layers import norm_factory
+from scaleeq.decoders.semantic_fpn import SemanticFPN, doublings
+from scaleeq.layers import Level, norm_factory
+from scaleeq.tasks.head import SegmentationHead
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
+from tests.decoders.heads import head_of
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
 WIDTH, CHANNELS = 6, 32
 
 
-def make_head(norm_name: str = "GN") -> SemanticFPNHead:
+def make_head(norm_name: str = "GN") -> SegmentationHead:
     torch.manual_seed(0)
-    return SemanticFPNHead(
-        input_shape={level: Level(WIDTH, stride) for level, stride in STRIDES.items()},
-        channels=CHANNELS,
+    return head_of(
+        SemanticFPN,
+        {level: Level(WIDTH, stride) for level, stride in STRIDES.items()},
+        CHANNELS,
         num_classes=5,
+        dropout=0.0,
         norm=norm_factory(norm_name),
         loss=SegmentationLoss(ignore_value=255, weight=0.5),
         pyramid=PyramidOptions(name="none", channels=WIDTH),

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from scaleeq import ScaleEqualizer
-from scaleeq.decoders.fapn_weights import convert_fapn_weights
+from scaleeq.converters import convert_fapn_weights
 from scaleeq.engine import SafeCheckpointer, write_checkpoint
 from scaleeq.engine.checkpoint_numbers import bounds, first_fault, weight_fault
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from scaleeq.decoders.base import SegmentationHead
-from scaleeq.decoders.fcn import auxiliary_heads
 from scaleeq.tasks import Task, build_tasks
-from scaleeq.tasks.auxiliary import auxiliary_losses
+from scaleeq.tasks import detectron2 as heads  # noqa: F401  (registers them)
+from scaleeq.tasks.auxiliary import auxiliary_heads, auxiliary_losses
+from scaleeq.tasks.head import SegmentationHead
 
-from . import backbones, registered_heads  # noqa: F401  (registers them)
+from . import backbones  # noqa: F401  (registers them)
 from .engine import (
     META_ARCH_REGISTRY,
     Backbone,
@@ -35,7 +35,7 @@ class ScaleEqSegmentor(nn.Module):
     Args:
         backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride). In training it may add "aux_logits",
             name -> (N, num_classes, h, w), which become losses "loss_aux_<name>"; heads do not see them.
-        sem_seg_head: a head of scaleeq.decoders; it has the task.
+        sem_seg_head: a decoder with the task.
         aux_heads: level -> head, in training only.
         aux_losses: name -> loss of these logits of the backbone.
         pixel_mean, pixel_std: per channel, in INPUT.FORMAT order, in units of the image (0..255).
@@ -71,9 +71,7 @@ class ScaleEqSegmentor(nn.Module):
         backbone: Any = build_backbone(cfg)
         shapes = backbone.output_shape()
         (task,) = build_tasks(cfg).values()
-        head, aux_heads = build_sem_seg_head(cfg, shapes), auxiliary_heads(cfg, shapes)
-        if task.name != "sem_seg":
-            attach_other(task, head, aux_heads)
+        head, aux_heads = build_sem_seg_head(cfg, shapes), auxiliary_heads(cfg, task, shapes)
         if hasattr(backbone, "keep_levels"):  # weights that nobody reads would get no gradient
             backbone.keep_levels({*getattr(head, "in_features", shapes), *aux_heads})
         return {
@@ -168,16 +166,3 @@ class ScaleEqSegmentor(nn.Module):
         images = self.preprocess(batched_inputs)
         shares = torch.tensor(images.image_sizes) / torch.tensor(images.tensor.shape[-2:])
         return images.tensor, None if bool((shares == 1).all()) else shares
-
-
-def attach_other(task: Task, head: SegmentationHead, aux_heads: Mapping[str, nn.Module]) -> None:
-    """Give the head another task than the classes that it is built for.
-
-    ValueError: auxiliary heads would go on with classes.
-    """
-    if aux_heads:
-        raise ValueError(
-            f"MODEL.AUX_HEAD.IN_FEATURES has {', '.join(aux_heads)}, whose heads predict classes, but "
-            f"MODEL.TASKS.NAMES is {[task.name]}; set MODEL.AUX_HEAD.IN_FEATURES [] and MODEL.AUX_HEAD.LOSS_WEIGHTS []"
-        )
-    head.attach(task)

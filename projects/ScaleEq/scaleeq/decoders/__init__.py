@@ -1,35 +1,38 @@
-"""Pyramids and heads: graphs of Fusions. Importing this package registers the heads in SEM_SEG_HEADS_REGISTRY."""
+"""Decoders and pyramids: graphs of Fusions, from features to one map. They know no classes, loss, config or engine."""
 
-from .aspp import ASPPHead
-from .base import SegmentationHead
+from .aspp import ASPP
+from .base import Decoder
 from .bifpn import BiFPN
-from .eseg import ESegHead
+from .context import AtrousOptions, PoolingOptions
+from .eseg import ESeg
 from .fapn import fapn, fapn_realtime
-from .fapn_weights import convert_fapn_weights
-from .fcn import FCNHead
+from .fcn import FCN
+from .final import FusionOptions
 from .fpn import FPN
 from .plain import fpn, smoothed_fpn
-from .psp import PSPHead
+from .psp import PSP
 from .pyramid import NoPyramid, PyramidOptions, build_pyramid
-from .semantic_fpn import SemanticFPNHead
-from .sep_aspp import SepASPPHead
-from .uper import UPerHead
+from .semantic_fpn import SemanticFPN
+from .sep_aspp import SepASPP
+from .uper import UPer
 
 __all__ = [
+    "ASPP",
+    "FCN",
     "FPN",
-    "ASPPHead",
+    "PSP",
+    "AtrousOptions",
     "BiFPN",
-    "ESegHead",
-    "FCNHead",
+    "Decoder",
+    "ESeg",
+    "FusionOptions",
     "NoPyramid",
-    "PSPHead",
+    "PoolingOptions",
     "PyramidOptions",
-    "SegmentationHead",
-    "SemanticFPNHead",
-    "SepASPPHead",
-    "UPerHead",
+    "SemanticFPN",
+    "SepASPP",
+    "UPer",
     "build_pyramid",
-    "convert_fapn_weights",
     "fapn",
     "fapn_realtime",
     "fpn",

@@ -8,12 +8,91 @@ its upsampling, in the atrous one on the input of each branch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from torch import nn
 
-from scaleeq.fusion import Branch, Concat, Fusion, Gated, Resize, make_combine
-from scaleeq.layers import ConvNormAct, Gate, NormFactory, SeparableBlock, batch_norm
+from scaleeq.choices import one_of
+from scaleeq.fusion import COMBINES, Branch, Concat, Fusion, Gated, Resize, make_combine
+from scaleeq.layers import ConvNormAct, Gate, Level, NormFactory, SeparableBlock, batch_norm
+from scaleeq.layers.gate import GATES
+
+DILATIONS = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # output stride -> 96, 192 and 288 pixels of the image
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PoolingOptions:
+    """What pyramid pooling is made of; ValueError for values that cannot be meant.
+
+    pool_scales: cells a side of the pooled maps. transfer: of the pooled maps. gate: kind of the gates; "": none.
+    """
+
+    pool_scales: Sequence[int] = (1, 2, 3, 6)
+    transfer: str = "bilinear"
+    gate: str = ""
+
+    def __post_init__(self) -> None:
+        if self.gate:
+            one_of(self.gate, GATES, key="MODEL.GATE")
+        if self.transfer not in ("bilinear", "nearest"):
+            raise ValueError(
+                f"MODEL.FUSION.TRANSFER is {self.transfer!r}; PSPHead upsamples maps of a few cells by 'bilinear' or "
+                "'nearest', and MODEL.SEM_SEG_HEAD.CONTEXT_GATE gates them"
+            )
+        if self.gate and self.transfer == "nearest":
+            raise ValueError(
+                "MODEL.SEM_SEG_HEAD.CONTEXT_GATE upsamples by 'bilinear', not MODEL.FUSION.TRANSFER 'nearest'"
+            )
+
+    def fusion(self, in_channels: int, channels: int, *, norm: NormFactory | None = batch_norm) -> Fusion:
+        """pyramid_pooling with these options."""
+        return pyramid_pooling(
+            in_channels, channels, pool_scales=self.pool_scales, transfer=self.transfer, norm=norm, gate=self.gate
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AtrousOptions:
+    """What atrous pooling is made of; ValueError for unknown values.
+
+    dilations: of the 3x3 convolutions; empty: DILATIONS of the level's stride. gate: kind of the gates; "": none.
+    """
+
+    dilations: Sequence[int] = ()
+    combine: str = "concat"
+    gate: str = ""
+
+    def __post_init__(self) -> None:
+        if self.gate:
+            one_of(self.gate, GATES, key="MODEL.GATE")
+        one_of(self.combine, COMBINES, key="MODEL.FUSION.COMBINE")
+
+    def fusion(
+        self, level: Level, channels: int, *, separable: bool = False, norm: NormFactory | None = batch_norm
+    ) -> Fusion:
+        """atrous_pooling of a level with these options; ValueError for a stride that implies no dilations."""
+        return atrous_pooling(
+            level.channels,
+            channels,
+            dilations=dilations_at(level.stride, self.dilations),
+            separable=separable,
+            combine=self.combine,
+            norm=norm,
+            gate=self.gate,
+        )
+
+
+def dilations_at(stride: int, dilations: Sequence[int]) -> Sequence[int]:
+    """`dilations`, or those that output stride `stride` implies; ValueError where it implies none."""
+    if dilations:
+        return dilations
+    if stride not in DILATIONS:
+        raise ValueError(
+            f"no dilations are known for a level of stride {stride}, only for {', '.join(map(str, DILATIONS))}; "
+            "set MODEL.SEM_SEG_HEAD.ASPP_DILATIONS"
+        )
+    return DILATIONS[stride]
 
 
 def pyramid_pooling(

@@ -1,4 +1,4 @@
-"""ESegHead (arXiv 2203.12683): levels up to stride 512, a BiFPN over all of them, one softmax-weighted sum.
+"""ESeg (arXiv 2203.12683): levels up to stride 512, a BiFPN over all of them, one softmax-weighted sum.
 
 No code was published; where the paper is silent this is the reading that reproduces its sizes. The levels beyond the
 backbone's are average pooled from its raw top level; every level has one lateral; the sum is followed by one separable
@@ -19,18 +19,15 @@ with NAME tf_efficientnet_<...>. Any backbone with levels of strides 4 to 32 wil
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from scaleeq.engine import ShapeSpec
-from scaleeq.layers import NormFactory, SeparableConv, batch_norm
-from scaleeq.tasks.losses.segmentation import SegmentationLoss
+from scaleeq.layers import Level, NormFactory, SeparableConv, batch_norm
 
-from .base import Features, Level, SegmentationHead, head_arguments
+from .base import Decoder, Features, widths_of
 from .final import FusionOptions
 from .pyramid import PyramidOptions, build_pyramid
 
@@ -38,37 +35,31 @@ COARSEST_STRIDE = 512  # pixels; P9
 BN_EPS, BN_MOMENTUM = 1e-3, 0.01  # TensorFlow's 0.99 is torch's 0.01
 
 
-class ESegHead(SegmentationHead):
-    """context (pooled levels) -> pyramid (BiFPN) -> fusion (softmax sum, 3x3) -> classifier, at the finest stride."""
+class ESeg(Decoder):
+    """context (pooled levels) -> pyramid (BiFPN) -> fusion (softmax sum, 3x3), at the finest stride."""
 
     def __init__(
         self,
-        *,
-        input_shape: Mapping[str, Level],
+        levels: Mapping[str, Level],
         channels: int,
-        num_classes: int,
-        norm: NormFactory | None = batch_norm,
-        dropout: float = 0.0,
-        loss: SegmentationLoss | None = None,
+        *,
         pyramid: PyramidOptions | None = None,
         fusion: FusionOptions | None = None,
+        norm: NormFactory | None = batch_norm,
     ):
         """
         Args:
-            input_shape: the levels used, finest first, each of twice the stride of the one before.
-            channels: width of the map that is classified.
-            norm: of the pyramid and of the separable convolution.
+            levels: finest first, each of twice the stride of the one before.
+            channels: width of the map.
             pyramid: default one cell of a BiFPN, `channels` wide.
             fusion: default a softmax-weighted sum of bilinearly upsampled levels.
+            norm: of the pyramid and of the separable convolution.
         """
-        super().__init__(
-            input_shape=input_shape, channels=channels, num_classes=num_classes, dropout=dropout, loss=loss
-        )
-        self.pooled_levels = pooled_levels(input_shape)
-        top = input_shape[self.in_features[-1]].channels
-        widths = {level: shape.channels for level, shape in input_shape.items()}
+        super().__init__(levels, channels)
+        self.pooled_levels = pooled_levels(levels)
+        widths = widths_of(levels)
         self.pyramid = build_pyramid(
-            widths | dict.fromkeys(self.pooled_levels, top),
+            widths | dict.fromkeys(self.pooled_levels, widths[self.in_features[-1]]),
             pyramid or PyramidOptions(name="bifpn", channels=channels),
             norm=norm,
         )
@@ -77,23 +68,12 @@ class ESegHead(SegmentationHead):
             after = [] if norm is None else [norm(channels)]
             return nn.Sequential(SeparableConv(width, channels, norm=None), *after, nn.SiLU())
 
-        self.fusion = (fusion or FusionOptions(combine="softmax")).fusion(
-            self.pyramid.out_channels, mix=mix, num_classes=num_classes
-        )
+        self.fusion = (fusion or FusionOptions(combine="softmax")).fusion(self.pyramid.out_channels, mix=mix)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
                 module.eps, module.momentum = BN_EPS, BN_MOMENTUM
 
-    @classmethod
-    def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-        lacks = {"PYRAMID.NORM": "norms but those of SEM_SEG_HEAD.NORM"}
-        return {
-            **head_arguments(cfg, input_shape, "ESegHead", lacks=lacks),
-            "pyramid": PyramidOptions.from_config(cfg, name="bifpn", channels=cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM),
-            "fusion": FusionOptions.from_config(cfg, combine="softmax"),
-        }
-
-    def fuse(self, features: Features) -> torch.Tensor:
+    def forward(self, features: Features) -> torch.Tensor:
         """features: level -> (N, C_level, H_level, W_level) -> (N, channels, H, W) of the finest level's size."""
         levels = {level: features[level] for level in self.in_features}
         x = features[self.in_features[-1]]
@@ -104,15 +84,15 @@ class ESegHead(SegmentationHead):
         return self.fusion(self.pyramid(levels))
 
 
-def pooled_levels(input_shape: Mapping[str, Level]) -> list[str]:
+def pooled_levels(levels: Mapping[str, Level]) -> list[str]:
     """Names of the levels that are pooled from the top one, "p6" for stride 64 to "p9" for 512.
 
     ValueError for levels that do not double their stride, a power of two, from one to the next: a BiFPN halves sizes.
     """
-    strides = [shape.stride for shape in input_shape.values()]
+    strides = [shape.stride for shape in levels.values()]
     if any(stride != strides[0] << index for index, stride in enumerate(strides)) or strides[0] & (strides[0] - 1):
         raise ValueError(
-            f"ESegHead needs levels whose stride doubles from one to the next; {', '.join(input_shape)} have {strides}"
+            f"ESegHead needs levels whose stride doubles from one to the next; {', '.join(levels)} have {strides}"
         )
     first = strides[-1].bit_length()
     return [f"p{exponent}" for exponent in range(first, COARSEST_STRIDE.bit_length())]

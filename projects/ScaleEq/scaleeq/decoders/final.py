@@ -1,10 +1,9 @@
-"""The Fusions that a head owns itself, as MODEL.FUSION, MODEL.GATE and CONTEXT_GATE describe them."""
+"""The last Fusion of a decoder, as MODEL.FUSION and MODEL.GATE describe it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import nn
 
@@ -18,43 +17,26 @@ FINAL_TRANSFERS = (*RESIZE_MODES, "gated", "supervised_gated", "aligned")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FusionOptions:
-    """The keys of MODEL.FUSION, in lower case, and the gates; config/keys.py says what each means.
+    """The keys of MODEL.FUSION and MODEL.GATE, in lower case; config/keys.py says what each means.
 
-    gate: kind of unsupervised gates. context_gate: there are gates in the context module too.
-    ValueError for an unknown value.
+    gate_channels: of what a supervised gate predicts to gate by, the classes. ValueError for an unknown value.
     """
 
     transfer: str = "bilinear"
     combine: str = "concat"
     gate: str = "paper"
-    context_gate: bool = False
-
-    @classmethod
-    def from_config(cls, cfg: Any, *, combine: str = "concat") -> FusionOptions:
-        """`combine`: the head's own, for where the key is empty."""
-        return cls(
-            transfer=cfg.MODEL.FUSION.TRANSFER or "bilinear",
-            combine=cfg.MODEL.FUSION.COMBINE or combine,
-            gate=cfg.MODEL.GATE,
-            context_gate=cfg.MODEL.SEM_SEG_HEAD.CONTEXT_GATE,
-        )
+    gate_channels: int = 0
 
     def __post_init__(self) -> None:
         one_of(self.gate, GATES, key="MODEL.GATE")
         one_of(self.transfer, FINAL_TRANSFERS, key="MODEL.FUSION.TRANSFER")
         one_of(self.combine, COMBINES, key="MODEL.FUSION.COMBINE")
 
-    @property
-    def context_gate_kind(self) -> str:
-        """Of the gates in the context module; "": there are none."""
-        return self.gate if self.context_gate else ""
-
     def fusion(
         self,
         widths: Mapping[str, int],
         *,
         mix: Callable[[int], nn.Module],
-        num_classes: int,
         reference: str = "",
         laterals: Mapping[str, nn.Module] | None = None,
     ) -> Fusion:
@@ -63,7 +45,6 @@ class FusionOptions:
         Args:
             widths: branch -> channels behind its lateral, in the order of combination.
             mix: channels of the combined map -> what consumes it.
-            num_classes: of supervised gates.
             reference: the branch that keeps its size; default the first.
             laterals: branch -> lateral, for those that have one.
 
@@ -80,7 +61,7 @@ class FusionOptions:
                 lateral=laterals.get(name),
                 transfer=None
                 if name == reference
-                else make_transfer(self.transfer, width, gate=self.gate, num_classes=num_classes),
+                else make_transfer(self.transfer, width, gate=self.gate, num_classes=self.gate_channels),
             )
             for name, width in widths.items()
         }

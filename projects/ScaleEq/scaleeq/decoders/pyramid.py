@@ -48,24 +48,6 @@ class PyramidOptions:
     repeats: int = 0
     gate: str = "paper"
 
-    @classmethod
-    def from_config(cls, cfg: Any, *, name: str, channels: int) -> PyramidOptions:
-        """MODEL.PYRAMID and MODEL.GATE; `name` and `channels` are the head's own, for where the keys are empty."""
-        keys = cfg.MODEL.PYRAMID
-        return cls(
-            name=keys.NAME or name,
-            channels=keys.CHANNELS or channels,
-            lateral=keys.LATERAL,
-            transfer=keys.TRANSFER,
-            down_transfer=keys.DOWN_TRANSFER,
-            combine=keys.COMBINE,
-            output_convs=tuple(keys.OUTPUT_CONVS),
-            out_features=tuple(keys.OUT_FEATURES),
-            recursion=keys.RECURSION,
-            repeats=keys.REPEATS,
-            gate=cfg.MODEL.GATE,
-        )
-
     def __post_init__(self) -> None:
         for key, choices in (
             ("name", PYRAMIDS),

@@ -2,6 +2,7 @@
 
 from .conv import ConvNormAct, conv_with_input_scale, per_weight
 from .gate import Gate, LogitsGate, SupervisedGate, collected_logits
+from .level import Level
 from .norm import BatchNorm2d, NormFactory, batch_norm, norm_factory, normalizes_channels, replace_batch_norms
 from .offset_conv import OffsetConv2d, fold_input_affine
 from .precision import WideBuffers, is_reduced
@@ -11,6 +12,7 @@ __all__ = [
     "BatchNorm2d",
     "ConvNormAct",
     "Gate",
+    "Level",
     "LogitsGate",
     "NormFactory",
     "OffsetConv2d",

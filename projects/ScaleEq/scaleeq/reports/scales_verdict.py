@@ -47,7 +47,8 @@ def title_of(name: str, model: nn.Module) -> str:
     module = getattr(model, owner, None)
     if not rest or not isinstance(module, nn.Module) or isinstance(module, nn.ModuleDict | nn.ModuleList):
         return name
-    return f"{type(module).__name__}, {rest.replace('.', ' ')}"
+    title = getattr(module, "title", type(module).__name__)
+    return f"{title}, {rest.replace('.', ' ')}"
 
 
 def verdict(

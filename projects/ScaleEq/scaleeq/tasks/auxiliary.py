@@ -1,8 +1,8 @@
-"""Losses beside a task's own: of auxiliary heads, of a backbone's own logits, and of supervised gates.
+"""Predictions beside the task's own: of auxiliary heads, and a backbone's own logits.
 
-They are the main loss with another weight and without OHEM, as in mmsegmentation and HRNet-OCR, whose OHEM is the main
-head's alone. What predicts the logits reports them through a collector (scaleeq.layers.collected_logits), or, as a
-backbone, beside its levels under "aux_logits".
+Their loss is the main loss with another weight and without OHEM, as in mmsegmentation and HRNet-OCR, whose OHEM is the
+main head's alone. What predicts logits of its own reports them through a collector (scaleeq.layers.collected_logits),
+or, as a backbone, beside its levels under "aux_logits".
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ from typing import Any
 
 from torch import nn
 
+from scaleeq.decoders.fcn import FCN
+from scaleeq.engine import ShapeSpec
+
+from .base import Task
+from .configured import resolve_norm
+from .detectron2 import resolve_levels
+from .head import SegmentationHead
 from .losses.options import LossOptions
 from .losses.segmentation import SegmentationLoss
-
-GATE_LOSS_WEIGHT = 0.4  # of a supervised gate's own prediction, as an auxiliary head's
+from .semantic import SemanticTask
 
 
 def auxiliary_loss(cfg: Any, weight: float) -> SegmentationLoss:
@@ -29,8 +35,27 @@ def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, nn.Mod
     return {name: auxiliary_loss(cfg, weight) for name, weight in weights.items()}
 
 
-def gate_loss(loss: SegmentationLoss) -> SegmentationLoss:
-    """What the predictions of supervised gates are trained with, beside that loss of the logits themselves."""
-    return SegmentationLoss(
-        ignore_value=loss.ignore_value, weight=GATE_LOSS_WEIGHT, options=loss.options.without_ohem()
-    )
+def auxiliary_heads(cfg: Any, task: Task, input_shape: Mapping[str, ShapeSpec]) -> dict[str, SegmentationHead]:
+    """The heads of MODEL.AUX_HEAD: level -> one convolution and a predictor of classes, with its loss weight.
+
+    ValueError: the model's task is another one; not one weight per level; a level that there is not.
+    """
+    keys, head = cfg.MODEL.AUX_HEAD, cfg.MODEL.SEM_SEG_HEAD
+    if len(keys.IN_FEATURES) != len(keys.LOSS_WEIGHTS):
+        raise ValueError(
+            f"MODEL.AUX_HEAD.IN_FEATURES has {len(keys.IN_FEATURES)} levels {keys.IN_FEATURES} but "
+            f"MODEL.AUX_HEAD.LOSS_WEIGHTS {len(keys.LOSS_WEIGHTS)} {keys.LOSS_WEIGHTS}; give one weight per level"
+        )
+    if keys.IN_FEATURES and not isinstance(task, SemanticTask):
+        raise ValueError(
+            f"MODEL.AUX_HEAD.IN_FEATURES has {', '.join(keys.IN_FEATURES)}, whose heads predict classes, but "
+            f"MODEL.TASKS.NAMES is {[task.name]}; set MODEL.AUX_HEAD.IN_FEATURES [] and MODEL.AUX_HEAD.LOSS_WEIGHTS []"
+        )
+    heads = {}
+    for level, weight in zip(keys.IN_FEATURES, keys.LOSS_WEIGHTS, strict=True):
+        levels = resolve_levels([level], input_shape, "MODEL.AUX_HEAD.IN_FEATURES")
+        classes = SemanticTask(num_classes=head.NUM_CLASSES, loss=auxiliary_loss(cfg, weight))
+        predictor = classes.predictor(keys.CONVS_DIM)  # draws before the decoder, as the main head's
+        decoder = FCN(levels, keys.CONVS_DIM, num_convs=1, concat_input=False, norm=resolve_norm(head.NORM))
+        heads[level] = SegmentationHead(decoder, classes, dropout=head.DROPOUT, predictor=predictor)
+    return heads

@@ -12,7 +12,6 @@ from torch import nn
 from scaleeq.evaluation.metric import Metric
 from scaleeq.geometry import Geometry
 
-from .auxiliary import gate_loss
 from .base import Losses, Task
 from .losses.options import LossOptions
 from .losses.segmentation import SegmentationLoss
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from scaleeq.engine import DatasetEvaluator
 
 _SHARE = Metric(unit="%", highest=100.0)
+GATE_LOSS_WEIGHT = 0.4  # of a supervised gate's own prediction, as an auxiliary head's
 
 
 @register
@@ -128,3 +128,10 @@ class SemanticTask(Task):
         if self.validation_loss:
             found.append(ValidationLossEvaluator(dataset_name, distributed=distributed))
         return found
+
+
+def gate_loss(loss: SegmentationLoss) -> SegmentationLoss:
+    """What the predictions of supervised gates are trained with, beside that loss of the logits themselves."""
+    return SegmentationLoss(
+        ignore_value=loss.ignore_value, weight=GATE_LOSS_WEIGHT, options=loss.options.without_ohem()
+    )

@@ -24,7 +24,6 @@ from torch import nn
 # Importing these registers what a config names.
 import scaleeq.backbones
 import scaleeq.data
-import scaleeq.registered_heads
 import scaleeq.segmentor
 from scaleeq.engine import CfgNode, DatasetEvaluator, build_model
 from scaleeq.equalization.calibration import require_calibrated

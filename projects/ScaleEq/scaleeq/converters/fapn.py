@@ -67,7 +67,7 @@ def convert_fapn_weights(state_dict: Mapping[str, torch.Tensor]) -> dict[str, to
                 converted[ours.format(level=match[1], rest=match[2])] = value
                 break
         else:
-            raise ValueError(f"{full_name!r} is not a name of FaPN's released pyramid; see decoders/fapn_weights.py")
+            raise ValueError(f"{full_name!r} is not a name of FaPN's released pyramid; see converters/fapn.py")
     if not converted:
         raise ValueError(f"no 'fan_align' in the checkpoint, whose names start with {list(state_dict)[:3]}")
     return converted

@@ -1,0 +1,87 @@
+"""The decoders as heads, under their names in the engine's registry: built of (cfg, input_shape), for a config's task.
+
+This is the one place where a config attaches equalizers, so a head has them in every meta-architecture that builds its
+head by name: ScaleEqSegmentor, and Detectron2's SemanticSegmentor and PanopticFPN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from scaleeq.choices import one_of
+from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec
+from scaleeq.equalization import equalize_as_configured
+from scaleeq.layers import Level
+from scaleeq.layers.gate import GATES
+
+from .configured import HEADS, KEYS_OF_SOME, refuse_keys
+from .head import SegmentationHead
+from .registry import build_tasks
+
+
+def build_head(name: str, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> SegmentationHead:
+    """The head of one of HEADS, for the task of MODEL.TASKS, equalized as the config says.
+
+    ValueError: a value of the config that cannot be meant, or that this head has no use for.
+    """
+    levels = checked_levels(name, cfg, input_shape)
+    head = cfg.MODEL.SEM_SEG_HEAD
+    one_of(head.LOSS_TYPE, ("cross_entropy",), key="MODEL.SEM_SEG_HEAD.LOSS_TYPE")
+    one_of(cfg.MODEL.GATE, GATES, key="MODEL.GATE")
+    (task,) = build_tasks(cfg).values()
+    predictor = task.predictor(head.CONVS_DIM)  # draws before the decoder, as it always has
+    built = SegmentationHead(HEADS[name].make(cfg, levels), task, dropout=head.DROPOUT, predictor=predictor)
+    equalize_as_configured(built, cfg)
+    return built
+
+
+def checked_levels(name: str, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Level]:
+    """The levels that a head reads; ValueError for a number of them, or for a key, that means nothing for it."""
+    keys, registered = cfg.MODEL.SEM_SEG_HEAD, HEADS[name]
+    levels = resolve_levels(keys.IN_FEATURES, input_shape)
+    if registered.num_levels and len(levels) != registered.num_levels:
+        raise ValueError(
+            f"{name} reads {registered.num_levels} {'level' if registered.num_levels == 1 else 'levels'}; "
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {keys.IN_FEATURES}"
+        )
+    unread = {f"SEM_SEG_HEAD.{key}": part for key, part in KEYS_OF_SOME.items() if key not in registered.reads}
+    refuse_keys(cfg, name, {**unread, **registered.lacks})
+    stride = next(iter(levels.values())).stride
+    if stride != keys.COMMON_STRIDE:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {keys.COMMON_STRIDE}, "
+            f"but the logits of these IN_FEATURES have stride {stride}; set it to {stride}"
+        )
+    return levels
+
+
+def resolve_levels(
+    levels: list[str], input_shape: Mapping[str, ShapeSpec], key: str = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
+) -> dict[str, Level]:
+    """The levels of `key`, finest first, and in the backbone's order where strides are equal.
+
+    ValueError, with the levels that there are, for another one, and for one that is named twice.
+    """
+    missing = [level for level in levels if level not in input_shape]
+    if missing or not levels:
+        raise ValueError(f"{key} is {levels}; the backbone has {', '.join(input_shape)}")
+    if len(set(levels)) < len(levels):
+        raise ValueError(f"{key} is {levels}; name each level once")
+    found = {name: Level(s.channels or 0, s.stride or 0) for name, s in input_shape.items() if name in levels}
+    return dict(sorted(found.items(), key=lambda item: item[1].stride))
+
+
+def _builder(name: str) -> Callable[[Any, Mapping[str, ShapeSpec]], SegmentationHead]:
+    """What the registry has under a name."""
+
+    def build(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> SegmentationHead:
+        return build_head(name, cfg, input_shape)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"{name} of a config, with its equalizers."
+    return build
+
+
+for _name in HEADS:
+    SEM_SEG_HEADS_REGISTRY.register(_builder(_name))

@@ -1,7 +1,7 @@
 """The validation loss: cross entropy, averaged over every labelled pixel of a data set.
 
 Plain, without the options of the training loss, so that it compares runs with different ones. One number an image is
-kept and their sum is exact (math.fsum), so that it does not depend on the number of processes. Own design.
+kept and their sum is exact (math.fsum), so that it does not depend on the number of processes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A run is a function of its config and seed: the seed decides the initial weights, the order of the samples, their
 augmentation and every iteration's random numbers, so runs of one seed are paired. Each computes with one thread
-(OMP_NUM_THREADS, unless it is set), as the bits depend on their number. Own design.
+(OMP_NUM_THREADS, unless it is set), as the bits depend on their number.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One table over many folders of runs, from their inference/results.json: what `train_net.py --eval-only` left there.
 
-A run without that file is listed with its last evaluation during training, and "-" for the rest. Own design.
+A run without that file is listed with its last evaluation during training, and "-" for the rest.
 """
 
 from __future__ import annotations

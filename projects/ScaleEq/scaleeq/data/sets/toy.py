@@ -1,6 +1,6 @@
 """Toy scenes: a small landscape data set that is generated, so that everything here runs without a download.
 
-Own design, no source. A scene is a function of (split, index). Shapes are drawn here in integer arithmetic (OpenCV's
+A scene is a function of (split, index). Shapes are drawn here in integer arithmetic (OpenCV's
 differ between its versions), so labels are the same on every platform; images may differ by a grey level where a
 platform rounds sin or tanh differently. The classes
 are chosen so that a model needs several scales at once:
@@ -86,9 +86,11 @@ def _between(rng: np.random.Generator, limits: tuple[int, int]) -> int:
 
 def _draw_labels(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
     """Labels: (H, W) uint8 without void, and the walls as (left, top, right, bottom) in pixels, ends excluded."""
+    # Sky and ground.
     labels = np.full((HEIGHT, WIDTH), SKY, np.uint8)
     horizon_y = _between(rng, (HEIGHT // 4, HEIGHT * 6 // 10))
     _draw_ground(labels, horizon_y, rng)
+    # Walls, mostly small.
     walls = []
     for _ in range(_between(rng, NUM_WALLS)):
         # The product of two draws prefers small walls.
@@ -100,6 +102,7 @@ def _draw_labels(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, 
         walls.append((max(0, x), max(0, y), min(WIDTH, x + width), min(HEIGHT, y + height)))
         left, top, right, bottom = walls[-1]
         labels[top:bottom, left:right] = WALL
+    # Poles and insects.
     for _ in range(_between(rng, NUM_POLES)):
         foot = _between(rng, (0, WIDTH - 1)), _between(rng, (horizon_y, HEIGHT + 20))
         length, lean = _between(rng, (20, 100)), _between(rng, (-12, 12))
@@ -164,7 +167,7 @@ def _draw_void(labels: np.ndarray, walls: list[tuple[int, int, int, int]], rng: 
     outline = np.zeros(labels.shape, bool)
     for left, top, right, bottom in walls:
         outline[top:bottom, left:right] = True
-        outline[top + 1 : bottom - 1, left + 1 : right - 1] = False  # also of a wall behind
+        outline[top + 1 : bottom - 1, left + 1 : right - 1] = False  # also of a wall that it covers
     labels[outline & (labels == WALL)] = IGNORE_LABEL
 
 

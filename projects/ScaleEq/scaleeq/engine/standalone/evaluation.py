@@ -126,6 +126,7 @@ def inference_on_dataset(
     evaluator: one, a list, or None to measure the speed only.
     callbacks: any of "on_start", "before_inference", "after_inference", "on_end".
     """
+    # An empty round.
     logging.getLogger(__name__).info(f"Start inference on {len(data_loader)} batches")
     if evaluator is None or isinstance(evaluator, MutableSequence):
         evaluator = DatasetEvaluators(evaluator or [])
@@ -135,6 +136,7 @@ def inference_on_dataset(
         if callbacks and stage in callbacks:
             callbacks[stage]()
 
+    # Every batch, in three parts.
     stopwatch = _Stopwatch(len(data_loader))
     with inference_context(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
         mark = time.perf_counter()
@@ -158,6 +160,7 @@ def inference_on_dataset(
             stopwatch.log_progress(index)
             mark = time.perf_counter()
         callback("on_end")
+    # Scores of all.
     stopwatch.log_totals(get_world_size())
     results = evaluator.evaluate()
     return {} if results is None else results

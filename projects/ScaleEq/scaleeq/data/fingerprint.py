@@ -12,18 +12,15 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from scaleeq.engine import DatasetCatalog
+from scaleeq.engine import CfgNode, DatasetCatalog
 
 from .folder import find_dataset
 from .loading import spread_over
 from .sets.catalog import Record
-
-if TYPE_CHECKING:
-    from scaleeq.engine import CfgNode
 
 FRACTION = "DATASETS.TRAIN_FRACTION"
 State = dict[str, Any]  # a fraction, and for each of KEYS: data set -> numbers

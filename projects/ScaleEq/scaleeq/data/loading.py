@@ -14,23 +14,19 @@ import itertools
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from scaleeq.engine import DatasetCatalog, InferenceSampler, comm
+from scaleeq.engine import CfgNode, DatasetCatalog, InferenceSampler, comm
 from scaleeq.workers import leave_signals_to_parent
 
 from .folder import find_dataset
 from .mapper import Sample, SegmentationMapper
 from .rules import check_classes, check_train_sets, samples_per_pass
 from .sets.catalog import Record
-
-if TYPE_CHECKING:
-    from scaleeq.engine import CfgNode
 
 PERMUTATION_STREAM = 1  # keeps the epochs' draws apart from the samples'
 

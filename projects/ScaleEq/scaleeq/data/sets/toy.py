@@ -24,7 +24,7 @@ import numpy as np
 from scaleeq.choices import one_of
 
 from ..record_file import RecordFile
-from .catalog import IGNORE_LABEL, Record, register_dataset
+from .catalog import IGNORE_LABEL, Record, read_table, register_dataset
 
 # Size and number of the scenes.
 HEIGHT, WIDTH = 128, 128
@@ -40,17 +40,10 @@ WALL_SIDE_PX = (16, 100)
 GROUND_PERIOD_PX = (16, 28)
 NUM_WALLS, NUM_POLES, NUM_INSECTS, NUM_LAKES = (1, 2), (1, 4), (6, 16), (0, 2)
 
-CLASSES = ("sky", "water", "meadow", "field", "wall", "pole", "bee", "beetle")
-COLORS = (
-    (135, 190, 235),
-    (30, 90, 180),
-    (90, 160, 60),
-    (215, 195, 90),
-    (170, 85, 60),
-    (60, 60, 60),
-    (250, 170, 20),
-    (150, 30, 140),
-)
+CLASSES, COLORS = read_table("""
+sky 135 190 235 | water 30 90 180 | meadow 90 160 60 | field 215 195 90 | wall 170 85 60 | pole 60 60 60 |
+bee 250 170 20 | beetle 150 30 140
+""")
 SKY, WATER, MEADOW, FIELD, WALL, POLE, BEE, BEETLE = range(8)
 # A texture is a pattern in [0, 1] between two colours. (K, 2, 3), RGB.
 _BLUE, _GREEN, _YELLOW = (

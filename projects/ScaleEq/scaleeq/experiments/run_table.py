@@ -51,6 +51,7 @@ def read_result(folder: Path, metric: str) -> Record:
     else:
         points = curve(read_metrics(folder / "metrics.json"), metric)
         value = points[-1][1] if points else None
+    # The config that was evaluated.
     configs = [path for path in (folder / RESULTS.parent / "config.yaml", folder / "config.yaml") if path.is_file()]
     return {
         "run": str(folder),

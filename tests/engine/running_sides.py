@@ -47,6 +47,7 @@ _WHERE = {  # name -> (module of Detectron2, module of standalone)
     "verify_results": ("evaluation", "evaluation"),
     "get_cfg": ("config", "config"),
 }
+_FILE = {"env": "defaults", "evaluator": "evaluation", "testing": "evaluation"}  # of Detectron2 -> of standalone
 ROOTS = {"detectron2": "detectron2", "standalone": "scaleeq.engine.standalone"}
 
 
@@ -88,7 +89,7 @@ def captured_log(engine: SimpleNamespace, hide: Callable[[str], str] = mask) -> 
         def emit(self, record: logging.LogRecord) -> None:
             # setup_logger's handlers abbreviate names in place, so take the name's end
             part = "" if record.name == engine.root else record.name.rpartition(".")[2]
-            lines.append([part, record.levelname, hide(record.getMessage())])
+            lines.append([_FILE.get(part, part), record.levelname, hide(record.getMessage())])
 
     logger, handler = logging.getLogger(engine.root), Collect()
     level = logger.level

@@ -21,7 +21,7 @@ def test_seconds_are_those_since_the_warm_up(monkeypatch: pytest.MonkeyPatch, ca
         return batch
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    names = {"detectron2": "detectron2.evaluation.evaluator", "standalone": "scaleeq.engine.standalone.evaluator"}
+    names = {"detectron2": "detectron2.evaluation.evaluator", "standalone": "scaleeq.engine.standalone.evaluation"}
     logger = logging.getLogger(names[engine.NAME])
     caplog.set_level(logging.INFO, logger=logger.name)
     logger.addHandler(caplog.handler)  # where a parent of it does not hand on

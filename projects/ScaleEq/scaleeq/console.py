@@ -58,7 +58,7 @@ def start() -> None:
 def run(main: Callable[[], int | None], *, stopped: str = "stopped") -> NoReturn:
     """Call `main` and end the process with the exit code that it returns (None: 0), or that its error has.
 
-    stopped: what Ctrl-C leaves behind, in words.
+    stopped: what is left after Ctrl-C, in words.
     """
     try:
         code = main() or 0

@@ -143,15 +143,18 @@ class FolderLock:
                 self._path, os.O_RDWR | os.O_CREAT, 0o666
             )  # programs that are started do not inherit it
             closing.callback(os.close, descriptor)
+            # Take the lock.
             try:
                 locks = _lock(descriptor)
             except BlockingIOError:
                 raise self._refusal(_read(descriptor)) from None
+            # Whose was it?
             before = _read(descriptor)
             if before and not locks and before.pid != os.getpid() and _lives_here(before):
                 raise self._refusal(before)
             if not _is_at(descriptor, self._path):  # its last owner has removed it between the two calls
                 return None
+            # Say whose it is.
             own = Holder(socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"))
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(asdict(own)).encode(), 0)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from scaleeq.choices import one_of
 from scaleeq.config.check import OUR_ARCHITECTURES
-from scaleeq.engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
-
-if TYPE_CHECKING:
-    from scaleeq.engine import CfgNode
+from scaleeq.engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, CfgNode
 
 
 def check_names(cfg: CfgNode) -> None:

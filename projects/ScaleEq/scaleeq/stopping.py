@@ -1,6 +1,6 @@
 """Signals that end a run: noted when they come, and acted on where nothing is left half done.
 
-SIGINT (Ctrl-C), SIGTERM and SIGHUP, which counts as SIGTERM. Own design. An exception out of a signal handler, as
+SIGINT (Ctrl-C), SIGTERM and SIGHUP, which counts as SIGTERM. An exception out of a signal handler, as
 Python's KeyboardInterrupt is, is lost where it strikes code whose exceptions are ignored: a destructor, or a callback
 while a loader's workers are being forked or ended. So the handler notes the signal, and whoever goes through batches or
 steps looks at that note. Nothing is installed outside of `stop_signals`; what is ignored (nohup) stays ignored.

@@ -1,6 +1,6 @@
 """Processes that share work over a data set, and end with the process that started them, however that ends.
 
-Own design. Python's pool leaves its processes waiting for ever where its owner is killed, and each of them prints a
+Python's pool leaves its processes waiting for ever where its owner is killed, and each of them prints a
 stack trace at Ctrl-C, which the owner alone should answer.
 """
 

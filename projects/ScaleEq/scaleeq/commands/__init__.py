@@ -2,7 +2,7 @@
 
 A command is a module of this package with
 
-    STOPPED: what Ctrl-C leaves behind, in words
+    STOPPED: what is left after Ctrl-C, in words
     parser() -> the parser of its words, and parse(parser, argv) -> what they say; both need the standard library alone
     run(arguments) -> exit code (None: 0); imports what it needs, so that a mistake is told before torch is loaded
 

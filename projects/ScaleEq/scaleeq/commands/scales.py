@@ -67,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scaleeq.training.check_data import check_labels
     from scaleeq.training.rehearsal import check_model, check_weights
 
+    # Check before logging.
     cfg = load_config(arguments.config_file, arguments.opts)
     weights = arguments.weights or cfg.MODEL.WEIGHTS
     with console.quiet():
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = check_model(cfg)
         if model is not None:
             check_weights(model, weights, key="--weights" if arguments.weights else "MODEL.WEIGHTS")
+    # Measure and write.
     setup_logger(name="scaleeq")
     choose_device(cfg)
     content = analyze_scales(cfg, weights=arguments.weights, num_batches=arguments.batches)

@@ -1,7 +1,7 @@
 """check_config: every value of a config, alone and with the others, before anything is built or logged.
 
 What only a data set, a backbone or a folder can tell is checked where that is known (training/setup.py and the
-constructors). Own design.
+constructors).
 """
 
 from __future__ import annotations

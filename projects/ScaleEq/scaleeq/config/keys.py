@@ -87,7 +87,7 @@ def _add_pyramid_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     pyramid.COMBINE = ""  # "", "sum", "softmax", "fast_normalized"
     pyramid.OUTPUT_CONVS = []  # number of 3x3 convolutions on each level's output, finest level first
     pyramid.OUT_FEATURES = []  # levels that leave an "fpn" or "fapn", the finest among them; empty: all
-    pyramid.RECURSION = ""  # a level continues from the "merged" map above, or behind its 3x3: "smoothed" (MaskFormer)
+    pyramid.RECURSION = ""  # a level continues from the "merged" map above, or after its 3x3: "smoothed" (MaskFormer)
     pyramid.REPEATS = 0  # cells of a BiFPN
 
 

@@ -2,7 +2,7 @@
 
 A row says what a value is, within which bounds, and in which unit; docs/config.md is printed from it. Bounds shut out
 what nobody can want (a negative learning rate, a dropout of 1), not what is unwise. Keys that nothing here reads are in
-UNREAD. What several keys must agree on is in check.py. Own design.
+UNREAD. What several keys must agree on is in check.py.
 """
 
 from __future__ import annotations

@@ -133,9 +133,11 @@ class TrainAugmentation:
         color = [round(value) for value in self.pad_color]
         geometries = {"": replace(IMAGE, padding=color), **{name: each.geometry for name, each in maps.items()}}
         values = {"": image, **{name: each.values for name, each in maps.items()}}
+        # Scale.
         short_side = draw_short_side(self.short_sides, self.sampling, rng)
         shape = resized_shape(image.shape, short_side, self.max_side)
         values = {name: geometries[name].resized(each, shape) for name, each in values.items()}
+        # Crop.
         if self.crop is not None:
             size = shape
             shape = draw_crop_shape(size, self.crop, rng)
@@ -143,10 +145,12 @@ class TrainAugmentation:
             top, left = self._draw_place(size, labels, shape, rng)
             window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
             values = {name: each[window] for name, each in values.items()}
+        # Colours.
         if self.color:
             values[""] = jitter_colors(values[""], rng)
         if self.crop is not None:
             values = {name: geometries[name].padded(each, shape) for name, each in values.items()}
+        # Flip.
         if self.flip != "none" and rng.random() < 0.5:
             values = {name: self._flipped(each, geometries[name]) for name, each in values.items()}
         return values.pop(""), values

@@ -45,10 +45,12 @@ def read_classes(path: str) -> tuple[list[str], list[Color]]:
     ValueError: no class, more than there are labels beside 255, a name twice, a colour outside 0..255, another form
     than the one expected, or no text.
     """
+    # Refuse other forms.
     lines = {number: line.strip() for number, line in enumerate(read_lines(path), 1) if line.strip()}
     for number, line in lines.items():
         if form := _other_form(line):
             raise ValueError(f"{path}, line {number}: {line!r} looks like {form}; {EXPECTED}")
+    # Names and colours.
     classes: list[str] = []
     colors: list[Color] = []
     for number, words in ((number, line.split()) for number, line in lines.items()):
@@ -58,6 +60,7 @@ def read_classes(path: str) -> tuple[list[str], list[Color]]:
             raise ValueError(f"{path}, line {number}: the colour {color} is not three numbers in 0..255")
         classes.append(" ".join(start))
         colors.append(color)
+    # All of them together.
     if not 0 < len(classes) <= IGNORE_LABEL:
         raise ValueError(f"{path} names {len(classes)} classes; expected 1 to {IGNORE_LABEL}, a class a line")
     if twice := sorted({name for name in classes if classes.count(name) > 1}):

@@ -3,7 +3,7 @@
 A data set's fingerprint has 64 bits for each record, in the order of the records, which decides the sampling: a hash of
 the names and sizes in bytes of its files (of a toy scene: its parameters). Names are relative to the folder that all
 files of the data set share, so a copy at another place is the same data set. Files are not opened: one changed within
-its size is not noticed. Own design.
+its size is not noticed.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from scaleeq.engine import DatasetCatalog
+from scaleeq.engine import CfgNode, DatasetCatalog
 
 from .folder import find_dataset
 from .loading import spread_over
 from .sets.catalog import Record
-
-if TYPE_CHECKING:
-    from scaleeq.engine import CfgNode
 
 FRACTION = "DATASETS.TRAIN_FRACTION"
 State = dict[str, Any]  # a fraction, and for each of KEYS: data set -> numbers

@@ -6,7 +6,7 @@
     PATH/images[/SPLIT]/NAME.jpg      .jpg, .jpeg, .png, .bmp, .tif, .tiff, .webp, .jp2, .ppm or .pgm
     PATH/labels[/SPLIT]/NAME.png      one channel, grey or palette: 0..K-1, 255 = void; a SPLIT test* may lack it
 
-A class without a colour gets one of VOC's, from label 1's on: black stays void's. Own design.
+A class without a colour gets one of VOC's, from label 1's on: black stays void's.
 """
 
 from __future__ import annotations

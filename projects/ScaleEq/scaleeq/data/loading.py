@@ -3,8 +3,8 @@
 Position k belongs to epoch k // N, whose permutation (of the seed and the epoch) picks the record, and
 numpy.random.default_rng([seed, k]) drives its augmentation. Iteration i of a global batch of B holds the positions
 i * B .. i * B + B - 1; each rank takes its slots of them. So samples depend neither on the number of workers nor on the
-number of ranks, and training resumes at any iteration by starting there. Own design (Detectron2's sampler starts anew
-on resuming, and its workers seed themselves).
+number of ranks, and training resumes at any iteration by starting there. Deviation from Detectron2, whose sampler
+starts again when a run is resumed, and whose workers seed themselves.
 """
 
 from __future__ import annotations
@@ -14,23 +14,19 @@ import itertools
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from scaleeq.engine import DatasetCatalog, InferenceSampler, comm
+from scaleeq.engine import CfgNode, DatasetCatalog, InferenceSampler, comm
 from scaleeq.workers import leave_signals_to_parent
 
 from .folder import find_dataset
 from .mapper import Sample, SegmentationMapper
 from .rules import check_classes, check_train_sets, samples_per_pass
 from .sets.catalog import Record
-
-if TYPE_CHECKING:
-    from scaleeq.engine import CfgNode
 
 PERMUTATION_STREAM = 1  # keeps the epochs' draws apart from the samples'
 

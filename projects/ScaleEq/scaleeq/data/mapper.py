@@ -9,22 +9,19 @@ decoding is the larger part of an evaluation's time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from scaleeq.choices import one_of
-from scaleeq.engine import MetadataCatalog
+from scaleeq.engine import CfgNode, MetadataCatalog
 from scaleeq.geometry import Map
 
 from .augmentation import IMAGE, TrainAugmentation, resized_shape
 from .reading import IMAGE_FORMATS, check_same_size, read_image, read_instances
 from .sets.catalog import IGNORE_LABEL, Record
 from .targets import Labels, Target
-
-if TYPE_CHECKING:
-    from scaleeq.engine import CfgNode
 
 Sample = dict[str, Any]
 

@@ -110,6 +110,7 @@ def read_values(path: str, *, what: str) -> tuple[np.ndarray, Header]:
     to black; or several pictures. OSError: as open_picture raises it.
     """
     with open_picture(path) as file:
+        # Refuse changed values.
         _check_coding(file, path)
         raw, spread = _raw_mode(file), _spread(file)
         header = _header(file)  # looks for EXIF, for which a PNG is decoded
@@ -124,11 +125,13 @@ def read_values(path: str, *, what: str) -> tuple[np.ndarray, Header]:
                 "programs read differs: write them as PNG, grey or palette, 8 bits"
             )
         values = np.array(_upright(file))
+    # Undo the spreading.
     if values.ndim != 2:
         return values, header
     if spread is not None:
         stored, decoded = spread
         return np.rint(values * (stored / decoded)).astype(np.int32 if stored > 255 else np.uint8), header
+    # Whole numbers alone.
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore"):  # NaN is no whole number either
             whole = values.astype(np.int64)

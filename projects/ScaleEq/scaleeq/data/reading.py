@@ -155,7 +155,7 @@ def check_one_bit(labels: np.ndarray, num_classes: int, *, source: str) -> None:
 
 
 def likely_cause(present: list[int], undeclared: list[int], num_classes: int, ignore_label: int) -> str:
-    """What is usually behind undeclared labels, and the way out.
+    """What undeclared labels usually come from, and the way out.
 
     present: the labels in a picture; undeclared: those of them that are no class and not the ignore label.
     """

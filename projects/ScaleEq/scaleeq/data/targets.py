@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Target(Protocol):
     """One kind of truth: where it is in a sample, how it is read and how it follows its image.
 
-    target_key: its key in a sample; with "_truth" behind it, in testing, what is read, at the image's original size.
+    target_key: its key in a sample; in testing "<key>_truth", what was read, at the image's original size.
     dtype: of the map in a training sample.
     """
 

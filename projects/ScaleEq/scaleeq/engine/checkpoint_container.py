@@ -71,6 +71,7 @@ def check_archive(file: Path) -> bool:
     """Read every member of a torch file against its checksum; returns whether all of them lie there uncompressed."""
     if not zipfile.is_zipfile(file):
         raise _Damaged("truncated: its end is missing")
+    # Every member whole.
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
@@ -84,6 +85,7 @@ def check_archive(file: Path) -> bool:
         raise _Damaged(f"damaged ({error})") from error
     except Exception as error:  # of zipfile and zlib, by the place of the damage
         raise _Damaged(f"damaged ({type(error).__name__}: {error}): copy it again, or take another one") from error
+    # An archive of torch's.
     names = [member.filename for member in members]
     if len(set(names)) < len(names):
         raise _Damaged("damaged: it holds two members of one name")

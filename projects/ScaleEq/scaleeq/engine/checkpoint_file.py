@@ -38,7 +38,7 @@ def write_checkpoint(file: Path, content: Content, *, parameters: Collection[str
             with part.open("wb") as stream:
                 torch.save(dict(content), stream)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch hides the disk's error behind one of its own
+            if isinstance(error.__context__, OSError):  # torch raises an error of its own in place of the disk's
                 raise error.__context__ from None
             raise
         read_content(part, shown_as=file, mapped=True, checksums=True)

@@ -130,6 +130,7 @@ def optimizer_misfits(optimizer: Optimizer, saved: Any, path: str) -> list[str]:
     """Why a saved state is of another optimizer, or of one for other parameters; torch compares their numbers alone."""
     if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= saved.keys():
         return [f"of another kind: {path} is {_short(saved)} in the file, not the state of an optimizer"]
+    # What the file says.
     groups, states = saved["param_groups"], saved["state"]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     own_sizes = [len(group["params"]) for group in optimizer.param_groups]
@@ -140,6 +141,7 @@ def optimizer_misfits(optimizer: Optimizer, saved: Any, path: str) -> list[str]:
         places = {index: place for place, index in enumerate(indexed)}
     except (AttributeError, KeyError, TypeError):
         return [f"of another kind: {path} in the file is not the state of an optimizer"]
+    # Groups of parameters.
     if sizes != own_sizes:
         return [f"of another shape: {path} is of groups of {sizes} parameters in the file, {own_sizes} here"]
     lines = []
@@ -148,6 +150,7 @@ def optimizer_misfits(optimizer: Optimizer, saved: Any, path: str) -> list[str]:
         numbers = [k for k, v in own.items() if isinstance(v, (int, float, tuple)) and not isinstance(v, bool)]
         lines += [f"missing in the file: {at}.{key}" for key in numbers if key not in group]
         lines += state_misfits({key: value for key, value in own.items() if key != "params"}, group, at)
+    # States of parameters.
     if strangers := [index for index in states if index not in places]:
         lines.append(f"unknown to the optimizer: {path}.state of the parameters {strangers[:8]}")
     for index, name, value in tensors:

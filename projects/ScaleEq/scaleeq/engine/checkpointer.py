@@ -191,7 +191,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         if not self._tag_file.exists():
             return ""
         raise ValueError(
-            f"{self._tag_file} {why}, and there is no other whole checkpoint to resume from. To start anew, delete "
+            f"{self._tag_file} {why}, and there is no other whole checkpoint to resume from. To start again, delete "
             f"{self._tag_file} or choose another OUTPUT_DIR"
         )
 
@@ -250,7 +250,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             with _unchanged_on_error(self.model, *touched) if path else contextlib.nullcontext():
                 return super().load(path, checkpointables)
         finally:
-            self._parsed_url_during_load = None  # Detectron2's own note to itself, left behind by an error
+            self._parsed_url_during_load = None  # Detectron2's own note to itself, which an error leaves
 
     def load_weights(self, path: str, *, which: str = "evaluated", strict: bool = True) -> str:
         """Loads weights alone, to evaluate them or to start from them; returns what they are: "ema" or "trained".
@@ -321,6 +321,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         also: lines on what else does not fit. exact: floats of another width do not fit.
         ValueError, naming all that differs, unless it is allowed.
         """
+        # Compare by plain names.
         own = self.model.state_dict()
         names = {short: name for name, short in plain_names(own).items()}
         weights = {names.get(name, name): tensor for name, tensor in checkpoint[key].items()}
@@ -329,8 +330,10 @@ class SafeCheckpointer(DetectionCheckpointer):
         listed = "".join(f"\n  {line}" for line in lines)
         if checkpoint.get("matching_heuristics"):
             listed = " (Detectron2 would match the names by heuristics, which is not done here)" + listed
+        # Another model altogether.
         if self._other_model and (other := self._other_model(own, weights)):
             raise ValueError(f"{file} does not fit, nothing was loaded: {other}:{listed}")
+        # Some tensors differ.
         if strict and lines:
             hint = "; for its weights alone: MODEL.WEIGHTS of a fresh run, or load_weights" if also else ""
             raise ValueError(f"{file} does not fit, nothing was loaded{hint}:{listed}")

@@ -43,10 +43,12 @@ def load_config(path: str | Path | None, opts: Sequence[object] = (), *, base: C
         add_scaleeq_config(base)
     cfg = base.clone()
     cfg.defrost()
+    # Files, bases first.
     for part in config_files(path) if path else ():
         for file, tree in read_yaml_files(part):
             for key, value in _leaves(tree, cfg):
                 _set(cfg, key, value, str(file))
+    # Overrides win.
     if len(opts) % 2:
         late = "; options such as --resume go before them" if any(str(word).startswith("--") for word in opts) else ""
         raise ValueError(

@@ -26,7 +26,7 @@ class Name:
 
 
 CONTRACT: tuple[Name, ...] = (
-    Name("CfgNode", "config", "engine, experiments, reports, training", ("config_tree", "config_use")),
+    Name("CfgNode", "config", "data, engine, experiments, names, reports, training", ("config_tree", "config_use")),
     Name("get_cfg", "config", "engine, inference, segmentor, tasks", ("config_tree", "config_use")),
     Name("configurable", "config", "segmentor", ("configurable",)),
     Name("META_ARCH_REGISTRY", "modeling", "names, segmentor", ("builders",)),

@@ -1,7 +1,7 @@
 """Start a job of one or several processes, and end it, with its cause, when one of them fails.
 
 Source: the options of Detectron2's launcher, which starts the processes, and the environment variables of torchrun,
-which has started them already. Own design: when a process fails, the others only lose their connection to it. Such a
+which has started them already. Deviation: when a process fails, the others only lose their connection to it. Such a
 process waits a moment before it ends, so that the launcher, or torchrun, meets the cause first and shows that; the
 cause is the last thing that the command prints. A signal that asks any of the processes to end (scaleeq.stopping), the
 launcher among them, asks all of this machine: none is ended while another still saves.
@@ -57,12 +57,14 @@ def run_job(main: Main, args: argparse.Namespace, *, check: Check | None = None)
     """
     try:
         with stop_signals(at_once=True):
+            # Under torchrun.
             if all(name in os.environ for name in TORCHRUN[:3]):
                 _check_torchrun(args)
                 if check and os.environ["LOCAL_RANK"] == "0":
                     check(args, int(os.environ["WORLD_SIZE"]))
                 _join(main, args)
                 return
+            # By ourselves.
             processes = _check_options(args)
             if check:
                 check(args, processes)

@@ -58,12 +58,15 @@ class BoundaryFScore:
         reach = self.radii_px[-1]
         blocks = [changing_blocks(labels, reach) for labels in (truth, prediction)]
         size = (truth.shape[0] + 2 * reach) * (truth.shape[1] + 2 * reach)
+        # A word of classes at a time.
         for start in range(0, len(present), WORD_BITS):
             classes = present[start : start + WORD_BITS]
+            # Contours, as lists and as maps.
             contours = [contour_words(corners, classes) for _, corners in blocks]
             maps = [np.zeros(size, np.uint32) for _ in blocks]
             for words, (pixels, _), contour_map in zip(contours, blocks, maps, strict=True):
                 contour_map[pixels] = words
+            # Each against the other's map.
             row = truth.shape[1] + 2 * reach
             near = [
                 count_near(blocks[one][0], contours[one], maps[1 - one], row, self.radii_px)[:, : len(classes)]
@@ -115,6 +118,7 @@ def changing_blocks(labels: np.ndarray, margin: int) -> tuple[np.ndarray, np.nda
     Returns pixels: (N,) intp, indexes into a flat map with that margin on all sides, and corners: (4, N) uint8.
     """
     width = labels.shape[1]
+    # Compare with three neighbours.
     padded = cv2.copyMakeBorder(labels, 0, 1, 0, 1, cv2.BORDER_REPLICATE)
     views = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
     change = views[0] != views[1]

@@ -109,12 +109,14 @@ class InstanceIoU:
 
     def results(self, counts: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Metric -> percent. counts: as Part has it."""
+        # IoU of categories.
         confusion = counts[CONFUSION]
         categories = np.zeros((len(CATEGORIES), len(CATEGORIES)), np.int64)
         np.add.at(categories, (CATEGORY_OF[:, None], CATEGORY_OF[None, :]), confusion)
         right = categories.diagonal()
         category_iou = divide(right, categories.sum(axis=0) + categories.sum(axis=1) - right)
 
+        # iIoU of classes, then categories.
         number = AVERAGE_SIZES * counts["instances"]
         shares, category_shares = (
             AVERAGE_SIZES * (counts[name] / FIXED_POINT) for name in ("instance_shares", "instance_category_shares")
@@ -130,6 +132,7 @@ class InstanceIoU:
         if counts["images_without_instances"].any():
             iiou, category_iiou = np.full_like(iiou, np.nan), np.full_like(category_iiou, np.nan)
 
+        # Means, then single values.
         values = {"iIoU": mean(iiou), "IoU_category": mean(category_iou), "iIoU_category": mean(category_iiou)}
         values |= {f"iIoU-{CLASSES[i]}": v for i, v in zip(WITH_INSTANCES, iiou, strict=True)}
         values |= {f"IoU_category-{name}": v for name, v in zip(CATEGORIES, category_iou, strict=True)}
@@ -143,6 +146,7 @@ def instance_shares(prediction: np.ndarray, instances: np.ndarray, *, source: st
     prediction: (H, W) uint8. instances: (H, W), ids.
     Rows: how many there are; the share of each that is right, and that is in the right category, times FIXED_POINT.
     """
+    # Pixels of instances.
     where = np.flatnonzero(instances.ravel() >= FIRST_ID)
     ids = instances.ravel()[where]
     if ids.size and ids.max() >= END_ID:
@@ -159,6 +163,7 @@ def instance_shares(prediction: np.ndarray, instances: np.ndarray, *, source: st
     place = PLACE[(present + FIRST_ID) // IDS_PER_LABEL]
     present, place = present[place >= 0], place[place >= 0]
 
+    # Shares of each instance.
     pairs = pairs[present]
     size = pairs.sum(axis=1)
     right = pairs[np.arange(len(pairs)), WITH_INSTANCES[place]]

@@ -2,7 +2,7 @@
 
 A picture is found by its image's name: NAME.png, in any folder below; for Cityscapes also what its own tools accept,
 one picture whose name starts with CITY_SEQUENCE_FRAME. Pictures are read as labels are (one channel, palettes by
-index), so that they hold labels 0..K-1, or the data set's raw values where that is asked for. Own design.
+index), so that they hold labels 0..K-1, or the data set's raw values where that is asked for.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ def match_pictures(folder: str, records: Sequence[Record], *, family: str = "", 
 
     ValueError: pictures are missing, or there are several for an image.
     """
+    # Pictures by name.
     found = list(_pictures_below(folder))
     by_name: dict[str, list[str]] = defaultdict(list)
     for path in found:
@@ -138,8 +139,10 @@ def match_pictures(folder: str, records: Sequence[Record], *, family: str = "", 
         by_name[name].append(path)
         if family == "cityscapes" and (frame := _frame(name)) != name:
             by_name[frame].append(path)
+    # Each image's picture.
     names = [os.path.splitext(os.path.basename(record["file_name"]))[0] for record in records]
     keys = [_frame(name) if family == "cityscapes" and name not in by_name else name for name in names]
+    # What does not match.
     missing = [name + SUFFIX for name, key in zip(names, keys, strict=True) if key not in by_name]
     others = _other_files(folder, missing) if missing else []
     several = [path for key in dict.fromkeys(keys) if len(by_name.get(key, ())) > 1 for path in by_name[key]]

@@ -46,6 +46,7 @@ def result_table(
     further: metric -> percent, of each part; "<kind>-<class>" becomes a column. notes: lines about them.
     """
     means = means_in_percent(metrics)
+    # Columns, and what stands below.
     by_class = columns_by_class({name: value for part in further for name, value in part.items()}, class_names)
     in_columns = {f"{kind}-{name}" for kind in by_class for name in class_names}
     below = [{name: value for name, value in part.items() if name not in in_columns} for part in further]
@@ -57,6 +58,7 @@ def result_table(
         *(", ".join(f"{name} {number(value)}" for name, value in row.items()) for row in (means, *below) if row),
         f"absent classes: {no_truth} of {num_classes} are in no truth. Policy {absent!r}: {ABSENT_POLICIES[absent]}",
     ]
+    # The strictest mean, where it differs.
     strict = 100 * metrics_from_counts(confusion, absent="zero").mean_iou
     if no_truth and number(strict) != number(means["mIoU"]):
         lines.append(f"mIoU with each class in no truth as 0: {number(strict)}")

@@ -122,6 +122,7 @@ class SemSegEvaluator(DatasetEvaluator):
 
     def results(self, counts: Counts) -> OrderedDict[str, dict[str, float]]:
         """{"sem_seg": metrics in percent} of counts of any origin; logs their table, and writes the file."""
+        # Metrics of the counts.
         confusion, num_images = counts[CONFUSION], int(counts[NUM_IMAGES])
         if not confusion.sum():
             logger.warning("no labelled pixel in %d images of %s: all metrics are NaN", num_images, self.dataset_name)
@@ -134,12 +135,14 @@ class SemSegEvaluator(DatasetEvaluator):
         results = in_percent(metrics, self.class_names)
         for part_results in further:
             results |= part_results
+        # The table.
         title = f"{self.dataset_name}, {num_images} images"
         notes = [part.note for part in self.parts if part.note]
         text = result_table(
             title, metrics, confusion, self.class_names, absent=self.absent, further=further, notes=notes
         )
         logger.info("%s", text)
+        # The file.
         if self.output_dir:
             content = {
                 "dataset": self.dataset_name,

@@ -1,7 +1,7 @@
 """The validation loss: cross entropy, averaged over every labelled pixel of a data set.
 
 Plain, without the options of the training loss, so that it compares runs with different ones. One number an image is
-kept and their sum is exact (math.fsum), so that it does not depend on the number of processes. Own design.
+kept and their sum is exact (math.fsum), so that it does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class ValidationLossEvaluator(DatasetEvaluator):
                     f"{self.dataset_name} has no labels, or another mapper leaves them out. Load it with scaleeq's "
                     "test loader, or set TEST.VALIDATION_LOSS False"
                 )
+            # Truth and labels, checked.
             truth = torch.as_tensor(sample["sem_seg_truth"]).to(logits.device, torch.int64)
             if logits.shape[-2:] != truth.shape:
                 raise ValueError(f"the prediction of {source} is {tuple(logits.shape)}, its truth {tuple(truth.shape)}")
@@ -64,6 +65,7 @@ class ValidationLossEvaluator(DatasetEvaluator):
             if bool((truth[valid] >= logits.shape[0]).any()):
                 largest = int(truth[valid].max())
                 raise ValueError(f"{source} has the label {largest}, but there are logits of {len(logits)} classes")
+            # One number an image.
             losses = F.cross_entropy(logits.float()[:, valid].T, truth[valid], reduction="none")
             self._sums.append(float(losses.sum(dtype=torch.float64)))
             self._num_pixels += int(valid.sum())

@@ -67,11 +67,10 @@ def prediction_names(dataset_name: str) -> dict[str, str]:
     if files and MetadataCatalog.get(dataset_name).get("family") == "cityscapes":
         root = os.path.commonpath([root, os.path.dirname(os.path.dirname(files[0]))])  # with one city, too
     names = {file: os.path.splitext(os.path.relpath(file, root))[0] for file in files}
-    if len(set(names.values())) < len(names):
-        first: dict[str, str] = {}
-        for file, name in names.items():
-            if (other := first.setdefault(name, file)) != file:
-                raise ValueError(f"{dataset_name}: predictions of {other} and {file} would have the same name, {name}")
+    first: dict[str, str] = {}
+    for file, name in names.items():
+        if (other := first.setdefault(name, file)) != file:
+            raise ValueError(f"{dataset_name}: predictions of {other} and {file} would have the same name, {name}")
     return names
 
 

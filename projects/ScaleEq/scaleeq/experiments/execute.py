@@ -2,7 +2,7 @@
 
 A run is a function of its config and seed: the seed decides the initial weights, the order of the samples, their
 augmentation and every iteration's random numbers, so runs of one seed are paired. Each computes with one thread
-(OMP_NUM_THREADS, unless it is set), as the bits depend on their number. Own design.
+(OMP_NUM_THREADS, unless it is set), as the bits depend on their number.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def execute(
     folder shares the runs with this one; each returns when all are there.
     """
     check(plan, output)
+    # What is still missing.
     wanted = [(run_folder(output, variant, seed), variant, seed) for variant, seed in plan.runs()]
     todo = [
         Job(
@@ -62,6 +63,7 @@ def execute(
     ]
     if len(todo) < len(wanted):
         say(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there already")
+    # One thread a run.
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, "SCALEEQ_ENGINE": engine.NAME}
     pool = Pool(
         jobs=jobs, settled=lambda job: _was_evaluated(job, plan.metric), done=_is_done, environment=environment, say=say

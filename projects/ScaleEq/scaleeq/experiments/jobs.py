@@ -2,7 +2,7 @@
 
 Each job's folder is locked by its caller until its end was dealt with, so that several callers share the jobs: one that
 another has is left to that one, and looked at again when it is free. A job that is a training takes a lock of its own,
-which it keeps where its caller is killed; such a job is waited for, too. POSIX alone. Own design.
+which it keeps where its caller is killed; such a job is waited for, too. It needs POSIX.
 """
 
 from __future__ import annotations
@@ -120,13 +120,16 @@ class Pool:
         with stop_signals(at_once=False):
             try:
                 while self.waiting or self._running:
+                    # Start what fits.
                     check_stop()
                     while len(self._running) < (self.limit or 1) and (taken := self._take()):
                         self._start(*taken)
+                    # Look at all.
                     time.sleep(POLL_S)
                     for running in self._running:
                         running.look(self._gpus_before if self.limit is None else None)
                     self._choose_limit()
+                    # Deal with ends.
                     for running in [each for each in self._running if each.process.poll() is not None]:
                         self._running.remove(running)
                         seconds = time.monotonic() - running.started
@@ -146,9 +149,11 @@ class Pool:
         """The first job that nobody else has, with its lock; None: there is none now."""
         if len(self._busy) == len(self.waiting) and time.monotonic() - self._looked < BUSY_S:
             return None
+        # Ask for each.
         before, self._busy, self._looked = self._busy, {}, time.monotonic()
         for job in list(self.waiting):
             lock, holder = FolderLock(job.folder, LOCK), None
+            # Its caller's lock, then its own.
             try:
                 lock.acquire(patience_s=0.0)
             except FolderInUse:
@@ -161,6 +166,7 @@ class Pool:
                         return job, lock
                     self.say(f"{job.name}: another call has run it")
                 lock.release()
+            # Somebody has it.
             if holder is not None:
                 self._busy[job.folder] = holder
                 if job.folder not in before:
@@ -191,6 +197,7 @@ class Pool:
         """From the first job, once it has shown what memory it takes."""
         if self.limit is not None or not self._running:
             return
+        # Has it settled?
         first = self._running[0]
         if first.process.poll() is None and not self.settled(first.job):
             return
@@ -202,6 +209,7 @@ class Pool:
                     "one run at a time: this system does not say how much memory a run takes; choose with --jobs N"
                 )
             return
+        # What each resource allows.
         limits = {
             f"{cores} cores": cores,
             f"{first.peak_mib:.0f} MiB each": 1 + machine.more_runs(free, first.peak_mib),

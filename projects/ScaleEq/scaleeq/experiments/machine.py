@@ -1,7 +1,7 @@
 """How many runs fit on this machine at once: cores, free memory, and what one run takes.
 
 Memory of a run is the proportional set size of its processes (Linux's /proc: shared pages count once), or the drop of
-the GPU's free memory while it ran alone. Own design; the part for GPUs has been tested on recorded output alone.
+the GPU's free memory while it ran alone. The part for GPUs has been tested on recorded output alone.
 """
 
 from __future__ import annotations

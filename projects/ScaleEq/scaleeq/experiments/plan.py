@@ -11,7 +11,7 @@
       equalized: {MODEL.SCALE_EQUALIZER.ENABLED: True}
       other: {config: ../toy/fapn.yaml}      # another base, under the same overrides
 
-Own design. YAML reads the bare words off and on as booleans: as names of variants they are taken as written most often.
+YAML reads the bare words off and on as booleans: as names of variants they are taken as written most often.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ def _variants(path: Path, tree: Values) -> tuple[Variant, ...]:
     shared, given = _mapping(path, "overrides", tree.get("overrides")), _mapping(path, "variants", tree.get("variants"))
     if len(given) < 2:
         raise ValueError(f"{path}: variants has {len(given)} entries; a comparison has two or more")
+    # Each variant, checked.
     variants = []
     for raw_name, raw_options in given.items():
         name, options = _name(raw_name), dict(_mapping(path, f"variants.{raw_name}", raw_options))
@@ -122,6 +123,7 @@ def _variants(path: Path, tree: Values) -> tuple[Variant, ...]:
             raise ValueError(
                 f"{path}: {name!r} cannot be a variant's name, which is a folder's too; use letters, digits, _ . + -"
             )
+        # Its config and overrides.
         config = options.pop("config", tree.get("base"))
         if not isinstance(config, str):
             raise ValueError(f"{path}: variant {name} has no config; set base, or config in the variant")

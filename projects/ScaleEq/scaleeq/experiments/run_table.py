@@ -1,6 +1,6 @@
 """One table over many folders of runs, from their inference/results.json: what `train_net.py --eval-only` left there.
 
-A run without that file is listed with its last evaluation during training, and "-" for the rest. Own design.
+A run without that file is listed with its last evaluation during training, and "-" for the rest.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def read_result(folder: Path, metric: str) -> Record:
     else:
         points = curve(read_metrics(folder / "metrics.json"), metric)
         value = points[-1][1] if points else None
+    # The config that was evaluated.
     configs = [path for path in (folder / RESULTS.parent / "config.yaml", folder / "config.yaml") if path.is_file()]
     return {
         "run": str(folder),

@@ -1,7 +1,7 @@
 """What a run's folder says: its metric and its losses over the iterations, and whether it is the run that is wanted.
 
 Reads config.yaml, metrics.json and inference/results.json as training and evaluation write them. A run of a comparison
-that has ended well has run.json, too. Own design.
+that has ended well has run.json, too.
 """
 
 from __future__ import annotations

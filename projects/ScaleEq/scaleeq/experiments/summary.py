@@ -1,7 +1,7 @@
 """From the folders of a comparison to its numbers: the content of comparison.json.
 
 Every number is of the last evaluation of each run. Runs that are missing are named; a pair counts where both runs are
-there. Own design.
+there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What is wrong with a data set, in plain words and with the way out: every file of a sample is read, in parallel.
 
-Own design, no source; what it looks for is what people ask about most: labels that are no class, 255 that is meant to
+What it looks for is what people ask about most: labels that are no class, 255 that is meant to
 be one, "minus one" applied twice, pictures for people taken for labels, cut-off files, images of two splits. A fault
 never stops the reading. Messages about one file are those of reading.py, which training raises too.
 """
@@ -132,6 +132,7 @@ def look_at(record: Record, *, num_classes: int, ignore_label: int = IGNORE_LABE
 
 def _look_at_image(record: Record, look: Look) -> Iterable[Complaint]:
     name = record["file_name"]
+    # Read the file.
     try:
         image = read_image(record)
         header = None if "read" in record else read_header(name)
@@ -141,10 +142,12 @@ def _look_at_image(record: Record, look: Look) -> Iterable[Complaint]:
     except ValueError as error:
         yield Complaint("no image", name, str(error))
         return
+    # What it is.
     look.shape, look.channels = image.shape[:2], "RGB"
     if header is None:
         return
     look.channels = header.mode
+    # Unused grey levels.
     if header.bits > 8:
         brightest, mode = int(image.max()), header.mode
         message = f"{name} has {header.bits} bits a channel (mode {mode}); its upper 8 are read"
@@ -180,6 +183,7 @@ def _look_at_orientation(record: Record, turned: int) -> Iterable[Complaint]:
 
 def _look_at_labels(record: Record, look: Look, num_classes: int, ignore_label: int) -> Iterable[Complaint]:
     name = str(record.get("sem_seg_file_name", record["file_name"]))
+    # Read the file.
     header = None
     try:
         header = None if "read" in record else read_header(name)
@@ -192,6 +196,7 @@ def _look_at_labels(record: Record, look: Look, num_classes: int, ignore_label: 
     except ValueError as error:
         yield Complaint("lossy" if header is not None and header.lossy else "no labels", name, str(error))
         return
+    # Values and size.
     look.counts = np.bincount(labels.ravel(), minlength=256)
     for kind, check in (
         ("undeclared", lambda: check_labels(labels, num_classes, ignore_label, source=name)),
@@ -201,6 +206,7 @@ def _look_at_labels(record: Record, look: Look, num_classes: int, ignore_label: 
             check()
         except ValueError as error:
             yield Complaint(kind, name, str(error))
+    # What may be meant otherwise.
     if header is not None and header.bits < 8 and header.mode != "P":
         yield _about_few_bits(name, header)
     if look.counts[ignore_label] == labels.size:

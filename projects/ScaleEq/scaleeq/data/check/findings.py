@@ -116,6 +116,7 @@ def _about_classes(totals: Totals, classes: Sequence[str], ignore_label: int, co
     findings = []
     if not absent:
         return []
+    # One class alone.
     if present <= 1 and (complete or totals.with_labels >= 10):
         advice = "Are these the labels of this data set, and are its classes those of classes.txt or its table?"
         if totals.pixels[ignore_label]:
@@ -130,6 +131,7 @@ def _about_classes(totals: Totals, classes: Sequence[str], ignore_label: int, co
             "or give the data set's records a label_map"
         )
         findings.append(Finding("starts at 1", totals.with_labels, advice))
+    # Classes that never occur.
     names = ", ".join(f"{label} {classes[label]}" for label in absent[:12]) + (", ..." if len(absent) > 12 else "")
     advice = names + ("" if complete else f"\nOf a sample of {totals.read} images; --all reads every one")
     if absent == [len(classes) - 1] and len(classes) > 2 and totals.pixels[ignore_label]:

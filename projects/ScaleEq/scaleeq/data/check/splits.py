@@ -1,6 +1,6 @@
 """What is wrong between splits and folders, told by file names, sizes and bytes alone: leaks, and labels left over.
 
-Own design. A leak is an image of which training and testing both have a copy, whatever its name. Files are compared
+A leak is an image of which training and testing both have a copy, whatever its name. Files are compared
 byte by byte (by their hash) where their sizes agree, so a sample of one split is compared with all of the other.
 """
 

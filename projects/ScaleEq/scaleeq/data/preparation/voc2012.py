@@ -47,15 +47,18 @@ GET_SBD = (
 
 def prepare(root: str, *, workers: int = 0, allow_incomplete: bool = False) -> list[str]:
     """Convert; see prepare_dataset."""
+    # Find both sources.
     import_reader("scipy.io")
     devkit = find_source(root, ("VOCdevkit/VOC2012",), what=WHAT, get_it=GET_VOC)
     sbd = find_source(root, [f"{folder}/cls" for folder in SBD_FOLDERS], what=WHAT, get_it=GET_SBD)
     sbd = os.path.dirname(sbd)
     lists = os.path.join(devkit, "ImageSets", "Segmentation")
+    # Names of both lists.
     own, val = (set(read_names(os.path.join(lists, f"{split}.txt"), WHAT)) for split in ("train", "val"))
     extra = {name for split in ("train", "val") for name in read_names(os.path.join(sbd, f"{split}.txt"), WHAT)}
     extra -= own | val
 
+    # Files of each name.
     labels = {name: os.path.join(devkit, "SegmentationClass", f"{name}.png") for name in own}
     labels |= {name: os.path.join(sbd, "cls", f"{name}.mat") for name in extra}
     with_labels = own & set(files_by_name(os.path.join(devkit, "SegmentationClass"), (".png",)))
@@ -65,6 +68,7 @@ def prepare(root: str, *, workers: int = 0, allow_incomplete: bool = False) -> l
         own | extra, present=with_images, official=NUM_IMAGES, what=WHAT, allow_incomplete=allow_incomplete
     )
 
+    # Convert, lists last.
     conversions = [
         Conversion(
             target=os.path.join(devkit, "SegmentationClassAug", f"{name}.png"),

@@ -19,7 +19,7 @@ import functools
 
 from scaleeq.choices import one_of
 
-from .catalog import IGNORE_LABEL, Record, register_dataset
+from .catalog import IGNORE_LABEL, Record, read_table, register_dataset
 from .listing import Layout, load_layout
 
 CLASSES_AND_COLORS = """
@@ -51,9 +51,7 @@ traffic light 41 0 255 | tray 41 255 0 | ashcan 173 0 255 | fan 0 245 255 | pier
 plate 0 255 184 | monitor 0 92 255 | bulletin board 184 255 0 | shower 0 133 255 | radiator 255 214 0 |
 glass 25 194 194 | clock 102 255 0 | flag 92 0 255
 """
-_ROWS = [item.split() for item in CLASSES_AND_COLORS.replace("\n", "|").split("|") if item.strip()]
-CLASSES = tuple(" ".join(row[:-3]) for row in _ROWS)
-COLORS = tuple((int(row[-3]), int(row[-2]), int(row[-1])) for row in _ROWS)
+CLASSES, COLORS = read_table(CLASSES_AND_COLORS)
 
 SPLITS = {"train": "training", "val": "validation", "test": "testing"}
 FOLDERS = ("ADEChallengeData2016", "ade/ADEChallengeData2016")

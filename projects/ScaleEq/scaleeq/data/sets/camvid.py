@@ -15,35 +15,13 @@ import functools
 
 from scaleeq.choices import one_of
 
-from .catalog import IGNORE_LABEL, Record, register_dataset
+from .catalog import IGNORE_LABEL, Record, read_table, register_dataset
 from .listing import Layout, load_layout
 
-CLASSES = (
-    "Sky",
-    "Building",
-    "Pole",
-    "Road",
-    "Pavement",
-    "Tree",
-    "SignSymbol",
-    "Fence",
-    "Car",
-    "Pedestrian",
-    "Bicyclist",
-)
-COLORS = (
-    (128, 128, 128),
-    (128, 0, 0),
-    (192, 192, 128),
-    (128, 64, 128),
-    (60, 40, 222),
-    (128, 128, 0),
-    (192, 128, 128),
-    (64, 64, 128),
-    (64, 0, 128),
-    (64, 64, 0),
-    (0, 128, 192),
-)
+CLASSES, COLORS = read_table("""
+Sky 128 128 128 | Building 128 0 0 | Pole 192 192 128 | Road 128 64 128 | Pavement 60 40 222 | Tree 128 128 0 |
+SignSymbol 192 128 128 | Fence 64 64 128 | Car 64 0 128 | Pedestrian 64 64 0 | Bicyclist 0 128 192
+""")
 SPLITS = ("train", "val", "test")
 LABEL_MAP = {11: IGNORE_LABEL}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -26,6 +26,13 @@ def datasets_root() -> str:
     return os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
+def read_table(text: str) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Names and colours of classes, in the order of their labels: "wall 120 120 120 | chest of drawers 6 51 255"."""
+    rows = [entry.split() for entry in text.split("|")]
+    names = tuple(" ".join(row[:-3]) for row in rows)
+    return names, tuple((int(red), int(green), int(blue)) for *_, red, green, blue in rows)
+
+
 def register_dataset(
     name: str,
     load: Callable[[], list[Record]],

@@ -18,7 +18,7 @@ import functools
 
 from scaleeq.choices import one_of
 
-from .catalog import Record, register_dataset
+from .catalog import Record, read_table, register_dataset
 from .listing import Layout, load_layout
 
 CLASSES_AND_COLORS = """
@@ -27,9 +27,7 @@ Background 0 0 0 | Hat 128 0 0 | Hair 255 0 0 | Glove 0 85 0 | Sunglasses 170 0 
 | Left-arm 51 170 221 | Right-arm 0 255 255 | Left-leg 85 255 170 | Right-leg 170 255 85 | Left-shoe 255 255 0 |
 Right-shoe 255 170 0
 """
-_ROWS = [item.split() for item in CLASSES_AND_COLORS.replace("\n", " ").split("|")]
-CLASSES = tuple(row[0] for row in _ROWS)
-COLORS = tuple((int(row[1]), int(row[2]), int(row[3])) for row in _ROWS)
+CLASSES, COLORS = read_table(CLASSES_AND_COLORS)
 # Left and right arm, leg and shoe.
 FLIP_PAIRS = ((14, 15), (16, 17), (18, 19))
 

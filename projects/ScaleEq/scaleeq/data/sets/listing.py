@@ -113,6 +113,7 @@ def layout_records(what: str, layout: Layout, names: Sequence[str] | None = None
     layout: with full paths, as find_layout returns it. names: instead of the layout's.
     FileNotFoundError: no names; MissingFilesError: a name without image or labels, it says how many there are of these.
     """
+    # Images and their names.
     images = files_by_name(layout.images, layout.image_suffixes, nested=layout.nested)
     all_of_them = names is None and not layout.names
     if names is None:
@@ -124,6 +125,7 @@ def layout_records(what: str, layout: Layout, names: Sequence[str] | None = None
             f"{what}: no image {' or '.join(pattern + suffix for suffix in layout.image_suffixes)}"
             + (f"; there are {passed_over}" if passed_over else "")
         )
+    # Labels, and what is beside them.
     labels = files_by_name(layout.labels, (layout.label_suffix,), nested=layout.nested) if layout.labels else {}
     if passed_over:
         folder, ends = os.path.abspath(layout.images), ", ".join(layout.image_suffixes)
@@ -134,6 +136,7 @@ def layout_records(what: str, layout: Layout, names: Sequence[str] | None = None
             f"{what}: {len(orphans)} label files have no image, the first is {first}: complete the copy, or take them "
             "away"
         )
+    # Records of what is whole.
     suffix = layout.instance_suffix
     instances = files_by_name(layout.labels, (suffix,), nested=layout.nested) if suffix and layout.labels else {}
     records = [
@@ -208,7 +211,7 @@ def files_by_name(directory: str, suffixes: tuple[str, ...], *, nested: bool = F
 
 
 def files_passed_over(directory: str, suffixes: Iterable[str], *, nested: bool = False) -> list[str]:
-    """The files of a directory that files_by_name leaves out, sorted; but not what programs leave behind.
+    """The files of a directory that files_by_name leaves out, sorted; but not what programs leave there.
 
     Of hidden files, those that end like an image; not macOS's "._NAME".
     """

@@ -1,6 +1,6 @@
 """Toy scenes: a small landscape data set that is generated, so that everything here runs without a download.
 
-Own design, no source. A scene is a function of (split, index). Shapes are drawn here in integer arithmetic (OpenCV's
+A scene is a function of (split, index). Shapes are drawn here in integer arithmetic (OpenCV's
 differ between its versions), so labels are the same on every platform; images may differ by a grey level where a
 platform rounds sin or tanh differently. The classes
 are chosen so that a model needs several scales at once:
@@ -24,7 +24,7 @@ import numpy as np
 from scaleeq.choices import one_of
 
 from ..record_file import RecordFile
-from .catalog import IGNORE_LABEL, Record, register_dataset
+from .catalog import IGNORE_LABEL, Record, read_table, register_dataset
 
 # Size and number of the scenes.
 HEIGHT, WIDTH = 128, 128
@@ -40,17 +40,10 @@ WALL_SIDE_PX = (16, 100)
 GROUND_PERIOD_PX = (16, 28)
 NUM_WALLS, NUM_POLES, NUM_INSECTS, NUM_LAKES = (1, 2), (1, 4), (6, 16), (0, 2)
 
-CLASSES = ("sky", "water", "meadow", "field", "wall", "pole", "bee", "beetle")
-COLORS = (
-    (135, 190, 235),
-    (30, 90, 180),
-    (90, 160, 60),
-    (215, 195, 90),
-    (170, 85, 60),
-    (60, 60, 60),
-    (250, 170, 20),
-    (150, 30, 140),
-)
+CLASSES, COLORS = read_table("""
+sky 135 190 235 | water 30 90 180 | meadow 90 160 60 | field 215 195 90 | wall 170 85 60 | pole 60 60 60 |
+bee 250 170 20 | beetle 150 30 140
+""")
 SKY, WATER, MEADOW, FIELD, WALL, POLE, BEE, BEETLE = range(8)
 # A texture is a pattern in [0, 1] between two colours. (K, 2, 3), RGB.
 _BLUE, _GREEN, _YELLOW = (
@@ -86,9 +79,11 @@ def _between(rng: np.random.Generator, limits: tuple[int, int]) -> int:
 
 def _draw_labels(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
     """Labels: (H, W) uint8 without void, and the walls as (left, top, right, bottom) in pixels, ends excluded."""
+    # Sky and ground.
     labels = np.full((HEIGHT, WIDTH), SKY, np.uint8)
     horizon_y = _between(rng, (HEIGHT // 4, HEIGHT * 6 // 10))
     _draw_ground(labels, horizon_y, rng)
+    # Walls, mostly small.
     walls = []
     for _ in range(_between(rng, NUM_WALLS)):
         # The product of two draws prefers small walls.
@@ -100,6 +95,7 @@ def _draw_labels(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, 
         walls.append((max(0, x), max(0, y), min(WIDTH, x + width), min(HEIGHT, y + height)))
         left, top, right, bottom = walls[-1]
         labels[top:bottom, left:right] = WALL
+    # Poles and insects.
     for _ in range(_between(rng, NUM_POLES)):
         foot = _between(rng, (0, WIDTH - 1)), _between(rng, (horizon_y, HEIGHT + 20))
         length, lean = _between(rng, (20, 100)), _between(rng, (-12, 12))
@@ -164,7 +160,7 @@ def _draw_void(labels: np.ndarray, walls: list[tuple[int, int, int, int]], rng: 
     outline = np.zeros(labels.shape, bool)
     for left, top, right, bottom in walls:
         outline[top:bottom, left:right] = True
-        outline[top + 1 : bottom - 1, left + 1 : right - 1] = False  # also of a wall behind
+        outline[top + 1 : bottom - 1, left + 1 : right - 1] = False  # also of a wall that it covers
     labels[outline & (labels == WALL)] = IGNORE_LABEL
 
 

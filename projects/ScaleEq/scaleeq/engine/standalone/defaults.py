@@ -28,7 +28,7 @@ def seed_all_rng(seed: int | None = None) -> None:
     """Seed python's, numpy's and torch's generators (all devices). None: a seed from the system, logged."""
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big")
-        logging.getLogger(f"{__package__}.env").info("Using a generated random seed %d", seed)
+        logging.getLogger(__name__).info("Using a generated random seed %d", seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     random.seed(seed)
@@ -93,6 +93,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     cfg: reads OUTPUT_DIR, SEED (negative: random; rank is added), CUDNN_BENCHMARK, FLOAT32_PRECISION.
     args: reads config_file and eval_only, where present.
     """
+    # Folder and loggers.
     rank = comm.get_rank()
     output_dir = cfg.get("OUTPUT_DIR") or None
     if comm.is_main_process() and output_dir:
@@ -100,6 +101,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     setup_logger(output_dir, distributed_rank=rank, name="fvcore")
     logger = setup_logger(output_dir, distributed_rank=rank)
 
+    # What this run is.
     logger.info(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
     logger.info("Environment info:\n" + collect_env_info())
     logger.info(f"Command line arguments: {args}")
@@ -113,6 +115,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
             file.write(cfg.dump())
         logger.info(f"Full config saved to {path}")
 
+    # Random numbers and precision.
     seed = cfg.get("SEED", -1)
     seed_all_rng(None if seed < 0 else seed + rank)
     if not getattr(args, "eval_only", False):  # images of an evaluation differ in size: tuning costs more than it gains

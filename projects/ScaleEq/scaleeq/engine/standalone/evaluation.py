@@ -23,10 +23,6 @@ from .comm import get_world_size, is_main_process
 from .config import CfgNode
 from .logger import log_every_n_seconds
 
-# Named as the modules of Detectron2 that say the same.
-_EVALUATOR_LOG = logging.getLogger(f"{__package__}.evaluator")
-_TESTING_LOG = logging.getLogger(f"{__package__}.testing")
-
 Results = dict[str, Any]  # task -> metric -> score
 
 
@@ -107,6 +103,7 @@ class _Stopwatch:
         )
 
     def log_totals(self, num_devices: int) -> None:
+        logger = logging.getLogger(__name__)
         measured = self.num_batches - self.num_warmup
         total = self.total()
         for what, clock, seconds in (
@@ -114,7 +111,7 @@ class _Stopwatch:
             ("inference pure compute time", datetime.timedelta(seconds=int(self.compute)), self.compute),
         ):
             per_iter = f"{seconds / measured:.6f} s / iter per device, on {num_devices} devices"
-            _EVALUATOR_LOG.info(f"Total {what}: {clock} ({per_iter})")
+            logger.info(f"Total {what}: {clock} ({per_iter})")
 
 
 def inference_on_dataset(
@@ -129,7 +126,8 @@ def inference_on_dataset(
     evaluator: one, a list, or None to measure the speed only.
     callbacks: any of "on_start", "before_inference", "after_inference", "on_end".
     """
-    _EVALUATOR_LOG.info(f"Start inference on {len(data_loader)} batches")
+    # An empty round.
+    logging.getLogger(__name__).info(f"Start inference on {len(data_loader)} batches")
     if evaluator is None or isinstance(evaluator, MutableSequence):
         evaluator = DatasetEvaluators(evaluator or [])
     evaluator.reset()
@@ -138,6 +136,7 @@ def inference_on_dataset(
         if callbacks and stage in callbacks:
             callbacks[stage]()
 
+    # Every batch, in three parts.
     stopwatch = _Stopwatch(len(data_loader))
     with inference_context(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
         mark = time.perf_counter()
@@ -161,6 +160,7 @@ def inference_on_dataset(
             stopwatch.log_progress(index)
             mark = time.perf_counter()
         callback("on_end")
+    # Scores of all.
     stopwatch.log_totals(get_world_size())
     results = evaluator.evaluate()
     return {} if results is None else results
@@ -180,14 +180,15 @@ def inference_context(model: nn.Module) -> Iterator[None]:
 def print_csv_format(results: Mapping[str, Any]) -> None:
     """Log {task: {metric: score}} as comma-separated lines; metrics with "-" in their name (per class) are left out."""
     assert isinstance(results, Mapping) or not len(results), results
+    logger = logging.getLogger(__name__)
     for task, metrics in results.items():
         if isinstance(metrics, Mapping):
             overall = {name: score for name, score in metrics.items() if "-" not in name}
-            _TESTING_LOG.info(f"copypaste: Task: {task}")
-            _TESTING_LOG.info("copypaste: " + ",".join(overall))
-            _TESTING_LOG.info("copypaste: " + ",".join(f"{score:.4f}" for score in overall.values()))
+            logger.info(f"copypaste: Task: {task}")
+            logger.info("copypaste: " + ",".join(overall))
+            logger.info("copypaste: " + ",".join(f"{score:.4f}" for score in overall.values()))
         else:
-            _TESTING_LOG.info(f"copypaste: {task}={metrics}")
+            logger.info(f"copypaste: {task}={metrics}")
 
 
 def verify_results(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> bool:
@@ -203,10 +204,11 @@ def verify_results(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> 
         actual = results[task].get(metric)
         if actual is None or not np.isfinite(actual) or abs(actual - expected) > tolerance:
             ok = False
+    logger = logging.getLogger(__name__)
     if not ok:
-        _TESTING_LOG.error("Result verification failed!")
-        _TESTING_LOG.error("Expected Results: " + str(expected_results))
-        _TESTING_LOG.error("Actual Results: " + pprint.pformat(results))
+        logger.error("Result verification failed!")
+        logger.error("Expected Results: " + str(expected_results))
+        logger.error("Actual Results: " + pprint.pformat(results))
         sys.exit(1)
-    _TESTING_LOG.info("Results verification passed.")
+    logger.info("Results verification passed.")
     return ok

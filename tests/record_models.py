@@ -27,7 +27,7 @@ from scaleeq.decoders.fapn import fapn_realtime
 from scaleeq.decoders.plain import smoothed_fpn
 from scaleeq.engine import build_model, load_config
 from scaleeq.equalization.spec import CONTROLS, IMPLEMENTATIONS
-from scaleeq.probes.counting import build_on_meta
+from scaleeq.training.on_meta import build_on_meta
 
 GOLDEN = Path(__file__).parent / "goldens" / "models.json"
 BASE = Path(__file__).parents[1] / "configs" / "Base.yaml"

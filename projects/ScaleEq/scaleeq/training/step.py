@@ -3,7 +3,7 @@
 The gradient is that of the whole batch of SOLVER.IMS_PER_BATCH samples, however it is cut into micro-batches and
 ranks: each loss that is a mean over pixels divides by the mean count of all of them, its task's (prepare_step). What
 cannot be cut so: batch norm sees a micro-batch (SyncBN: that of all ranks), and OHEM, Dice and Lovasz look at one
-micro-batch of one rank. Own design; loss scaling is torch's GradScaler.
+micro-batch of one rank. Loss scaling is torch's GradScaler.
 
 The host enqueues a step's forward and backward passes without waiting for the device (but for Dice and Lovasz, which
 wait for their classes). Then it waits once, in metrics.gather_metrics, for the losses and the gradient norm: whether
@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from scaleeq.choices import one_of
 from scaleeq.data.rules import samples_per_pass
 from scaleeq.engine import CfgNode, comm, seed_all_rng
 from scaleeq.ops import send
@@ -36,6 +37,11 @@ Losses = dict[str, torch.Tensor]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside a DistributedDataParallel wrapper, or itself."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 def seed_iteration(seed: int, *, rank: int, iteration: int) -> None:
     """Seed every generator of this process with a function of the arguments.
 
@@ -47,10 +53,8 @@ def seed_iteration(seed: int, *, rank: int, iteration: int) -> None:
 
 def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
     """The type of SOLVER.AMP; None without it. ValueError for another type."""
-    name = cfg.SOLVER.AMP.DTYPE
-    if name not in DTYPES:
-        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; choose one of {', '.join(DTYPES)}")
-    return DTYPES[name] if cfg.SOLVER.AMP.ENABLED else None
+    dtype = DTYPES[one_of(cfg.SOLVER.AMP.DTYPE, DTYPES, key="SOLVER.AMP.DTYPE")]
+    return dtype if cfg.SOLVER.AMP.ENABLED else None
 
 
 def micro_batch_size(cfg: CfgNode, world_size: int) -> int:
@@ -81,7 +85,7 @@ def to_device(batch: Batch, device: torch.device, targets: Container[str] = ("se
     From pinned memory (data.loading), that is: from other memory each copy makes it wait.
     """
 
-    def moved(name: str, value: Any) -> Any:
+    def moved(name: str, value: object) -> object:
         if not (name == "image" or name in targets) or not isinstance(value, torch.Tensor):
             return value  # what else a sample holds is its model's affair
         value = send(value, device)
@@ -125,7 +129,7 @@ class TrainingStep:
     @property
     def plain_model(self) -> nn.Module:
         """The model without its DistributedDataParallel wrapper."""
-        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        return unwrapped(self.model)
 
     def backward(self, batch: Batch, iteration: int) -> tuple[Losses, torch.Tensor]:
         """Leave the gradients of `batch`, this process's share, in the parameters.
@@ -134,6 +138,7 @@ class TrainingStep:
         """
         parts = self.micro_batches(batch)
         self.optimizer.zero_grad()
+        # Each part adds its gradients; ranks exchange them after the last one.
         sums: Losses = {}
         with prepare_step(self.plain_model, iteration=iteration, mean_count=self._mean_counts(parts)):
             for index, part in enumerate(parts):
@@ -201,13 +206,16 @@ class TrainingStep:
 
         Counted where the targets are, before they go to the device. Of several ranks, the sums stay on it.
         """
+        # One part needs no count of the others.
         counts = getattr(self.plain_model, "counts", None)
         if counts is None or (len(parts) == 1 and comm.get_world_size() == 1):
             return {}
+        # Of this rank.
         each = [counts(part) for part in parts]
         own = {name: sum(part[name] for part in each) for name in each[0]}
         if comm.get_world_size() == 1:
             return {name: count / len(parts) for name, count in own.items()}
+        # Of all ranks.
         totals = torch.empty(len(own), dtype=torch.float64, device=self.device)
         for total, count in zip(totals, own.values(), strict=True):
             total.fill_(count)  # a copy from the host's memory would wait for the device

@@ -40,6 +40,7 @@ MAX_PASSES = 8  # over the data; with more fusions, one joint pass
 DEAD = 1e-6  # a standard deviation below this share of the fusion's largest is not divided by
 
 Batch = TypeVar("Batch")
+Inputs = Callable[[Batch], tuple[object, torch.Tensor | None]]
 
 
 class _Measured(Exception):
@@ -73,7 +74,7 @@ def calibrate(
     loader: Iterable[Batch],
     *,
     num_images: int = 0,
-    inputs: Callable[[Batch], tuple[object, torch.Tensor | None]] | None = None,
+    inputs: Inputs[Batch] | None = None,
     gather: Gather | None = None,
     progress: Callable[[str], None] | None = None,
     loss: Callable[[Batch], torch.Tensor] | None = None,
@@ -175,12 +176,10 @@ class _Measurement:
 
     def observe(self, fusion: Fusion, seen: Observation) -> None:
         name = self.names[id(fusion)]
-        # The first that runs is this pass's, or all of them.
         if name not in self.moments:
             if self.moments and not self.joint:
                 return
             self.moments[name] = {branch: BranchMoments() for branch in fusion.branches}
-        # The branch as it is before its equalizer.
         moments = self.moments[name]
         self.batch_size = len(seen.transferred)
         x = seen.source if _spec(fusion).of_source else seen.transferred
@@ -191,15 +190,7 @@ class _Measurement:
         elif not self.joint and seen.branch == list(moments)[-1]:
             raise _Measured
 
-    def run(
-        self,
-        model: nn.Module,
-        inputs: Callable[[Batch], tuple[object, torch.Tensor | None]],
-        loader: Iterable[Batch],
-        num_images: int,
-        *,
-        count_runs: bool,
-    ) -> None:
+    def run(self, model: nn.Module, inputs: Inputs, loader: Iterable, num_images: int, *, count_runs: bool) -> None:
         forward = forward_of(model)
         with observed_by(dict.fromkeys(self.pending.values(), self.observe)):
             for batch in loader:
@@ -260,7 +251,6 @@ class _Measurement:
         for name, branches in self.moments.items():
             fusion, measured[name] = self.pending[name], {}
             for branch, moments in branches.items():
-                # What is reported.
                 mean, variance = moments.scalar()
                 measured[name][branch] = BranchStatistics(
                     mean=mean,
@@ -269,7 +259,6 @@ class _Measurement:
                     num_images=self.num_images,
                     relative_standard_error=moments.relative_standard_error(),
                 )
-                # What is set.
                 dead = self._equalize(fusion, branch, branches)
                 if dead.any():
                     logger.warning(
@@ -288,7 +277,6 @@ class _Measurement:
     def _equalize(self, fusion: Fusion, branch: str, moments: dict[str, BranchMoments]) -> torch.Tensor:
         """Set a branch's equalizer to its moments; returns where, () or (C,), it is constant and so not scaled."""
         equalizer, spec = fusion.equalizer_of[branch], _spec(fusion)
-        # Of each channel, or of all together.
         if spec.per_channel:
             means, variances = moments[branch].mean, moments[branch].variance
         else:

@@ -20,9 +20,10 @@ from scaleeq.engine import CfgNode, SafeCheckpointer, comm
 from scaleeq.equalization.calibration import calibrate, fusions_of, is_calibrated
 from scaleeq.probes.analysis import measure_scales
 from scaleeq.probes.scales import Record
+from scaleeq.training.batches import Batch
 from scaleeq.training.hooks import FirstBatches
 from scaleeq.training.recipe import Recipe
-from scaleeq.training.step import Batch, micro_batch_size, seed_iteration
+from scaleeq.training.step import micro_batch_size, seed_iteration
 
 from .scales_verdict import facts_of, verdict
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from scaleeq.equalization.following import tensors_of
 
-from .step import Batch, TrainingStep
+from .batches import Batch
+from .step import TrainingStep
 
 FINITE = "every output of a second forward was finite"
 

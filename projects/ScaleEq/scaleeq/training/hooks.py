@@ -22,7 +22,7 @@ from scaleeq.evaluation.metric import Metric
 from scaleeq.files import read_json, set_aside, write_json
 from scaleeq.stopping import UntilStopped
 
-from .step import cut
+from .batches import cut
 
 logger = logging.getLogger(__name__)
 

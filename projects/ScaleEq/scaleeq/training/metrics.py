@@ -10,8 +10,9 @@ import torch.distributed as dist
 
 from scaleeq.engine import comm
 
+from .batches import Batch
 from .diagnosis import describe_step
-from .step import Batch, Losses, TrainingStep
+from .step import Losses, TrainingStep
 
 # A loss scaler halves its scale at each overflow: normal in a run's first steps, while it looks for its level. float16
 # spans 40 doublings (2^-24 to 2^16), so a search that is longer, from wherever it started, looks for what is not there.

@@ -14,8 +14,7 @@ optimizers take one, and its fused SGD leaves the momentum undefined where the f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -26,12 +25,11 @@ from torch.nn.parallel import DistributedDataParallel
 from scaleeq.choices import one_of
 from scaleeq.data.rules import samples_per_pass
 from scaleeq.engine import CfgNode, comm, seed_all_rng
-from scaleeq.ops import send
 from scaleeq.tasks.losses.averaging import Count, prepare_step
 
+from .batches import Batch, cut, to_device
 from .solver import Clipper
 
-Batch = list[dict[str, Any]]
 Losses = dict[str, torch.Tensor]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -65,36 +63,12 @@ def micro_batch_size(cfg: CfgNode, world_size: int) -> int:
     return samples_per_pass(cfg.SOLVER.IMS_PER_BATCH, num_processes=world_size, passes=cfg.SOLVER.ACCUMULATE)
 
 
-def cut(batch: Batch, size: int) -> Iterator[Batch]:
-    """Pieces of a batch, in its order, of `size` samples (the last one of the rest)."""
-    for first in range(0, len(batch), size):
-        yield batch[first : first + size]
-
-
 def gradient_norm(model: nn.Module) -> torch.Tensor:
     """() float32: the 2-norm over the gradients of all parameters that have one; 0 where none has."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     # Half precision has no room for a sum of squares.
     gradients = [g.float() if g.dtype in DTYPES.values() else g for g in gradients]
     return nn.utils.get_total_norm(gradients).float()
-
-
-def to_device(batch: Batch, device: torch.device, targets: Container[str] = ("sem_seg",)) -> Batch:
-    """The samples with their images and targets on the device, labels as int64; the host does not wait.
-
-    From pinned memory (data.loading), that is: from other memory each copy makes it wait.
-    """
-
-    def moved(name: str, value: object) -> object:
-        if not (name == "image" or name in targets) or not isinstance(value, torch.Tensor):
-            return value  # what else a sample holds is its model's affair
-        value = send(value, device)
-        return value.long() if name == "sem_seg" else value
-
-    return [
-        {name: moved(name, value) for name, value in sample.items()} if isinstance(sample, dict) else sample
-        for sample in batch
-    ]
 
 
 class TrainingStep:

@@ -311,7 +311,7 @@ def test_depth_by_stage_is_that_of_timms_hrnet():
         ({"name": "hrnet_w17"}, "no model 'hrnet_w17'"),
         ({"gates": "all"}, r"MODEL\.HRNET\.GATES is 'all'; choose one of both, unsupervised, supervised, none"),
         ({"gate": "soft"}, r"MODEL\.GATE is 'soft'; choose one of paper, reference"),
-        ({"transfer": "cubic"}, "transfer 'cubic' is unknown"),
+        ({"transfer": "cubic"}, "transfer is 'cubic'"),
         ({"aux_loss_weights": [0.5]}, r"AUX_LOSS_WEIGHTS is \[0\.5\]; give one for each of"),
         ({"num_classes": 0}, "num_classes is 0"),
         ({"freeze_at": 6}, "FREEZE_AT is 6"),

@@ -88,6 +88,16 @@ def test_balanced_gives_every_branch_the_same_energy():
     torch.testing.assert_close(means, MEANS)
 
 
+@pytest.mark.parametrize(("norm", "expected"), [(None, (1e-5, 0.1)), ((1e-3, 0.01), (1e-3, 0.01))])
+def test_batch_norm_takes_eps_and_momentum_of_its_fusions_batch_norm(norm, expected):
+    """ESeg's have TensorFlow's; a fusion without batch norms has torch's."""
+    plain = make_fusion(bias=norm is None)
+    if norm:
+        plain.mix.norm.eps, plain.mix.norm.momentum = norm
+    fusion = equalized(plain, EqualizerSpec(implementation="module", control="batch_norm"))
+    assert {(each.norm.eps, each.norm.momentum) for each in fusion.equalizer_of.values()} == {expected}
+
+
 def test_batch_norm_is_a_batch_norm_without_affine_and_folds_at_test_time():
     fusion, batch = calibrated(implementation="module", control="batch_norm"), make_batches(1)[0]
     equalizer = fusion.equalizer_of["coarse"]

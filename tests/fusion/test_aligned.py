@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from scaleeq.fusion import Aligned, Branch, Fusion, Select, Sum, make_transfer
+from scaleeq.fusion import Aligned, Branch, Fusion, Sum, make_transfer
 from scaleeq.fusion.aligned import AlignedRealtime
+from scaleeq.fusion.laterals import Select
 from scaleeq.layers import batch_norm
 
 

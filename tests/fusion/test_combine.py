@@ -47,7 +47,7 @@ def test_a_weighted_sum_keeps_the_precision_of_its_branches(name):
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match=f"'mean' is unknown.*{', '.join(COMBINES)}"):
+    with pytest.raises(ValueError, match=f"is 'mean'; choose one of .*{', '.join(COMBINES)}"):
         make_combine("mean")
     with pytest.raises(ValueError, match="learns one weight per branch; there are 0"):
         make_combine("softmax")

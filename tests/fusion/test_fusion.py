@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scaleeq.decoders.context import pyramid_pooling
-from scaleeq.equalization import EqualizerSpec, ScaleEqualizer, scale_optimizer_steps
+from scaleeq.equalization import EqualizerSpec, ScaleEqualizer, equalize_fusions, scale_optimizer_steps
 from scaleeq.fusion import Branch, Concat, Fusion, Resize, Sum, WeightedSum, make_combine, make_transfer
 from scaleeq.layers import ConvNormAct, SeparableBlock, batch_norm
 from tests.equalized import equalized
@@ -212,7 +213,7 @@ def test_initializers_are_refused_where_no_weight_can_take_them():
         make_fusion("softmax", implementation="init_scaled")
     with pytest.raises(ValueError, match="a weighted sum has one weight per branch"):
         make_fusion("softmax", implementation="init", granularity="channel")
-    with pytest.raises(ValueError, match="GroupNorm behind it does not remove"):
+    with pytest.raises(ValueError, match="GroupNorm after it does not remove"):
         equalized(
             Fusion(
                 {"a": Branch(2)},
@@ -276,9 +277,9 @@ def test_refusals_name_the_value_and_the_choices():
         equalized(Fusion({"a": Branch(2)}, combine=Concat()), EqualizerSpec())
     with pytest.raises(ValueError, match="GRANULARITY is 'pixel'; choose one of branch, channel"):
         EqualizerSpec(granularity="pixel")
-    with pytest.raises(ValueError, match="combine 'max' is unknown; choose one of concat, sum, softmax"):
+    with pytest.raises(ValueError, match="combine is 'max'; choose one of concat, sum, softmax"):
         make_combine("max")
-    with pytest.raises(ValueError, match="transfer 'cubic' is unknown; choose one of none, bilinear, nearest"):
+    with pytest.raises(ValueError, match="transfer is 'cubic'; choose one of none, bilinear, nearest"):
         make_transfer("cubic")
     with pytest.raises(ValueError, match="has no transfer"):
         Fusion({"a": Branch(2), "b": Branch(2)}, combine=Sum())(
@@ -292,3 +293,30 @@ def test_equalizer_refuses_statistics_it_cannot_divide_by(mean, std):
     with pytest.raises(ValueError, match="must be finite, and std positive"):
         equalizer.set_statistics(torch.tensor(mean), torch.tensor(std), 1)
     assert not equalizer.calibrated
+
+
+def test_a_transferred_map_is_let_go_once_it_is_equalized():
+    """Of a forward with implementation "module", which changes maps: at the combine only equalized ones live."""
+    made: list[weakref.ref] = []
+
+    class Remembered(Resize):
+        def forward(self, x, reference):
+            out = super().forward(x, reference) * 1.0
+            made.append(weakref.ref(out))
+            return out
+
+    class Looking(Concat):
+        def forward(self, branches):
+            alive.append([each() is not None for each in made])
+            return super().forward(branches)
+
+    for observed in (False, True):
+        alive: list[list[bool]] = []
+        made.clear()
+        branches = {name: Branch(4, transfer=Remembered()) for name in ("p2", "p3", "p4")}
+        fusion = Fusion(branches, combine=Looking(), mix=ConvNormAct(12, 8)).eval()
+        equalize_fusions(fusion, EqualizerSpec(implementation="module"))
+        fusion.observer = (lambda fusion, seen: None) if observed else None
+        with torch.no_grad():
+            fusion({name: torch.rand(1, 4, 8 // 2**i, 8 // 2**i) for i, name in enumerate(branches)})
+        assert alive == [[False] * 3]

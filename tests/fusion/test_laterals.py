@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scaleeq.fusion import LATERALS, Select, make_lateral
+from scaleeq.fusion import LATERALS, make_lateral
+from scaleeq.fusion.laterals import Select
 from scaleeq.layers import ConvNormAct, batch_norm
 
 X = torch.randn(2, 6, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -48,5 +49,5 @@ def test_a_convolution_has_the_norm_or_a_bias():
 
 
 def test_an_unknown_name_lists_the_choices():
-    with pytest.raises(ValueError, match=f"'attention' is unknown.*{', '.join(LATERALS)}"):
+    with pytest.raises(ValueError, match=f"is 'attention'; choose one of .*{', '.join(LATERALS)}"):
         make_lateral("attention", 6, 4)

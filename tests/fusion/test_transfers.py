@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scaleeq.fusion import DOWN_TRANSFERS, TRANSFERS, Deconv, Gated, Keep, Pool, Progressive, Resize, make_transfer
+from scaleeq.fusion import DOWN_TRANSFERS, TRANSFERS, Gated, Keep, Pool, Progressive, Resize, make_transfer
+from scaleeq.fusion.transfers import Deconv
 from scaleeq.layers import batch_norm
 
 SIZES = [(1, 1), (1, 2), (2, 3), (4, 4), (5, 7), (8, 6), (9, 1)]
@@ -118,11 +119,11 @@ def test_pooling_refuses_a_reference_of_another_size():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: make_transfer("cubic"), f"'cubic' is unknown.*{', '.join(TRANSFERS + DOWN_TRANSFERS)}"),
+        (lambda: make_transfer("cubic"), f"is 'cubic'; choose one of .*{', '.join(TRANSFERS + DOWN_TRANSFERS)}"),
         (lambda: make_transfer("deconv"), "needs the channels of its branch"),
         (lambda: make_transfer("aligned", 12), "12 channels cannot be split into 8 offset groups"),
         (lambda: make_transfer("supervised_gated", 4), "num_classes is 0"),
-        (lambda: Resize("cubic"), "'cubic' is unknown"),
+        (lambda: Resize("cubic"), "is 'cubic'; choose one of bilinear"),
         (lambda: Pool("min"), "'min'; choose one of max, avg"),
     ],
 )

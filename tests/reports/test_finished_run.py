@@ -10,8 +10,10 @@ from PIL import Image
 
 from scaleeq.engine import MetadataCatalog
 from scaleeq.pictures import colorize
-from scaleeq.reports.pictures import Classes, Seen, evaluation_sheets, overview_sheet
+from scaleeq.reports.pictures import Classes, Seen
+from scaleeq.reports.pictures.evaluation import evaluation_sheets
 from scaleeq.reports.pictures.finished_run import plot_predictions
+from scaleeq.reports.pictures.sheets import overview_sheet
 from scaleeq.reports.scales_drawing import branch_scales, plot_branch_scales
 from scaleeq.training import Trainer
 from tests.training.tiny import tiny_config

@@ -46,7 +46,7 @@ def test_an_effect_is_told_in_numbers():
     )
     assert "not equalized: MODEL.SCALE_EQUALIZER.SCOPE 'head'" in verdict(FACTS, raw, None)[1]
     assert verdict(FACTS, raw, None, not_equalized="no weights")[1].endswith("not equalized: no weights.")
-    assert "behind its equalizers 0 %" in verdict(FACTS, after, after)[1]
+    assert "after its equalizers 0 %" in verdict(FACTS, after, after)[1]
 
 
 def test_sums_are_told_by_their_shares_of_energy():

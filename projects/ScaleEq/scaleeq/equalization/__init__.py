@@ -5,31 +5,22 @@ three for any PyTorch model.
 """
 
 from .attach import equalize_as_configured, equalize_fusions
-from .calibration import CalibrationReport, calibrate, fusions_of, require_calibrated
-from .equalizer import BranchStatistics, ScaleEqualizer
+from .calibration import calibrate
+from .equalizer import ScaleEqualizer
 from .folding import fold_equalizers
-from .foreign_conv import ConvFusion, exchange_module
-from .implementations import Attached
+from .foreign_conv import ConvFusion
 from .misfits import other_equalizers
-from .moments import BranchMoments
 from .optimizer_steps import scale_optimizer_steps
 from .spec import EqualizerSpec
 
 __all__ = [
-    "Attached",
-    "BranchMoments",
-    "BranchStatistics",
-    "CalibrationReport",
     "ConvFusion",
     "EqualizerSpec",
     "ScaleEqualizer",
     "calibrate",
     "equalize_as_configured",
     "equalize_fusions",
-    "exchange_module",
     "fold_equalizers",
-    "fusions_of",
     "other_equalizers",
-    "require_calibrated",
     "scale_optimizer_steps",
 ]

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..choices import one_of
-from ..fusion import Fusion
-from ..fusion.ports import HoldsScales
+from scaleeq.choices import one_of
+from scaleeq.fusion import Fusion
+from scaleeq.fusion.ports import HoldsScales
+
 from .controls import make_equalizer
 from .foreign_conv import KeptConv, cannot_center
 from .implementations import Attached, implementation
@@ -41,6 +42,7 @@ def equalize_fusions(model: nn.Module, spec: EqualizerSpec, scope: str = "head")
     one_of(scope, SCOPES, key="scope")
     if not isinstance(spec, EqualizerSpec):
         raise ValueError(f"spec is {spec!r}; give an EqualizerSpec(...)")
+    # Make and refuse all of them first: the model stays as it was on an error.
     fusions = dict(fusions_in_scope(model, scope))
     if not fusions:
         raise ValueError(f"{type(model).__name__} has no Fusion in scope {scope!r}, so there is nothing to equalize")
@@ -48,10 +50,11 @@ def equalize_fusions(model: nn.Module, spec: EqualizerSpec, scope: str = "head")
     for name, fusion in fusions.items():
         if fusion.equalizers:
             raise ValueError(f"{name or 'it'} has scale equalizers already; begin with fold_equalizers(model)")
-        modules = {branch: make_equalizer(spec, each.channels) for branch, each in fusion.branches.items()}
+        modules = {branch: make_equalizer(spec, each.channels, fusion) for branch, each in fusion.branches.items()}
         made[fusion] = implementation(spec, fusion.combine, modules)
         if reason := refusal(fusion, made[fusion]):
             raise ValueError(reason)
+    # Attach, where the weights are.
     for fusion, equalizers in made.items():
         weight = next(chain(fusion.parameters(), model.parameters()), None)
         if weight is not None:  # statistics of a model in half precision are kept in float32
@@ -85,6 +88,7 @@ def fusions_in_scope(model: nn.Module, scope: str) -> Iterator[tuple[str, Fusion
 def refusal(fusion: Fusion, equalizers: Attached) -> str:
     """Why a fusion cannot have these equalizers; empty where it can."""
     spec, combine, mix = equalizers.spec, type(fusion.combine).__name__, type(fusion.mix).__name__
+    # A convolution of a foreign model may have no place for means.
     if isinstance(fusion.mix, KeptConv) and spec.centers and (reason := cannot_center(fusion.mix.conv)):
         return reason
     if fusion.combine.concatenates and not isinstance(fusion.mix, HoldsScales):
@@ -100,6 +104,7 @@ def refusal(fusion: Fusion, equalizers: Attached) -> str:
             f"MODEL.SCALE_EQUALIZER.{key}: a {combine} before {mix} has no weights per branch; it needs a "
             "concatenation and a convolution"
         )
+    # Channels before a transfer need not be those after it.
     if spec.of_source and spec.per_channel:
         for name, branch in fusion.branches.items():
             if not branch.transfer.keeps_constants:

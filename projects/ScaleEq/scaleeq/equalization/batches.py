@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Batch = TypeVar("Batch")
+
 IMAGE_KEYS = ("image", "pixel_values", "images", "input")
-_EMPTY = object()
 
 
 class InputOf:
@@ -21,8 +22,8 @@ class InputOf:
             raise ValueError("the model has no parameters")
         self.like = floating[0]
 
-    def __call__(self, batch: Any) -> torch.Tensor:
-        found: Any = batch
+    def __call__(self, batch: object) -> torch.Tensor:
+        found = batch
         if isinstance(batch, Mapping):
             found = next((batch[key] for key in IMAGE_KEYS if key in batch), None)
         elif isinstance(batch, (tuple, list)) and batch:
@@ -36,20 +37,19 @@ class InputOf:
         return found.to(self.like.device, self.like.dtype if found.is_floating_point() else None)
 
 
-def first_batch(loader: Iterable[Any]) -> Any:
+def first_batch(loader: Iterable[Batch]) -> Batch:
     """The first batch of a loader that can be iterated again; ValueError for one that cannot, or that is empty."""
     if isinstance(loader, Iterator):
         raise ValueError("the loader can be iterated once only; give a DataLoader or a list, not an iterator")
     kinds = ("__iter__", "__getitem__")
     if isinstance(loader, (torch.Tensor, Mapping, str)) or not any(hasattr(type(loader), kind) for kind in kinds):
         raise ValueError(f"the loader is a {type(loader).__name__}; give a DataLoader, or a list of batches")
-    batch = next(iter(loader), _EMPTY)
-    if batch is _EMPTY:
-        raise ValueError("the calibration loader gave no batch")
-    return batch
+    for batch in loader:
+        return batch
+    raise ValueError("the calibration loader gave no batch")
 
 
-def explained(error: Exception, model: nn.Module, x: Any) -> ValueError:
+def explained(error: Exception, model: nn.Module, x: object) -> ValueError:
     """What to say of a forward that failed on the first batch."""
     said = str(error).strip().split("\n")[0]
     message = f"the model's forward failed on the first batch ({type(error).__name__}: {said})"
@@ -57,6 +57,7 @@ def explained(error: Exception, model: nn.Module, x: Any) -> ValueError:
         return ValueError(
             f"{message}; it was called with a {type(x).__name__}, which is what `inputs` makes of a batch"
         )
+    # What was wrong with the images.
     message += f"; it was called with {str(x.dtype).removeprefix('torch.')} images {tuple(x.shape)} on {x.device}"
     own = next(model.parameters())
     if not x.is_floating_point():

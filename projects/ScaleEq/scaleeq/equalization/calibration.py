@@ -16,7 +16,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from torch import nn
 from scaleeq.fusion import Fusion, Observation
 
 from .controls import control_statistics
-from .forwards import Measurable, forward_of, refuse_named_misfit, refuse_second_runs
+from .forwards import Gather, Measurable, alone, forward_of, observed_by, refuse_named_misfit, refuse_second_runs
 from .gradients import balance_gradients, training_loss
 from .implementations import attached
 from .mode import measuring, with_batch_statistics
@@ -39,7 +39,8 @@ TOLERANCE = 0.01  # of each standard deviation, relative
 MAX_PASSES = 8  # over the data; with more fusions, one joint pass
 DEAD = 1e-6  # a standard deviation below this share of the fusion's largest is not divided by
 
-Gather = Callable[[Any], list[Any]]
+Batch = TypeVar("Batch")
+Inputs = Callable[[Batch], tuple[object, torch.Tensor | None]]
 
 
 class _Measured(Exception):
@@ -70,18 +71,18 @@ def require_calibrated(model: nn.Module) -> None:
 @torch.no_grad()
 def calibrate(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Iterable[Batch],
     *,
     num_images: int = 0,
-    inputs: Callable[[Any], tuple[Any, torch.Tensor | None]] | None = None,
+    inputs: Inputs[Batch] | None = None,
     gather: Gather | None = None,
     progress: Callable[[str], None] | None = None,
-    loss: Callable[[Any], torch.Tensor] | None = None,
+    loss: Callable[[Batch], torch.Tensor] | None = None,
 ) -> CalibrationReport:
     """Measure and set the statistics of all scale equalizers of a model.
 
     Args:
-        model: holds Fusions with equalizers; all of them are measured anew.
+        model: holds Fusions with equalizers; all of them are measured again.
         loader: batches of training data; iterated once per fusion, or once where there are more than MAX_PASSES.
         num_images: 0: until each std is known to 1 % (at least 32, at most 512 images); n: at least n; -1: the whole
             loader.
@@ -107,13 +108,14 @@ def calibrate(
     if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < -1:
         raise ValueError(f"num_images is {num_images}; give 0 (until known to 1 %), n > 0, or -1 (the whole loader)")
     inputs = inputs or (model.calibration_inputs if isinstance(model, Measurable) else lambda batch: (batch, None))
-    gather = gather or (lambda value: [value])
+    gather = gather or alone
     tell = progress or logger.info
     report = CalibrationReport(joint=_measured_jointly(fusions, tell))
     with _kept_on_error(fusions):
         for fusion in fusions.values():
             fusion.reset_equalizers()
         buffers = [b for fusion in fusions.values() for b in fusion.equalizers.buffers()]
+        # Measure: each pass sets some fusions, and the next ones see those equalized.
         with measuring(model, written=buffers), with_batch_statistics(fusions):
             while pending := {name: fusion for name, fusion in fusions.items() if not is_calibrated(fusion)}:
                 measurement = _Measurement(pending, gather, joint=report.joint)
@@ -122,6 +124,7 @@ def calibrate(
                 for name in measured:
                     report.no_effect |= {name: why} if (why := fusions[name].no_effect) else {}
                     tell(report.line(name))
+        # Gradients need all stds first.
         balanced = {name: fusion for name, fusion in fusions.items() if _spec(fusion).balances_gradients}
         if balanced:
             balance_gradients(model, balanced, loader, loss=loss or training_loss(model), gather=gather)
@@ -156,7 +159,7 @@ def _measured_jointly(fusions: dict[str, Fusion], tell: Callable[[str], None]) -
 
 
 class _Measurement:
-    """One pass over the data: the first uncalibrated fusion that runs is measured, and the forward ends behind it.
+    """One pass over the data: the first uncalibrated fusion that runs is measured, and the forward ends after it.
 
     Joint: all that run are measured, and their equalizers follow the moments from batch to batch.
     """
@@ -181,18 +184,17 @@ class _Measurement:
         self.batch_size = len(seen.transferred)
         x = seen.source if _spec(fusion).of_source else seen.transferred
         moments[seen.branch].update(x * seen.scale + seen.offset if self.joint else x, self.valid)
+        # Stop here, or go on with the branch equalized as far as is known.
         if self.joint and math.isfinite(moments[seen.branch].scalar()[1]):
             self._equalize(fusion, seen.branch, moments)
         elif not self.joint and seen.branch == list(moments)[-1]:
             raise _Measured
 
-    def run(self, model: nn.Module, inputs: Any, loader: Iterable[Any], num_images: int, *, count_runs: bool) -> None:
+    def run(self, model: nn.Module, inputs: Inputs, loader: Iterable, num_images: int, *, count_runs: bool) -> None:
         forward = forward_of(model)
-        observers = {name: fusion.observer for name, fusion in self.pending.items()}
-        for fusion in self.pending.values():
-            fusion.observer = self.observe
-        try:
+        with observed_by(dict.fromkeys(self.pending.values(), self.observe)):
             for batch in loader:
+                # Look once, before anything is measured, whether a fusion runs twice.
                 x, self.valid = inputs(batch)
                 if count_runs and not self.num_images:
                     refuse_second_runs(model, self.pending, x)
@@ -201,14 +203,11 @@ class _Measurement:
                 self.num_images += sum(self.gather(self.batch_size))
                 if self._enough(num_images):
                     break
-        finally:
-            for name, fusion in self.pending.items():
-                fusion.observer = observers[name]
         if not self.num_images:
             raise ValueError("the calibration loader gave no batch; give one that can be iterated once per fusion")
         self.moments = self._merged()
 
-    def _forward(self, forward: Callable[..., Any], x: Any) -> None:
+    def _forward(self, forward: Callable[..., object], x: object) -> None:
         try:
             forward(x)
         except _Measured:
@@ -241,6 +240,7 @@ class _Measurement:
             return True
         if self.num_images < MIN_IMAGES:
             return False
+        # As many batches as an error estimate needs, and that error small.
         merged = [moments for branches in self._merged().values() for moments in branches.values()]
         batches = min(len(moments.batches) for moments in merged)
         return batches >= MIN_BATCHES and max(moments.relative_standard_error() for moments in merged) <= TOLERANCE
@@ -267,6 +267,7 @@ class _Measurement:
                         branch,
                         "it is" if dead.dim() == 0 else f"{int(dead.sum())} of {dead.numel()} channels are",
                     )
+            # Constants of a control, refusals, and the initializer, which scale by what was set.
             control_statistics(fusion)
             if attached(fusion).in_weights:
                 refuse_named_misfit(name, fusion)
@@ -280,6 +281,7 @@ class _Measurement:
             means, variances = moments[branch].mean, moments[branch].variance
         else:
             means, variances = torch.tensor(moments[branch].scalar(), dtype=torch.float64)
+        # A constant branch has no scale to divide by.
         stds = (variances + means**2 if spec.around_zero else variances).sqrt()
         dead = stds <= DEAD * math.sqrt(max(part.scalar()[1] for part in moments.values() if part.count))
         stds = torch.where(dead, 1.0, stds)

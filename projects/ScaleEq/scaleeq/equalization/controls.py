@@ -1,6 +1,6 @@
 """What an experiment compares a scale equalizer with, in the equalizer's place (MODEL.SCALE_EQUALIZER.CONTROL).
 
-Own design; none of these is the paper's. Constants, set when the calibration ends:
+None of these is the paper's. Constants, set when the calibration ends:
     "common"             every branch by one std, the channel-weighted root mean square of all, and no mean: under a
                          batch norm this is no equalizer at all, up to its eps
     "permuted"           every branch by the std of the next one
@@ -19,8 +19,10 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..fusion import Fusion
+from scaleeq.fusion import Fusion
+
 from .equalizer import BranchStatistics, ScaleEqualizer
 from .implementations import attached
 from .spec import EqualizerSpec
@@ -72,11 +74,14 @@ class LearnedScale(BranchStatistics):
 
 
 class BatchNormScale(BranchStatistics):
-    """A batch norm without affine, in the equalizer's place."""
+    """A batch norm without affine, in the equalizer's place, with eps and momentum of another one."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, like: _BatchNorm | None = None):
+        """like: None: torch's defaults."""
         super().__init__(channels)
         self.norm = nn.BatchNorm2d(channels, affine=False)
+        if like is not None:
+            self.norm.eps, self.norm.momentum = like.eps, like.momentum
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (N, C, H, W) -> (N, C, H, W)."""
@@ -91,10 +96,13 @@ class BatchNormScale(BranchStatistics):
         return -self.norm.running_mean * self.scale()
 
 
-def make_equalizer(spec: EqualizerSpec, channels: int) -> BranchStatistics:
-    """The equalizer of a branch with so many channels, or the module that the spec's control puts in its place."""
+def make_equalizer(spec: EqualizerSpec, channels: int, fusion: Fusion) -> BranchStatistics:
+    """The equalizer of a branch of `channels` channels, or the module that the spec's control puts in its place.
+
+    fusion: that it is for; the control "batch_norm" is like the first batch norm in it (ESeg's have TensorFlow's eps).
+    """
     if spec.control == "batch_norm":
-        return BatchNormScale(channels)
+        return BatchNormScale(channels, next((m for m in fusion.modules() if isinstance(m, _BatchNorm)), None))
     if spec.control in ("learnable", "learnable_from_std"):
         return LearnedScale(channels, from_std=spec.control == "learnable_from_std")
     if spec.control == "noise":
@@ -107,8 +115,10 @@ def make_equalizer(spec: EqualizerSpec, channels: int) -> BranchStatistics:
 def control_statistics(fusion: Fusion) -> None:
     """Replace the measured statistics of a calibrated fusion by those of its control, where that has constants."""
     control, equalizers = attached(fusion).spec.control, list(fusion.equalizer_of.values())
+    # What was measured.
     means, stds = [e.mean.double().clone() for e in equalizers], [e.std.double().clone() for e in equalizers]
     widths = [e.channels for e in equalizers]
+    # What the control makes of it.
     if control == "common":
         squares = [std.square() * width for std, width in zip(stds, widths, strict=True)]
         stds = [torch.stack(squares).sum().div(sum(widths)).sqrt()] * len(stds)
@@ -121,5 +131,6 @@ def control_statistics(fusion: Fusion) -> None:
         stds = [torch.stack(stds).log().std(correction=0).exp()] * len(stds)
     else:
         return
+    # Set that instead.
     for equalizer, mean, std in zip(equalizers, means, stds, strict=True):
         equalizer.set_statistics(mean, std, int(equalizer.num_images))

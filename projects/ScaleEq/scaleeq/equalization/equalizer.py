@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import torch
 
-from ..fusion.ports import Affine
-from ..layers import WideBuffers
-from ..ops import equalize_branch
+from scaleeq.choices import one_of
+from scaleeq.fusion.ports import Affine
+from scaleeq.layers import WideBuffers
+from scaleeq.ops import equalize_branch
+
 from .spec import GRANULARITIES
 
 
@@ -29,10 +31,8 @@ class BranchStatistics(WideBuffers):
 
     def __init__(self, channels: int, *, granularity: str = "branch"):
         super().__init__()
-        if granularity not in GRANULARITIES:
-            raise ValueError(f"granularity is {granularity!r}; choose one of {', '.join(GRANULARITIES)}")
         self.channels = channels
-        self.granularity = granularity
+        self.granularity = one_of(granularity, GRANULARITIES, key="granularity")
         shape = () if granularity == "branch" else (channels, 1, 1)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))

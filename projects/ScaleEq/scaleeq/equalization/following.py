@@ -1,6 +1,6 @@
 """Which map each channel of a tensor came from, followed through a forward.
 
-Own design. Torch's function mode sees every call in eager mode. Beside a tensor stand labels: for each element, the
+Torch's function mode sees every call in eager mode. Beside a tensor stand labels: for each element, the
 number of the map that it came from, kept as small as they can be broadcast from. What moves values (a concatenation, a
 slice, a permutation, a padding) is applied to the labels as well; so nested concatenations, stacks, crops and maps kept
 from earlier layers need no rule of their own. What acts on each element or each channel alone keeps the labels; so does
@@ -17,40 +17,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-
-def _names(text: str) -> frozenset[str]:
-    """Names of functions, without the underscores of those that act in place."""
-    return frozenset(text.split())
-
-
-JOINS = _names("cat concat concatenate stack hstack")
-SHAPES = _names("view reshape flatten unflatten view_as reshape_as squeeze unsqueeze ravel")
-MOVES = SHAPES | _names(
-    "getitem narrow select index_select gather take_along_dim chunk split split_with_sizes tensor_split unbind permute "
-    "transpose movedim moveaxis swapaxes swapdims roll flip rot90 expand expand_as broadcast_to repeat "
-    "repeat_interleave tile pad constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle T mT"
-)
-RESIZINGS = _names("interpolate upsample upsample_bilinear upsample_nearest upsample_bilinear2d")
-SPATIAL = RESIZINGS | _names("max_pool2d avg_pool2d grid_sample")
-SIGMOIDS = _names("sigmoid hardsigmoid tanh hardtanh")
-POINTWISE = SIGMOIDS | _names(
-    "to type type_as float double half bfloat16 contiguous clone detach data requires_grad alias "
-    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout masked_fill "
-    "relu relu6 leaky_relu rrelu elu celu selu gelu silu mish softplus softsign hardswish hardshrink softshrink "
-    "tanhshrink threshold logsigmoid prelu abs neg negative square sqrt rsqrt reciprocal exp log log1p sin cos erf "
-    "clamp clip clamp_min clamp_max nan_to_num positive"
-)
-PRODUCTS = _names("mul multiply imul rmul div divide true_divide truediv itruediv rtruediv rdiv")
-SUMS = _names("add iadd radd sub subtract isub rsub addcmul addcdiv where lerp maximum minimum pow")
-MIXES = _names(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear matmul mm bmm baddbmm "
-    "addmm einsum tensordot scaled_dot_product_attention multi_head_attention_forward deform_conv2d"
-)
-REDUCTIONS = _names("sum mean amax amin max min prod norm std var logsumexp")
-ONLY_SHAPES_READ = _names(
-    "zeros_like ones_like empty_like full_like rand_like randn_like new_tensor new_zeros new_ones new_empty new_full"
+from .function_names import (
+    JOINS,
+    MIXES,
+    MOVES,
+    ONLY_SHAPES_READ,
+    POINTWISE,
+    PRODUCTS,
+    REDUCTIONS,
+    RESIZINGS,
+    SHAPES,
+    SIGMOIDS,
+    SPATIAL,
+    SUMS,
 )
 
 
@@ -104,6 +86,22 @@ class Joined:
     concatenations: int = 0
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a function of torch: its name, what it was called with, what came out, and the tensors read."""
+
+    name: str
+    func: Callable[..., object]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    tensors: list[torch.Tensor]
+
+    def argument(self, place: int, name: str, default: Any) -> Any:
+        """Of that place or name, as the caller gave it."""
+        return self.kwargs.get(name, self.args[place] if len(self.args) > place else default)
+
+
 class Follow(TorchFunctionMode):
     """Follows maps through the functions of a forward.
 
@@ -117,12 +115,21 @@ class Follow(TorchFunctionMode):
         self.known = WeakTensorKeyDictionary()
         self.called = called
         self._numbers = itertools.count(1)
+        self._rules: dict[str, Callable[[Call], dict[torch.Tensor, Known]]] = {
+            **dict.fromkeys(REDUCTIONS, self._reduce),
+            **dict.fromkeys(PRODUCTS | SUMS, self._combine),
+            **dict.fromkeys(SPATIAL | POINTWISE, self._keep),
+            **dict.fromkeys(MOVES, self._move),
+            **dict.fromkeys(JOINS, self._join),
+        }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        # A property such as .T is a descriptor's __get__.
         name = getattr(func, "__name__", "")
         name = getattr(getattr(func, "__self__", None), "__name__", "") if name == "__get__" else name
         name = name.strip("_")
+        # Writes into a buffer, which no result tells of.
         if name == "setitem":
             self._written(args[0], lambda labels: labels[args[1]], args[2])
         elif name == "copy" and args[0]._base is not None:
@@ -130,7 +137,9 @@ class Follow(TorchFunctionMode):
             layout = (view.shape, view.stride(), view.storage_offset() - base.storage_offset())
             self._written(base, lambda labels: labels.as_strided(*layout), args[1])
         elif results := list(tensors_of(out)):
-            self._called(name, func, args, kwargs or {}, out, results)
+            kwargs = kwargs or {}
+            read = list(tensors_of((args, {key: value for key, value in kwargs.items() if key != "out"})))
+            self._called(Call(name, func, args, kwargs, out, read), results)
         return out
 
     def of(self, tensor: torch.Tensor) -> Known:
@@ -144,14 +153,17 @@ class Follow(TorchFunctionMode):
     def end(self, results: list[torch.Tensor], tensors: list[torch.Tensor], why: str) -> None:
         """Take results as made of tensors in a way that cannot be followed."""
         through = frozenset().union(*(self.of(t).through for t in tensors))
+        # The first concatenation among what was read is the one whose trail ends.
         source = next((known for t in tensors if (known := self.of(t)).joined), Known())
         known = Known(ended=source.ended or (why if source.joined else ""), widths=source.widths, maps=source.maps)
         for result in results:
             self.known[result] = replace(known, through=through)
 
-    def _called(self, name: str, func: Any, args: Any, kwargs: Any, out: Any, results: list[torch.Tensor]) -> None:
-        tensors = list(tensors_of((args, {key: value for key, value in kwargs.items() if key != "out"})))
+    def _called(self, call: Call, results: list[torch.Tensor]) -> None:
+        name, tensors = call.name, call.tensors
+        # Who reads a concatenation here?
         mixed = self.called(name, tensors)
+        # What becomes of the labels.
         if name in MIXES:
             through = mixed.union(*(self.of(t).through for t in tensors))
             self.known.update({result: Known(through=through) for result in results})
@@ -159,28 +171,13 @@ class Follow(TorchFunctionMode):
             self.known.update({result: Known() for result in results})
         else:
             try:
-                rule = self._rule(name)
-                followed = rule(name, func, args, kwargs, out, tensors) if rule else {}
+                followed = self._rules[name](call) if name in self._rules else {}
             except (RuntimeError, TypeError, ValueError, IndexError):  # labels cannot go where the values could
                 followed = {}
             self.end([result for result in results if result not in followed], tensors, name)
             self.known.update(followed)
             if name == "softmax":
                 self.known.update({result: replace(self.of(result), gate=True) for result in results})
-
-    def _rule(self, name: str) -> Callable[..., dict[torch.Tensor, Known]] | None:
-        for names, rule in (
-            (JOINS, self._join),
-            (MOVES, self._move),
-            (SPATIAL, self._keep),
-            (POINTWISE, self._keep),
-            (PRODUCTS, self._combine),
-            (SUMS, self._combine),
-            (REDUCTIONS, self._reduce),
-        ):
-            if name in names or name in names:
-                return rule
-        return None
 
     def _labelled(self, tensor: torch.Tensor) -> Known:
         """What is known of a tensor, with labels: it is one map where nothing else is known."""
@@ -190,24 +187,25 @@ class Follow(TorchFunctionMode):
             known = self.known[tensor] = replace(known, labels=labels, maps=frozenset((int(labels.max()),)))
         return known
 
-    def _join(self, name: str, func: Any, args: Any, kwargs: Any, out: Any, tensors: Any) -> dict[torch.Tensor, Known]:
+    def _join(self, call: Call) -> dict[torch.Tensor, Known]:
         """Each map of the parts becomes a map of its own of the result."""
-        dim = 1 if name == "hstack" else kwargs.get("dim", args[1] if len(args) > 1 else 0)
-        parts = [t for t in tensors if t.numel()]
+        dim = 1 if call.name == "hstack" else call.argument(1, "dim", 0)
+        parts = [t for t in call.tensors if t.numel()]
         if any(part.dim() != parts[0].dim() for part in parts):
             return {}
+        # Labels of one layout, then joined as the values were.
         labels = [self._renewed(part) for part in parts]
         sizes = [max(part.shape[d] for part in labels) for d in range(labels[0].dim())]
-        if name == "stack":
+        if call.name == "stack":
             joined = torch.stack([part.expand(sizes) for part in labels], dim)
         else:
             along = dim % parts[0].dim()
             shapes = [[*sizes[:along], part.shape[along], *sizes[along + 1 :]] for part in parts]
             joined = torch.cat([one.expand(shape) for one, shape in zip(labels, shapes, strict=True)], along)
-            self.joined.concatenations += len(parts) > 1 and (out.dim(), along) == (4, 1)
+            self.joined.concatenations += len(parts) > 1 and (call.out.dim(), along) == (4, 1)
         known = [self.of(part) for part in parts]
         through = frozenset().union(*(one.through for one in known))
-        return {out: self._with(joined, Known(gate=all(one.gate for one in known), through=through))}
+        return {call.out: self._with(joined, Known(gate=all(one.gate for one in known), through=through))}
 
     def _renewed(self, part: torch.Tensor) -> torch.Tensor:
         """Labels of a part of a concatenation with new numbers; a part whose trail has ended is one map."""
@@ -230,32 +228,34 @@ class Follow(TorchFunctionMode):
         maps = frozenset(int(label) for label in labels.unique().tolist() if label)
         return replace(known, labels=labels, maps=maps, widths=tuple(width for width, _ in runs))
 
-    def _move(self, name: str, func: Any, args: Any, kwargs: Any, out: Any, tensors: Any) -> dict[torch.Tensor, Known]:
+    def _move(self, call: Call) -> dict[torch.Tensor, Known]:
         """The labels are moved as the values were."""
-        source = tensors[0]
+        source, out, name = call.tensors[0], call.out, call.name
         known = self._labelled(source)
         if known.labels is None:
             return dict.fromkeys(tensors_of(out), known)
+        # The labels take the values' way.
         labels = known.labels.to(source.device).expand(source.shape)
         if name in SHAPES:
             moved: Any = labels.reshape(out.shape)
         elif name in ("expand", "expand_as", "broadcast_to"):
             moved = labels.expand(out.shape)
         elif name in ("pad", "constant_pad_nd"):
-            bound = dict(zip(("input", "pad", "mode", "value"), args, strict=False)) | kwargs
-            mode = bound.get("mode", "constant") if name == "pad" else "constant"
-            moved = F.pad(labels, bound["pad"], mode=mode)
+            mode = call.argument(2, "mode", "constant") if name == "pad" else "constant"
+            moved = F.pad(labels, call.argument(1, "pad", None), mode=mode)
         elif name in ("T", "mT"):
             moved = getattr(labels, name)
         else:
-            moved = func(*_replaced(args, source, labels), **_replaced(kwargs, source, labels))
+            args, kwargs = tree_map(lambda value: labels if value is source else value, (call.args, call.kwargs))
+            moved = call.func(*args, **kwargs)
         pairs = zip(tensors_of(out), tensors_of(moved), strict=True)
+        # Each result has the labels that landed in it.
         kept = replace(known, maps=frozenset(), widths=())
         return {result: self._with(part, kept) if part.numel() else Known() for result, part in pairs}
 
-    def _keep(self, name: str, func: Any, args: Any, kwargs: Any, out: Any, tensors: Any) -> dict[torch.Tensor, Known]:
+    def _keep(self, call: Call) -> dict[torch.Tensor, Known]:
         """Elements, or channels, are changed each on its own."""
-        result, source = next(tensors_of(out)), tensors[0]
+        result, source, name = next(tensors_of(call.out)), call.tensors[0], call.name
         known = self._labelled(source)
         if not result.is_floating_point() or result.dim() != source.dim():
             return {}
@@ -266,30 +266,34 @@ class Follow(TorchFunctionMode):
         elif result.shape != source.shape:
             return {}
         gate, stretched = known.gate or name in SIGMOIDS, known.stretched or name in RESIZINGS
-        return {one: replace(known, gate=gate, stretched=stretched) for one in tensors_of(out)}
+        return {one: replace(known, gate=gate, stretched=stretched) for one in tensors_of(call.out)}
 
-    def _combine(
-        self, name: str, func: Any, args: Any, kwargs: Any, out: Any, tensors: Any
-    ) -> dict[torch.Tensor, Known]:
+    def _combine(self, call: Call) -> dict[torch.Tensor, Known]:
         """Maps that go through it alone, or with factors: gates, or numbers of one channel, or one a channel."""
+        name, out, tensors = call.name, call.out, call.tensors
         if not isinstance(out, torch.Tensor) or not out.is_floating_point():
             return {}
+        # Maps have a value for each element; factors are broadcast.
         maps = [t for t in tensors if _covers(t, out)]
         if not maps:
             through = frozenset().union(*(self.of(t).through for t in tensors))
             return {out: Known(gate=all(self.of(t).gate for t in tensors), through=through)}
+        # A gate is a factor, whatever its shape.
         if not self._same(maps) and name in PRODUCTS:
             maps = [t for t in maps if not self.of(t).gate] or maps
+        # Several different maps: the trail ends, with the channels kept apart.
         same = self._same(maps)
         if not same and (name not in PRODUCTS or not any(self.of(t).joined for t in maps)):
             self.end([out], tensors, "a sum of maps")
             return {out: self._paired(self.of(out), maps)}
+        # One map goes through; did a factor come from a convolution that reads it?
         main = maps[0] if same else next(t for t in maps if self.of(t).joined)
         known = self._labelled(main)
         others = [t for t in tensors if t is not main and not (same and any(t is one for one in maps))]
         factors = frozenset().union(*(self.of(t).through for t in others))
         gates = {conv for conv in factors if known.joined and self.joined.read.get(conv) == known.maps}
         self.joined.gates |= gates
+        # A product of two maps is neither of them.
         if not same:
             self.end([out], [main], "a product of maps")
             known = self._paired(self.of(out), maps)
@@ -302,19 +306,19 @@ class Follow(TorchFunctionMode):
         if not known.ended or any(one is None for one in labels):
             return known
         pairs = torch.stack(torch.broadcast_tensors(*(one for one in labels if one is not None)))
+        # A pair of maps is a map of its own.
         kinds, which = pairs.flatten(1).unique(dim=1, return_inverse=True)
         numbers = torch.tensor([float(next(self._numbers)) for _ in range(kinds.shape[1])], device=pairs.device)
         return replace(known, labels=numbers[which].view(pairs.shape[1:]))
 
-    def _reduce(
-        self, name: str, func: Any, args: Any, kwargs: Any, out: Any, tensors: Any
-    ) -> dict[torch.Tensor, Known]:
+    def _reduce(self, call: Call) -> dict[torch.Tensor, Known]:
         """Over the dimension along which its maps lie, they become one; over others, the trail ends."""
-        known = self._labelled(tensors[0])
-        dims = kwargs.get("dim", args[1] if len(args) > 1 else range(tensors[0].dim()))
-        reduced = {dim % tensors[0].dim() for dim in ([dims] if isinstance(dims, int) else dims)}
+        source = call.tensors[0]
+        known = self._labelled(source)
+        dims = call.argument(1, "dim", range(source.dim()))
+        reduced = {dim % source.dim() for dim in ([dims] if isinstance(dims, int) else dims)}
         lie = {dim for dim, size in enumerate(known.labels.shape) if size > 1} if known.labels is not None else {-1}
-        return dict.fromkeys(tensors_of(out), Known(through=known.through)) if lie <= reduced else {}
+        return dict.fromkeys(tensors_of(call.out), Known(through=known.through)) if lie <= reduced else {}
 
     def _same(self, maps: list[torch.Tensor]) -> bool:
         """Whether tensors hold the same maps in the same places."""
@@ -324,11 +328,12 @@ class Follow(TorchFunctionMode):
             return True
         return all(one.labels is not None and labels is not None and torch.equal(one.labels, labels) for one in known)
 
-    def _written(self, buffer: torch.Tensor, part: Callable[[torch.Tensor], torch.Tensor], value: Any) -> None:
+    def _written(self, buffer: torch.Tensor, part: Callable[[torch.Tensor], torch.Tensor], value: object) -> None:
         """A part of a buffer was overwritten: a concatenation that is made in place."""
         known = self.of(buffer)
         if known.ended:
             return
+        # Labels of every element, so that a part can be written.
         labels = torch.zeros_like(buffer, dtype=torch.float32)
         if known.labels is not None:
             labels.copy_(known.labels)
@@ -342,7 +347,7 @@ class Follow(TorchFunctionMode):
         self.known[buffer] = self._with(labels, replace(known, through=through))
 
 
-def tensors_of(value: Any) -> Iterator[torch.Tensor]:
+def tensors_of(value: object) -> Iterator[torch.Tensor]:
     """All tensors in nested lists, tuples, mappings and objects that hold tensors as attributes."""
     if isinstance(value, torch.Tensor):
         yield value
@@ -355,15 +360,6 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
         yield from (item for item in vars(value).values() if isinstance(item, torch.Tensor))
 
 
-def _replaced(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
-    if value is old:
-        return new
-    if isinstance(value, (list, tuple)):
-        items = [_replaced(item, old, new) for item in value]
-        return tuple(items) if isinstance(value, tuple) else items
-    return {key: _replaced(item, old, new) for key, item in value.items()} if isinstance(value, dict) else value
-
-
 def _compact(labels: torch.Tensor) -> torch.Tensor:
     """Labels with one element in each dimension along which they do not change; padding is like its neighbours."""
     for dim, size in enumerate(labels.shape):
@@ -371,6 +367,7 @@ def _compact(labels: torch.Tensor) -> torch.Tensor:
             labels = labels.narrow(dim, 0, 1)
     for dim, size in enumerate(labels.shape):
         if size > 1:
+            # Equal along it, apart from padding (0).
             highest = labels.amax(dim, keepdim=True)
             lowest = torch.where(labels == 0, torch.inf, labels).amin(dim, keepdim=True)
             if bool(((lowest == torch.inf) | (lowest == highest)).all()):

@@ -1,6 +1,6 @@
 """Scale equalizers (arXiv 2402.01149) for any model: the convolutions that read concatenations, equalized in place.
 
-Own design. The model stays the same object with the same parameters, so an optimizer that has them goes on working;
+The model stays the same object with the same parameters, so an optimizer that has them goes on working;
 each convolution found or named gets a ConvFusion around it, which is all that calibration, records and folding know.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,10 +25,12 @@ from .attach import equalize_fusions
 from .batches import InputOf, explained, first_batch
 from .calibration import calibrate, fusions_of
 from .foreign_conv import ConvFusion, cannot_center, exchange_module
+from .forwards import Gather, T
 from .result import CalibrationReport
 from .spec import EqualizerSpec
 from .tracing import Trace, convolutions_of, in_words, trace_concatenations
 
+Batch = TypeVar("Batch")
 Widths = Mapping[str, int] | Sequence[int]
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 def equalize(
     model: nn.Module,
-    loader: Iterable[Any] | None,
+    loader: Iterable[Batch] | None,
     *,
     conv: str | Mapping[str, Widths] = "",
     widths: Widths | None = None,
@@ -44,7 +46,7 @@ def equalize(
     granularity: str = "branch",
     statistic: str = "std",
     center: bool | None = None,
-    inputs: Callable[[Any], Any] | None = None,
+    inputs: Callable[[Batch], object] | None = None,
     num_images: int = 0,
 ) -> CalibrationReport:
     """Give a model scale equalizers, in place, and calibrate them.
@@ -81,8 +83,10 @@ def equalize(
         raise ValueError("equalize measures maps; statistic 'grad' needs losses: give your own Fusions to calibrate")
     named = _named(model, conv, widths)
     take = inputs or InputOf(model)
+    # What the model does.
     trace = None if loader is None else _trace(model, loader, take)
     chosen = _chosen(model, named, trace)
+    # Equalize: prepare all, put them in, measure.
     fusions = [_fusion(model, name, chosen, trace, spec, center) for name in chosen]
     with _placed(model, fusions):
         if trace is None or loader is None:
@@ -159,6 +163,7 @@ def _named(model: nn.Module, conv: str | Mapping[str, Widths], widths: Widths | 
             f"conv is a {type(conv).__name__}; give the name of one convolution, or of several with their widths: "
             "conv={'decode_head.fusion.conv': [256, 48]}"
         )
+    # One name, several with widths, or none.
     if isinstance(conv, Mapping):
         if widths is not None:
             raise ValueError("conv has the widths of each convolution already; leave out widths")
@@ -191,10 +196,12 @@ def _refuse_name(model: nn.Module, name: str) -> None:
     convs = convolutions_of(model)
     if name in convs:
         return
+    # Not there: the nearest names.
     modules = dict(model.named_modules(remove_duplicate=False))
     if name not in modules:
         near = nearest(name, convs, cutoff=0.5) or list(convs)[-4:]
         raise ValueError(f"the model has no module {name!r}; convolutions are {', '.join(near) or 'none'}")
+    # A part of a Fusion: its Fusion is equalized.
     for path, fusion in fusions_of(model, equalized=False).items():
         if f"{name}.".startswith(f"{path}."):
             raise ValueError(
@@ -202,6 +209,7 @@ def _refuse_name(model: nn.Module, name: str) -> None:
                 if fusion.equalizers
                 else f"{name} is a part of the Fusion {path}; give that an EqualizerSpec instead"
             )
+    # Another kind of module: the convolutions in it.
     inside = [path for path in convs if path.startswith(name + ".")][:4]
     raise ValueError(
         f"{name} is {type(modules[name]).__name__}, not an nn.Conv2d of its own"
@@ -209,7 +217,8 @@ def _refuse_name(model: nn.Module, name: str) -> None:
     )
 
 
-def _trace(model: nn.Module, loader: Iterable[Any], take: Callable[[Any], Any]) -> Trace:
+def _trace(model: nn.Module, loader: Iterable[Batch], take: Callable[[Batch], object]) -> Trace:
+    # Run the model once, and watch.
     x = take(first_batch(loader))
     if isinstance(x, torch.Tensor) and not x.numel():
         raise ValueError(f"the first batch has no images: it is of shape {tuple(x.shape)}")
@@ -230,6 +239,7 @@ def _chosen(model: nn.Module, named: dict[str, dict[str, int]], trace: Trace | N
         if not named or not all(named.values()):
             raise ValueError("without a loader nothing can be found: give conv and widths")
         return named
+    # Named by the caller, or found.
     found = {name: _by_name(widths) for name, widths in trace.found.items()}
     if not named and not found:
         if equalized := fusions_of(model):
@@ -241,6 +251,7 @@ def _chosen(model: nn.Module, named: dict[str, dict[str, int]], trace: Trace | N
             f"no convolution reads a concatenation of resized maps; name one: equalize(model, loader, conv='...', "
             f"widths=[...]). {trace.describe()}"
         )
+    # In running order: each is measured with those before it equalized.
     chosen = {name: _checked(trace, name, parts) for name, parts in (named or found).items()}
     order = list(trace.calls)
     return dict(sorted(chosen.items(), key=lambda item: order.index(item[0])))
@@ -248,12 +259,14 @@ def _chosen(model: nn.Module, named: dict[str, dict[str, int]], trace: Trace | N
 
 def _checked(trace: Trace, name: str, stated: dict[str, int]) -> dict[str, int]:
     """The branches of a convolution: as stated, which has to agree with the forward, or as that showed them."""
+    # Where it runs.
     seen = trace.read[name][0] if name in trace.read else ()
     if name in trace.outside:
         raise ValueError(f"{name}: {trace.used_outside(name)}; read only its attributes there")
     if trace.calls[name] != 1:
         ran = f"runs {trace.calls[name]} times in a forward" if trace.calls[name] else "does not run in a forward"
         raise ValueError(f"{name} {ran}; an equalizer has one place")
+    # What it reads, as stated and as seen.
     if not (stated or seen):
         why = f" (it {trace.not_followed[name]})" if name in trace.not_followed else ""
         raise ValueError(f"{name} reads no concatenation that could be followed{why}; give its widths")
@@ -271,13 +284,13 @@ def _checked(trace: Trace, name: str, stated: dict[str, int]) -> dict[str, int]:
     return stated or _by_name(seen)
 
 
-def _gather() -> Callable[[Any], list[Any]] | None:
+def _gather() -> Gather | None:
     """What collects objects from all processes of a torch.distributed job; None where there is one."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return None
 
-    def gather(value: Any) -> list[Any]:
-        values: list[Any] = [None] * dist.get_world_size()
+    def gather(value: T) -> list[T]:
+        values = [value] * dist.get_world_size()
         dist.all_gather_object(values, value)
         return values
 

@@ -1,6 +1,6 @@
 """A convolution of somebody else's model, seen as a Fusion: its input channels are the branches of a concatenation.
 
-Own design. The convolution stays the object that it was, with its parameters; only the place that it had in its model
+The convolution stays the object that it was, with its parameters; only the place that it had in its model
 is taken by the Fusion, until the equalizers are folded and the convolution gets it back, with its class and its keys.
 The class can hold a mean only in a bias, and only where no zero padding makes a border that a bias would be wrong in
 (section "Folding" of docs/scale_equalizers.md); elsewhere branches are divided by their std and not centred. Before a
@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ..fusion import Branch, Concat, Fusion
-from ..layers import conv_with_input_scale, per_weight
+from scaleeq.fusion import Branch, Concat, Fusion
+from scaleeq.layers import conv_with_input_scale, per_weight
 
 
 class ChannelSlice(nn.Module):
@@ -47,8 +47,6 @@ class KeptConv(nn.Module):
 
     def forward(self, x: torch.Tensor, input_scale: torch.Tensor | None = None) -> torch.Tensor:
         """x: (N, C_in, H, W); input_scale: (C_in,) -> (N, C_out, H', W')."""
-        if input_scale is None:
-            return self.conv(x)
         return conv_with_input_scale(self.conv, x, input_scale)
 
     @property
@@ -121,14 +119,13 @@ class ConvFusion(Fusion):
         else:
             setattr(mix.conv, name, value)
 
-    def forward(self, input: Any) -> torch.Tensor:  # named as nn.Conv2d names it
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # named as nn.Conv2d names it
         """input: (N, C_in, H, W), the concatenation -> (N, C_out, H', W')."""
-        x = cast(torch.Tensor, input)
         if self.equalizers.changes_maps:
-            return super().forward(x)
+            return super().forward(input)
         if self.observer is not None:
-            self.branch_maps(x)  # shows them
-        return self.equalizers.mixed(self.mix, x)  # nobody changes the slices, so x is their concatenation
+            self.branch_maps(input)  # shows them
+        return self.equalizers.mixed(self.mix, input)  # nobody changes the slices, so it is their concatenation
 
 
 def zero_padded(conv: nn.Conv2d) -> bool:
@@ -143,7 +140,7 @@ def zero_padded(conv: nn.Conv2d) -> bool:
 def cannot_center(conv: nn.Conv2d) -> str:
     """Why the convolution cannot hold the means of its inputs; empty where it can."""
     if conv.bias is None:
-        return "center=True: the convolution has no bias to hold the means, and a batch norm behind it removes them"
+        return "center=True: the convolution has no bias to hold the means, and a batch norm after it removes them"
     if zero_padded(conv):
         return (
             "center=True: the convolution pads with zeros, and a bias that holds the means would be wrong along the "

@@ -5,18 +5,46 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
 
 from scaleeq.fusion import Fusion
+from scaleeq.fusion.fusion import Observer
 
 from .mode import measuring
 from .precision import refuse_misfit
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Gather(Protocol):
+    """Collects the objects of all processes, in the order of their ranks."""
+
+    def __call__(self, value: T, /) -> list[T]: ...
+
+
+def alone(value: T) -> list[T]:
+    """The Gather of a single process."""
+    return [value]
+
+
+@contextmanager
+def observed_by(observers: Mapping[Fusion, Observer | None]) -> Iterator[None]:
+    """Inside, each Fusion shows its branches to this observer (None: to nobody), and afterwards to its own again."""
+    before = {fusion: fusion.observer for fusion in observers}
+    try:
+        for fusion, observer in observers.items():
+            fusion.observer = observer
+        yield
+    finally:
+        for fusion, observer in before.items():
+            fusion.observer = observer
 
 
 @runtime_checkable
@@ -25,34 +53,30 @@ class Measurable(Protocol):
     both is called itself: what it has under one of these names may be anything.
     """
 
-    def calibration_inputs(self, batch: Any) -> tuple[Any, torch.Tensor | None]:
+    def calibration_inputs(self, batch: Any) -> tuple[object, torch.Tensor | None]:
         """batch -> (the input of `logits`, valid (N, 2) or None), as `inputs` of calibrate."""
 
-    def logits(self, x: Any) -> Any:
+    def logits(self, x: Any) -> object:
         """The part of the forward that runs the Fusions."""
 
 
-def forward_of(model: nn.Module) -> Callable[..., Any]:
+def forward_of(model: nn.Module) -> Callable[..., object]:
     """What runs a model's Fusions."""
     return model.logits if isinstance(model, Measurable) else model
 
 
-def refuse_second_runs(model: nn.Module, fusions: dict[str, Fusion], x: Any) -> None:
+def refuse_second_runs(model: nn.Module, fusions: dict[str, Fusion], x: object) -> None:
     """ValueError for a fusion that runs twice in model(x): its equalizers can have the statistics of one place only.
 
     A twin runs, with the same weights, because a forward of the model ends at the fusion that is measured.
     """
-    observers = {name: fusion.observer for name, fusion in fusions.items()}
-    for fusion in fusions.values():
-        fusion.observer = None
     try:
-        twin = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+        with observed_by(dict.fromkeys(fusions.values())):
+            twin = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     except (RuntimeError, TypeError) as error:
         logger.warning("the model cannot be copied (%s), so it was not seen whether it runs a fusion twice", error)
         return
-    finally:
-        for name, fusion in fusions.items():
-            fusion.observer = observers[name]
+    # Count, in a twin.
     runs: Counter[str] = Counter()
     for name in fusions:
         twin.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: runs.update([name]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,8 +16,11 @@ from torch import nn
 from scaleeq.fusion import Fusion
 from scaleeq.layers import per_weight
 
+from .forwards import Gather
 from .implementations import consumer_of
 from .mode import measuring
+
+Batch = TypeVar("Batch")
 
 BATCHES, ROUNDS = 8, 4
 
@@ -29,9 +32,11 @@ def branch_rms(fusion: Fusion, values: torch.Tensor) -> torch.Tensor:
     """
     conv = consumer_of(fusion)
     widths = list(fusion.widths.values())
+    # Which branch each input channel is of.
     owner = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths)).to(values.device)
     squares = values.detach().double().square().sum((2, 3))
     owners = per_weight(conv, owner)[..., 0, 0].expand_as(squares)
+    # Sums and counts of each branch.
     totals = torch.zeros(len(widths), dtype=torch.float64, device=values.device)
     totals.index_add_(0, owners.flatten(), squares.flatten())
     counts = torch.bincount(owners.flatten(), minlength=len(widths)) * values[0, 0].numel()
@@ -41,7 +46,7 @@ def branch_rms(fusion: Fusion, values: torch.Tensor) -> torch.Tensor:
 def training_loss(model: nn.Module) -> Callable[[Any], torch.Tensor]:
     """batch -> the sum of the losses that a model in training mode returns by name, as a segmentor does."""
 
-    def loss(batch: Any) -> torch.Tensor:
+    def loss(batch: object) -> torch.Tensor:
         losses = model(batch)
         if not isinstance(losses, Mapping):
             raise ValueError(
@@ -56,10 +61,10 @@ def training_loss(model: nn.Module) -> Callable[[Any], torch.Tensor]:
 def balance_gradients(
     model: nn.Module,
     fusions: Mapping[str, Fusion],
-    loader: Iterable[Any],
+    loader: Iterable[Batch],
     *,
-    loss: Callable[[Any], torch.Tensor],
-    gather: Callable[[Any], list[Any]],
+    loss: Callable[[Batch], torch.Tensor],
+    gather: Gather,
 ) -> None:
     """Change the stds of calibrated fusions until the gradients of their branches' weights have one size.
 
@@ -67,6 +72,7 @@ def balance_gradients(
     """
     for _ in range(ROUNDS):
         squares = {name: torch.zeros(len(fusion.branches), dtype=torch.float64) for name, fusion in fusions.items()}
+        # Gradients of the weights, over the same batches.
         weights = [consumer_of(fusion).weight for fusion in fusions.values()]
         with measuring(model), torch.enable_grad():
             model.train()
@@ -74,6 +80,7 @@ def balance_gradients(
                 gradients = torch.autograd.grad(loss(batch), weights)
                 for (name, fusion), gradient in zip(fusions.items(), gradients, strict=True):
                     squares[name] += branch_rms(fusion, gradient).square().cpu()
+        # Stds in proportion to them: a larger std makes its branch's gradient smaller.
         for name, fusion in fusions.items():
             logs = torch.stack(gather(squares[name])).sum(0).log() / 2
             if not torch.isfinite(logs).all():

@@ -20,11 +20,12 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..fusion import Equalizers, FastNormalizedSum, Fusion, SoftmaxSum, WeightedSum
-from ..fusion.combine import combined_affine
-from ..fusion.fusion import BranchMap
-from ..fusion.ports import Affine, Combine, HoldsScales, Mix, NamesConsumer, Summing, Transfer
-from ..layers import per_weight
+from scaleeq.fusion import Equalizers, FastNormalizedSum, Fusion, SoftmaxSum, WeightedSum
+from scaleeq.fusion.combine import combined_affine
+from scaleeq.fusion.fusion import BranchMap
+from scaleeq.fusion.ports import Affine, Combine, HoldsScales, Mix, NamesConsumer, Summing, Transfer
+from scaleeq.layers import per_weight
+
 from .equalizer import BranchStatistics, ScaleEqualizer
 from .precision import refuse_misfit
 from .spec import EqualizerSpec
@@ -47,6 +48,22 @@ class Attached(Equalizers):
     def refusal(self, fusion: Fusion) -> str:
         """Why a fusion has no place for them; empty where it has one."""
         return ""
+
+    def fold(self, fusion: Fusion) -> None:
+        """Scales and shifts go into the mix of a concatenation, or make a sum a weighted one; computed in float64."""
+        refuse_misfit(fusion)
+        self.double()
+        if fusion.combine.concatenates:
+            assert isinstance(fusion.mix, HoldsScales)
+            fusion.mix.fold_input_affine(self.scales(), self.shifts())
+            return
+        assert isinstance(fusion.combine, Summing)
+        # A sum: its weights times the scales, and one offset.
+        own = next((p.dtype for p in fusion.parameters()), torch.get_default_dtype())
+        dtype = torch.promote_types(own, torch.float32)
+        weights = fusion.combine.weights()
+        coefficients, offset = combined_affine(None if weights is None else weights.double(), self.affines())
+        fusion.combine = WeightedSum(torch.stack(coefficients).to(dtype), offset.to(dtype))
 
     def reset(self, fusion: Fusion) -> None:
         for equalizer in self.values():
@@ -78,10 +95,6 @@ class EqualizeMaps(Attached):
     def after(self, name: str, transfer: Transfer, transferred: torch.Tensor) -> torch.Tensor:
         return self[name](transferred)
 
-    def fold(self, fusion: Fusion) -> None:
-        refuse_misfit(fusion)
-        fold_into_weights(self, fusion)
-
 
 class Centered(Attached):
     """The mean is subtracted from the branch; before its transfer, where that is the same and cheaper."""
@@ -106,10 +119,6 @@ class EqualizeByMix(Centered):
     def mixed(self, mix: Mix, combined: torch.Tensor) -> torch.Tensor:
         return mix(combined, self.scales())
 
-    def fold(self, fusion: Fusion) -> None:
-        refuse_misfit(fusion)
-        fold_into_weights(self, fusion)
-
 
 class EqualizeByCombine(Attached):
     """No pass over the maps of its own."""
@@ -119,9 +128,6 @@ class EqualizeByCombine(Attached):
     def fuse(self, combine: Combine, mix: Mix, branches: Sequence[BranchMap]) -> torch.Tensor:
         affines = [self.equalizer(branch.name).affine() for branch in branches]
         return mix(combine([branch.equalized() for branch in branches], affines))
-
-    def fold(self, fusion: Fusion) -> None:
-        fold_into_weights(self, fusion)
 
 
 class EqualizeInitially(Attached):
@@ -136,11 +142,12 @@ class EqualizeInitially(Attached):
             return "a weighted sum has one weight per branch; use GRANULARITY 'branch'" if self.spec.per_channel else ""
         if not isinstance(fusion.mix, NamesConsumer):
             return no_consumer(fusion)
+        # Where the mean goes.
         norm = getattr(fusion.mix, "norm", None)
         removes_constants = isinstance(norm, (nn.modules.batchnorm._BatchNorm, nn.InstanceNorm2d))
         if self.spec.centers and fusion.mix.consumer.bias is None and not removes_constants:
             return (
-                f"the convolution has no bias to take the mean, and {type(norm).__name__} behind it does not "
+                f"the convolution has no bias to take the mean, and {type(norm).__name__} after it does not "
                 "remove a constant per channel; use STATISTIC 'rms', which has no mean"
             )
         return ""
@@ -148,8 +155,11 @@ class EqualizeInitially(Attached):
     def initialize(self, fusion: Fusion) -> None:
         self._scale_weights(fusion, undo=False)
 
+    def fold(self, fusion: Fusion) -> None:
+        """Nothing: all is in the weights."""
+
     def reset(self, fusion: Fusion) -> None:
-        """undone as far as training has not changed what that means."""
+        """The scaling is undone, as far as training has not changed what that means."""
         if all(equalizer.calibrated for equalizer in self.values()):
             self._scale_weights(fusion, undo=True)
         super().reset(fusion)
@@ -212,21 +222,6 @@ def attached(fusion: Fusion) -> Attached:
     """The equalizers of a fusion that has some."""
     assert isinstance(fusion.equalizers, Attached)
     return fusion.equalizers
-
-
-def fold_into_weights(equalizers: Attached, fusion: Fusion) -> None:
-    """Scales and shifts go into the mix of a concatenation, or make a sum a weighted one; computed in float64."""
-    equalizers.double()
-    if fusion.combine.concatenates:
-        assert isinstance(fusion.mix, HoldsScales)
-        fusion.mix.fold_input_affine(equalizers.scales(), equalizers.shifts())
-        return
-    assert isinstance(fusion.combine, Summing)
-    own = next((p.dtype for p in fusion.parameters()), torch.get_default_dtype())
-    dtype = torch.promote_types(own, torch.float32)
-    weights = fusion.combine.weights()
-    coefficients, offset = combined_affine(None if weights is None else weights.double(), equalizers.affines())
-    fusion.combine = WeightedSum(torch.stack(coefficients).to(dtype), offset.to(dtype))
 
 
 def consumer_of(fusion: Fusion) -> nn.Conv2d:

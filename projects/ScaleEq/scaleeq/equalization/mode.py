@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ def with_batch_statistics(parts: Mapping[str, nn.Module]) -> Iterator[None]:
     Then it has no batch statistics, and what it hands on has a scale that says nothing about other batches.
     """
 
-    def check(name: str, norm: nn.Module) -> Any:
+    def check(name: str, norm: nn.Module) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         def look(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             values = inputs[0].numel() // inputs[0].shape[1]
             if norm.training and values == 1 and not (counts_all_ranks(norm) and dist.get_world_size() > 1):
@@ -67,18 +66,12 @@ def with_batch_statistics(parts: Mapping[str, nn.Module]) -> Iterator[None]:
 
         return look
 
-    norms = {
-        f"{part}.{name}": norm
-        for part, module in parts.items()
-        for name, norm in module.named_modules()
-        if isinstance(norm, _BatchNorm)
-    }
-    handles = [norm.register_forward_pre_hook(check(name, norm)) for name, norm in norms.items()]
-    try:
+    with ExitStack() as hooks:
+        for part, module in parts.items():
+            for name, norm in module.named_modules():
+                if isinstance(norm, _BatchNorm):
+                    hooks.enter_context(norm.register_forward_pre_hook(check(f"{part}.{name}", norm)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def counts_all_ranks(norm: nn.Module) -> bool:

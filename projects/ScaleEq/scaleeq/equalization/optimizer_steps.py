@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..fusion import Fusion
-from ..layers import per_weight
+from scaleeq.fusion import Fusion
+from scaleeq.layers import per_weight
+
 from .implementations import Attached, EqualizeTrainedWeights, consumer_of, weight_scale
 
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..fusion import Fusion
-from ..layers import is_reduced, per_weight
+from scaleeq.fusion import Fusion
+from scaleeq.layers import is_reduced, per_weight
 
 LOST = 0.01  # of the norm of a branch's weights, relative; a bfloat16 loses 0.4 % at most
-
-
-def fits(values: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether values, float64, are about the same in `dtype`: neither infinite there nor lost below its smallest."""
-    change = values.to(dtype).double() - values
-    return bool(change.norm() <= LOST * values.norm())  # False where the change is not finite
 
 
 @torch.no_grad()
@@ -22,13 +16,16 @@ def refuse_misfit(fusion: Fusion) -> None:
     conv = fusion.consumer
     if conv is None or not is_reduced(conv.weight.dtype):
         return
+    # Each branch alone: a large one would hide what a small one loses.
     weight, kind = conv.weight.double(), str(conv.weight.dtype).removeprefix("torch.")
     start, scales = 0, torch.cat([equalizer.scale() for equalizer in fusion.equalizer_of.values()]).double()
     for name, equalizer in fusion.equalizer_of.items():
         of_branch = torch.zeros_like(scales)
         of_branch[start : start + equalizer.channels] = scales[start : start + equalizer.channels]
         start += equalizer.channels
-        if not fits(weight * per_weight(conv, of_branch), conv.weight.dtype):
+        scaled = weight * per_weight(conv, of_branch)
+        change = scaled.to(conv.weight.dtype).double() - scaled
+        if not change.norm() <= LOST * scaled.norm():  # nor where the change is infinite
             raise ValueError(
                 f"branch {name!r} has a std of {float(equalizer.std.min()):.3g}, and {kind} weights cannot hold what a "
                 "division by it makes of them: use float32 or bfloat16, to fold as well, or implementation 'module', "

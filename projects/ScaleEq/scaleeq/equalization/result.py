@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -67,7 +68,7 @@ class CalibrationReport:
         }
 
 
-def spread(stds: Any) -> float:
+def spread(stds: Iterable[float]) -> float:
     """Largest over smallest standard deviation of the branches of a fusion; 1 is equilibrium."""
     stds = list(stds)
     return max(stds) / min(stds) if min(stds) > 0 else float("inf")

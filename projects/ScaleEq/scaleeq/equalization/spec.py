@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..choices import one_of
+from scaleeq.choices import one_of
 
 IMPLEMENTATIONS = ("reparametrize", "module", "init", "init_scaled")
 GRANULARITIES = ("branch", "channel")

@@ -1,6 +1,6 @@
 """Which convolutions of a model read a concatenation of resized maps, found by watching one forward.
 
-Own design. following.py knows what maps a tensor holds; hooks know which module runs. A convolution is found where it
+following.py knows what maps a tensor holds; hooks know which module runs. A convolution is found where it
 reads several maps side by side, of which at least one had just been resized when it was concatenated. What a model's
 modules are called plays no part. Whatever else reads a concatenation is listed with the reason why it is passed over.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from scaleeq.fusion import Fusion
 from scaleeq.layers import normalizes_channels
 
-from .following import MIXES, ONLY_SHAPES_READ, Follow, Joined, Known, tensors_of
+from .following import Follow, Joined, Known, tensors_of
+from .function_names import MIXES, ONLY_SHAPES_READ
 from .mode import measuring
 
 NORMS = ("batch_norm", "instance_norm")  # give each channel a scale of its own
@@ -61,7 +63,7 @@ class Trace:
             if any(resized) and name not in self.gates and name not in self.outside
         }
 
-    def passed_over(self, equalized: Any) -> dict[str, str]:
+    def passed_over(self, equalized: Collection[str]) -> dict[str, str]:
         """What reads a concatenation and is not in `equalized` -> what it reads, and why it is passed over."""
         reasons = {name: why for name, why in self.not_followed.items() if name not in equalized}
         for name, (widths, resized) in self.read.items():
@@ -87,7 +89,7 @@ class Trace:
         follower = self.followers.get(name)
         if follower is None or not normalizes_channels(follower) or not 1 < conv.groups == conv.in_channels:
             return ""
-        return "a depthwise convolution keeps channels apart, and the norm behind it gives each its own scale back"
+        return "a depthwise convolution keeps channels apart, and the norm after it gives each its own scale back"
 
     def describe(self) -> str:
         """What was looked at, for a message."""
@@ -103,24 +105,17 @@ def convolutions_of(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 @torch.no_grad()
-def trace_concatenations(model: nn.Module, x: Any) -> Trace:
+def trace_concatenations(model: nn.Module, x: object) -> Trace:
     """Run model(x) in the state of a calibration, and see which of its convolutions read concatenations."""
     watch = _Watch(model)
     eager = getattr(torch.compiler, "set_stance", None)  # compiled parts can be watched only where they run as written
-    # Of all modules: a scripted one takes no hooks of its own.
-    handles = (
-        register_module_forward_pre_hook(watch.enter),
-        register_module_forward_hook(watch.leave),
-    )
     stance = eager("force_eager") if eager else contextlib.nullcontext()
-    try:
-        watch.given(x)
-        with warnings.catch_warnings(), measuring(model), stance, watch.follow:
-            warnings.filterwarnings("ignore", message=".*global hooks on modules")  # of a compiled part; they go again
-            out = model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watch.given(x)
+    # Hooks of all modules: a scripted one takes none of its own.
+    hooks = register_module_forward_pre_hook(watch.enter), register_module_forward_hook(watch.leave)
+    with hooks[0], hooks[1], warnings.catch_warnings(), measuring(model), stance, watch.follow:
+        warnings.filterwarnings("ignore", message=".*global hooks on modules")  # of a compiled part; they go again
+        out = model(x)
     return watch.finish(out)
 
 
@@ -143,11 +138,11 @@ class _Watch:
         self.running: list[nn.Module] = []
         self.makers: dict[int, tuple[str, torch.Tensor]] = {}
 
-    def given(self, x: Any) -> None:
+    def given(self, x: object) -> None:
         """Take the model's input as seen."""
         self.follow.known.update({tensor: Known() for tensor in tensors_of(x)})
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def enter(self, module: nn.Module, args: tuple[object, ...]) -> None:
         if module not in self.names:
             return
         self.running.append(module)
@@ -156,7 +151,7 @@ class _Watch:
         if args and id(args[0]) in self.makers and not list(module.children()):
             self.trace.followers.setdefault(self.makers[id(args[0])][0], module)
 
-    def leave(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    def leave(self, module: nn.Module, args: tuple[object, ...], out: Any) -> None:
         if module not in self.names:
             return
         while self.running and self.running.pop() is not module:
@@ -171,13 +166,16 @@ class _Watch:
 
     def called(self, function: str, tensors: list[torch.Tensor]) -> frozenset[str]:
         """A function is called: what reads a concatenation in it, and whose weights it uses."""
+        # The module in whose forward it is called.
         reader = self.running[-1] if self.running else None
         self._uses_weights(function, reader, tensors)
         if function not in MIXES or reader is None or reader in self.equalized:
             return frozenset()
         name = self.names[reader]
+        # A convolution that can be equalized.
         if function == "conv2d" and name in self.convs and tensors:
             return self._convolved(name, tensors[0])
+        # All others: why not.
         kind, owner = type(reader).__name__, next((self.weights[id(t)] for t in tensors if id(t) in self.weights), "")
         if owner and reader is not self.convs[owner]:
             reader, why = (
@@ -202,6 +200,7 @@ class _Watch:
                 self.trace.outside.setdefault(owner, function)
 
     def _convolved(self, name: str, x: torch.Tensor) -> frozenset[str]:
+        # Notes on the input.
         known = self.follow.of(x)
         if x.dim() == 3:
             self.trace.unbatched = self.trace.unbatched or name
@@ -209,6 +208,7 @@ class _Watch:
             self.trace.not_followed.setdefault(name, "reads a map that was made by code that cannot be watched")
         if not known.joined:
             return frozenset()
+        # Do the maps lie side by side in its channels?
         runs = known.runs(1)
         if known.ended:
             self.trace.not_followed.setdefault(name, _ended(known))
@@ -218,6 +218,7 @@ class _Watch:
                 name, f"reads {count} maps, which do not lie side by side in its channels"
             )
         else:
+            # They do: which had been resized, and which are concatenations themselves.
             widths, maps = zip(*runs, strict=True)
             merged = {n: self.follow.joined.merged.get(one, Known()) for n, one in enumerate(maps, 1)}
             notes = {str(n): f"{_ended(one)}, as one map" for n, one in merged.items() if one.ended not in ("", *NORMS)}
@@ -232,7 +233,7 @@ class _Watch:
             what = _ended(known) if known.ended else f"reads {_maps(known)}"
             self.trace.not_followed.setdefault(self.names[reader], what + why)
 
-    def finish(self, out: Any) -> Trace:
+    def finish(self, out: object) -> Trace:
         """The trace, once the forward has given `out`."""
         reaching = frozenset().union(*(self.follow.of(t).through for t in tensors_of(out)))
         joined: Joined = self.follow.joined

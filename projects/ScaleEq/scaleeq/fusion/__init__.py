@@ -3,9 +3,9 @@
 from .aligned import Aligned
 from .combine import COMBINES, Concat, FastNormalizedSum, SoftmaxSum, Sum, WeightedSum, make_combine
 from .fusion import Branch, Equalizers, Fusion, Observation
-from .laterals import LATERALS, Select, make_lateral
+from .laterals import LATERALS, make_lateral
 from .ports import Transfer
-from .transfers import DOWN_TRANSFERS, TRANSFERS, Deconv, Gated, Keep, Pool, Progressive, Resize, make_transfer
+from .transfers import DOWN_TRANSFERS, TRANSFERS, Gated, Keep, Pool, Progressive, Resize, make_transfer
 
 __all__ = [
     "COMBINES",
@@ -15,7 +15,6 @@ __all__ = [
     "Aligned",
     "Branch",
     "Concat",
-    "Deconv",
     "Equalizers",
     "FastNormalizedSum",
     "Fusion",
@@ -25,7 +24,6 @@ __all__ = [
     "Pool",
     "Progressive",
     "Resize",
-    "Select",
     "SoftmaxSum",
     "Sum",
     "Transfer",

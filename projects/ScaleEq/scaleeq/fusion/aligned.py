@@ -12,8 +12,9 @@ import math
 import torch
 from torch import nn
 
-from ..layers import ConvNormAct, NormFactory
-from ..ops import deform_conv3x3, resize
+from scaleeq.layers import ConvNormAct, NormFactory
+from scaleeq.ops import deform_conv3x3, resize
+
 from .laterals import caffe2_xavier_
 
 TAPS = 9  # of a 3x3 kernel
@@ -72,11 +73,13 @@ class Aligned(nn.Module):
 
     def offsets(self, upsampled: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """upsampled, reference: (N, C, H, W) -> offsets (N, 2 * G * 9, H, W), pixels, and masks (N, G * 9, H, W)."""
+        # The reference tells where the upsampled map is off.
         seen = upsampled if self.mix is None else self.mix(torch.cat((reference, 2 * upsampled), 1))
         return self.split(self.predictor(seen))
 
     def split(self, predicted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """predicted: (N, 3 * G * 9, H, W) -> offsets (N, 2 * G * 9, H, W) and masks (N, G * 9, H, W)."""
+        # Two offsets and one mask for each tap of each group.
         split = 2 * self.groups * TAPS
         return predicted[:, :split], predicted[:, split:].sigmoid()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,39 +16,41 @@ class OtherInputs(ValueError, KeyError):
     __str__ = Exception.__str__  # a KeyError's is quoted
 
 
-def refuse_channels(channels: Any) -> None:
-    """ValueError for a width that is no number of channels."""
+def _given(value: object) -> str:
+    return "empty" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+
+
+def refuse_channels(channels: object, owner: str = "a branch") -> None:
+    """ValueError for a width that is no number of channels. owner: whose width it is."""
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-        raise ValueError(f"a branch has {channels!r} channels; give a whole number, at least 1")
+        raise ValueError(f"{owner} has {channels!r} channels; give a whole number, at least 1")
 
 
-def refuse_widths(in_channels: Any) -> None:
+def refuse_widths(in_channels: object) -> None:
     """ValueError for what is not level -> channels."""
     if not isinstance(in_channels, Mapping) or not in_channels:
-        given = "empty" if isinstance(in_channels, Mapping) else f"a {type(in_channels).__name__}"
-        raise ValueError(f"in_channels is {given}; give level -> channels, finest first")
+        raise ValueError(f"in_channels is {_given(in_channels)}; give level -> channels, finest first")
     for level, channels in in_channels.items():
-        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-            raise ValueError(f"level {level!r} has {channels!r} channels; give a whole number, at least 1")
+        refuse_channels(channels, f"level {level!r}")
 
 
-def refuse_name(name: Any) -> None:
+def refuse_name(name: object) -> None:
     """ValueError for what cannot name a branch, because it names a module and a key of the state dict."""
     if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
         raise ValueError(f"a branch cannot be named {name!r}; use letters and digits, such as 'p2'")
 
 
-def refuse_branches(branches: Any, kind: type, combine: Any, mix: Any) -> None:
+def refuse_branches(branches: object, kind: type, combine: object, mix: object) -> None:
     """ValueError for what is no mapping of names to branches (of class `kind`), or has other widths than it needs."""
     if not isinstance(branches, Mapping) or not branches:
-        given = "empty" if isinstance(branches, Mapping) else f"a {type(branches).__name__}"
-        raise ValueError(f"a Fusion's branches are {given}; give name -> Branch(channels), at least one")
+        raise ValueError(f"a Fusion's branches are {_given(branches)}; give name -> Branch(channels), at least one")
     for name, branch in branches.items():
         refuse_name(name)
         if not isinstance(branch, kind):
             raise ValueError(f"branch {name!r} is a {type(branch).__name__}; give Branch(channels, ...)")
     if not isinstance(combine, Combine):
         raise ValueError(f"combine is {combine!r}; give a module such as Concat(), or make_combine('concat')")
+    # Together: what the mix reads.
     widths = {name: branch.channels for name, branch in branches.items()}
     stated = ", ".join(f"{name} {width}" for name, width in widths.items())
     conv = mix.consumer if combine.concatenates and isinstance(mix, NamesConsumer) else None
@@ -60,7 +61,7 @@ def refuse_branches(branches: Any, kind: type, combine: Any, mix: Any) -> None:
         )
 
 
-def refuse_inputs(widths: Mapping[str, int], combine: Combine, inputs: Any) -> None:
+def refuse_inputs(widths: Mapping[str, int], combine: Combine, inputs: object) -> None:
     """ValueError for inputs that are not one map, or one for each branch; for a sum of branches of several widths."""
     if not combine.concatenates and len(set(widths.values())) > 1:
         stated = ", ".join(f"{name} {width}" for name, width in widths.items())

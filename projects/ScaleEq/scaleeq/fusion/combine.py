@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..layers import WideBuffers, is_reduced
+from scaleeq.choices import one_of
+from scaleeq.layers import WideBuffers, is_reduced
+
 from .ports import Affine, Combine
 
 COMBINES = ("concat", "sum", "softmax", "fast_normalized")
@@ -34,11 +36,13 @@ def weighted_sum(
         (N, C, H, W).
     """
     dtype = branches[0].dtype
+    # Scales of equalizers may be out of range in half precision.
     if offset is not None and is_reduced(dtype):
         wide = offset.float().reshape(-1, 1, 1)
         for branch, coefficient in zip(branches, coefficients, strict=True):
             wide = torch.addcmul(wide, branch, coefficient.float().reshape(-1, 1, 1))
         return wide.to(dtype)
+    # A running result: one map beside those that come in.
     total = branches[0] * coefficients[0].to(dtype)
     for branch, coefficient in zip(branches[1:], coefficients[1:], strict=True):
         total = total + branch * coefficient.to(dtype)
@@ -132,12 +136,11 @@ def combined_affine(weights: torch.Tensor | None, affines: Sequence[Affine]) -> 
 
 
 def make_combine(name: str, num_branches: int = 0) -> Combine:
-    """The combine of a config value, for so many branches (where it learns weights).
+    """The combine of a config value; num_branches is needed where it learns weights.
 
     ValueError, with the choices, for a name outside COMBINES.
     """
-    if name not in COMBINES:
-        raise ValueError(f"combine {name!r} is unknown; choose one of {', '.join(COMBINES)}")
+    one_of(name, COMBINES, key="combine")
     if name == "concat":
         return Concat()
     if name == "sum":

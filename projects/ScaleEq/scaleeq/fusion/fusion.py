@@ -55,7 +55,10 @@ class Branch(nn.Module):
 
 
 class BranchMap:
-    """A branch in one forward, behind its lateral; each of its maps is computed on demand, and once."""
+    """A branch in one forward, after its lateral; each of its maps is computed on demand, and once.
+
+    The transferred map is let go once the equalized one is there: a large forward would hold both of every branch.
+    """
 
     def __init__(self, fusion: Fusion, name: str, source: torch.Tensor, reference: torch.Tensor):
         """source: (N, C, h, w); reference: (N, C', H, W)."""
@@ -81,6 +84,7 @@ class BranchMap:
         """(N, C, H, W), the branch as it is combined."""
         if self._equalized is None:
             self._equalized = self.fusion.equalizers.after(self.name, self.branch.transfer, self.transferred())
+            self._transferred = None  # whoever asks from now on has it computed again
         return self._equalized
 
     def observation(self) -> Observation:
@@ -173,7 +177,7 @@ class Fusion(nn.Module):
         return self.equalizers.fuse(self.combine, self.mix, self.branch_maps(inputs))
 
     def branch_maps(self, inputs: Mapping[str, torch.Tensor] | torch.Tensor) -> list[BranchMap]:
-        """The branches of a forward, behind their laterals, and shown to the observer."""
+        """The branches of a forward, after their laterals, and shown to the observer."""
         sources = {
             name: branch.lateral(inputs if isinstance(inputs, torch.Tensor) else inputs[name])
             for name, branch in self.branches.items()

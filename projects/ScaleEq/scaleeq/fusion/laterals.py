@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..layers import ConvNormAct, NormFactory
+from scaleeq.choices import one_of
+from scaleeq.layers import ConvNormAct, NormFactory
 
 LATERALS = ("conv", "select", "squeeze_excite")
 
@@ -48,8 +49,7 @@ def make_lateral(
 
     ValueError, with the choices, for a name outside LATERALS.
     """
-    if name not in LATERALS:
-        raise ValueError(f"lateral {name!r} is unknown; choose one of {', '.join(LATERALS)}")
+    one_of(name, LATERALS, key="lateral")
     if name == "conv":
         return ConvNormAct(in_channels, out_channels, norm=norm, activation=activation)
     return Select(in_channels, out_channels, residual=name == "select")

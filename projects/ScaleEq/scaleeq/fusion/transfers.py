@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..layers import ConvNormAct, Gate, NormFactory, SupervisedGate
-from ..ops import resize
-from ..ops.resize import RESIZE_MODES
+from scaleeq.choices import one_of
+from scaleeq.layers import ConvNormAct, Gate, NormFactory, SupervisedGate
+from scaleeq.ops import resize
+from scaleeq.ops.resize import RESIZE_MODES
+
 from .aligned import Aligned, AlignedRealtime
 from .laterals import caffe2_xavier_
 from .ports import Transfer
@@ -59,9 +61,7 @@ class Resize(nn.Module):
 
     def __init__(self, mode: str = "bilinear"):
         super().__init__()
-        if mode not in RESIZE_MODES:
-            raise ValueError(f"transfer {mode!r} is unknown; choose one of {', '.join(TRANSFERS)}")
-        self.mode = mode
+        self.mode = one_of(mode, RESIZE_MODES, key="transfer")
 
     def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """x: (N, C, h, w); reference: (N, C', H, W) -> (N, C, H, W)."""
@@ -98,6 +98,7 @@ class Progressive(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, *, steps: int, norm: NormFactory | None = None):
         super().__init__()
+        # The first convolution changes the width.
         widths = [in_channels] + [channels] * max(steps, 1)
         self.steps = steps
         self.convs = nn.ModuleList(ConvNormAct(a, b, kernel_size=3, norm=norm) for a, b in itertools.pairwise(widths))
@@ -107,6 +108,7 @@ class Progressive(nn.Module):
         size = (reference.shape[-2], reference.shape[-1])
         for index, conv in enumerate(self.convs):
             x = conv(x)
+            # Double each time, and meet the reference's size at the end.
             last = index == len(self.convs) - 1
             if self.steps:
                 x = resize(x, size if last else (x.shape[-2] * 2, x.shape[-1] * 2))
@@ -134,9 +136,7 @@ class Pool(nn.Module):
 
     def __init__(self, kind: str = "max"):
         super().__init__()
-        if kind not in DOWN_TRANSFERS:
-            raise ValueError(f"PYRAMID.DOWN_TRANSFER is {kind!r}; choose one of {', '.join(DOWN_TRANSFERS)}")
-        self.kind = kind
+        self.kind = one_of(kind, DOWN_TRANSFERS, key="PYRAMID.DOWN_TRANSFER")
 
     def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """x: (N, C, h, w); reference: (N, C', ceil(h / 2), ceil(w / 2)) -> (N, C, H, W)."""
@@ -145,11 +145,12 @@ class Pool(nn.Module):
             raise ValueError(
                 f"pooling halves {tuple(x.shape[-2:])} to {expected}; the reference has {tuple(reference.shape[-2:])}"
             )
-        # TensorFlow's "same": the odd pixel of padding lies behind the map.
+        # TensorFlow's "same": the odd pixel of padding lies after the map.
         (top, bottom), (left, right) = (((size % 2), 1) for size in x.shape[-2:])
         padding = (left, right, top, bottom)
         if self.kind == "max":
             return F.max_pool2d(F.pad(x, padding, value=float("-inf")), 3, stride=2)
+        # The mean of the pixels that are there.
         ones = F.pad(x.new_ones(1, 1, *x.shape[-2:]), padding)
         return F.avg_pool2d(F.pad(x, padding), 3, stride=2) / F.avg_pool2d(ones, 3, stride=2)
 
@@ -169,8 +170,7 @@ def make_transfer(
         gate: kind of the gates.
         num_classes: of a supervised gate.
     """
-    if name not in TRANSFERS + DOWN_TRANSFERS:
-        raise ValueError(f"transfer {name!r} is unknown; choose one of {', '.join(TRANSFERS + DOWN_TRANSFERS)}")
+    one_of(name, TRANSFERS + DOWN_TRANSFERS, key="transfer")
     if name == "none":
         return Keep()
     if name in RESIZE_MODES:

@@ -26,6 +26,7 @@ def conv_with_input_scale(conv: nn.Conv2d, x: torch.Tensor, input_scale: torch.T
     """
     if input_scale is None:
         return conv(x)
+    # Multiplied in float32, as the scale is.
     weight = (conv.weight * per_weight(conv, input_scale)).to(conv.weight.dtype)
     return conv._conv_forward(x, weight, conv.bias)
 

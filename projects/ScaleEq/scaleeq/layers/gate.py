@@ -14,15 +14,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ..ops import resize
+from scaleeq.choices import one_of
+from scaleeq.ops import resize
+
 from .norm import batch_norm
 
 GATES = ("paper", "reference")
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in GATES:
-        raise ValueError(f"MODEL.GATE is {kind!r}; choose one of {', '.join(GATES)}")
 
 
 def _step(channels: int, kind: str, *, kernel_size: int = 1, stride: int = 1) -> list[nn.Module]:
@@ -38,7 +35,7 @@ class Gate(nn.Module):
     def __init__(self, channels: int, *, kind: str = "paper"):
         """ValueError: an unknown kind."""
         super().__init__()
-        _check_kind(kind)
+        one_of(kind, GATES, key="MODEL.GATE")
         self.map = nn.Sequential(*_step(channels, kind), nn.Sigmoid())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,11 +52,12 @@ class LogitsGate(nn.Module):
         ValueError: an unknown kind; no classes.
         """
         super().__init__()
-        _check_kind(kind)
+        one_of(kind, GATES, key="MODEL.GATE")
         if num_classes < 1:
             raise ValueError(f"a supervised gate predicts classes; num_classes is {num_classes}")
         self.resizes = kind == "paper"
         kernel_size = 1 if self.resizes else 3
+        # One channel first; then a halving each time.
         steps = _step(num_classes, kind, kernel_size=kernel_size)
         if not self.resizes:
             for _ in range(halvings):

@@ -73,6 +73,7 @@ def replace_batch_norms(module: nn.Module, norm: NormFactory) -> None:
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.BatchNorm2d) and type(child) in (nn.BatchNorm2d, BatchNorm2d):
+                # The same tensors, not copies: an optimizer may hold them.
                 replacement: Any = norm(child.num_features)
                 replacement.eps, replacement.momentum = child.eps, child.momentum
                 for tensor, value in [*child.named_parameters(), *child.named_buffers()]:

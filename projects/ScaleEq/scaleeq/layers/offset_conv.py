@@ -41,11 +41,13 @@ def fold_input_affine(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor)
     """
     if conv.padding_mode != "zeros":
         raise ValueError(f"fold_input_affine: padding mode {conv.padding_mode!r} is not supported; use 'zeros'")
+    # A shift seen through each tap, per output channel.
     weight = conv.weight.detach().double()
     per_output = (conv.groups, 1, conv.in_channels // conv.groups, 1, 1)
     grouped = weight.view(conv.groups, -1, *weight.shape[1:])
     taps = (grouped * shift.detach().double().view(per_output)).flatten(0, 1).sum(1, keepdim=True)
     scaled = (grouped * scale.detach().double().view(per_output)).view_as(weight)
+    # Inside, the taps add up to a bias; at a padded border some are missing.
     padded = any(conv.padding) if isinstance(conv.padding, tuple) else conv.padding == "same"
     needs_offset = bool(padded and taps.abs().max() > 0)
     needs_bias = not needs_offset and bool(taps.abs().max() > 0)
@@ -62,6 +64,7 @@ def fold_input_affine(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor)
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
+    # Rounded once, at the end.
     with torch.no_grad():
         folded.weight.copy_(scaled)
         if folded.bias is not None:

@@ -22,6 +22,7 @@ class WideBuffers(nn.Module):
     """A module whose floating point buffers stay in float32 where a model is converted to half precision."""
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        # Half precision drops digits that the old buffers still have.
         before = {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
         super()._apply(fn, recurse)
         for name, buffer in before.items():

@@ -1,6 +1,6 @@
 """Separable convolutions: a depthwise 3x3, then a pointwise 1x1 (MobileNet, arXiv 1704.04861).
 
-SeparableConv has one norm, behind the pair (EfficientDet); SeparableBlock has norm and ReLU behind each (DeepLabV3+ as
+SeparableConv has one norm, after the pair (EfficientDet); SeparableBlock has norm and ReLU after each (DeepLabV3+ as
 mmsegmentation builds it).
 """
 
@@ -67,7 +67,7 @@ class SeparableBlock(nn.Module):
 
     @property
     def norm(self) -> nn.Module:
-        """The norm behind that convolution."""
+        """The norm after that convolution."""
         return self.depthwise.norm
 
     @property
@@ -75,4 +75,4 @@ class SeparableBlock(nn.Module):
         """Why a scale on an input channel changes nothing while the block trains; empty where it does change."""
         if not normalizes_channels(self.depthwise.norm):
             return ""
-        return "a depthwise convolution keeps channels apart, and the norm behind it gives each its own scale back"
+        return "a depthwise convolution keeps channels apart, and the norm after it gives each its own scale back"

@@ -45,20 +45,24 @@ def sampled_deform_conv3x3(
     x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """deform_conv3x3 from `grid_sample`; any device and precision that has it."""
+    # Groups of channels share offsets: each becomes a sample of its own.
     n, channels, height, width = x.shape
     groups = mask.shape[1] // len(TAPS)
     grouped = x.reshape(n * groups, channels // groups, height, width)
     offsets = offset.reshape(n * groups, len(TAPS), 2, height, width)
     masks = mask.reshape(n * groups, len(TAPS), 1, height, width)
+    # The places that an ordinary convolution reads.
     rows = torch.arange(height, device=x.device, dtype=x.dtype).view(1, height, 1)
     columns = torch.arange(width, device=x.device, dtype=x.dtype).view(1, 1, width)
     total: torch.Tensor | None = None
     for tap, (dy, dx) in enumerate(TAPS):
         y = rows + dy + offsets[:, tap, 0]
         z = columns + dx + offsets[:, tap, 1]
+        # Pixels to grid_sample's -1..1, where -1 is the outer edge of the first pixel.
         grid = torch.stack(((2 * z + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
         sampled = F.grid_sample(grouped, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         sampled = (sampled * masks[:, tap]).reshape(n, channels, height * width)
+        # This tap's part of the convolution, as a 1x1.
         product = torch.matmul(weight[:, :, tap // 3, tap % 3], sampled)
         total = product if total is None else total + product
     assert total is not None

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from scaleeq.choices import one_of
+
 INTERPOLATIONS: dict[str, tuple[str, bool | None]] = {  # name -> torch's mode and align_corners
     "bilinear": ("bilinear", False),
     "nearest": ("nearest", None),
@@ -30,8 +32,8 @@ def resize(x: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> to
     Returns:
         (N, C, *size); `x` itself where it has that size.
     """
-    if mode not in RESIZE_MODES:
-        raise ValueError(f"resize: mode {mode!r} is unknown; choose one of {', '.join(RESIZE_MODES)}")
+    if mode not in RESIZE_MODES:  # one_of itself is nothing to be compiled into a model's forward
+        one_of(mode, RESIZE_MODES, key="the mode of resize")
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     interpolation, align_corners = INTERPOLATIONS[mode]

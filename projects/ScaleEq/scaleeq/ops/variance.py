@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from scaleeq.choices import one_of
+
 Size = tuple[int, int]
 
 
@@ -28,6 +30,7 @@ def interpolation_fractions(
         positions = outputs * ((size_in - 1) / max(size_out - 1, 1))
     else:
         positions = ((outputs + 0.5) * (size_in / size_out) - 0.5).clamp(min=0)
+    # The last pixel has no upper neighbour.
     lower = positions.floor().clamp(max=size_in - 1)
     return lower.long(), torch.where(lower < size_in - 1, positions - lower, 0.0)
 
@@ -59,12 +62,12 @@ def upsampled_variance_factor(
     """
     if mode == "nearest":
         return 1.0
-    if mode != "bilinear":
-        raise ValueError(f"no variance factor for mode {mode!r}; choose one of bilinear, nearest")
+    one_of(mode, ("bilinear", "nearest"), key="the mode of a variance factor")
     loss_y, loss_x = (
         interpolation_loss(n, m, align_corners=align_corners) for n, m in zip(size_in, size_out, strict=True)
     )
     rho_y, rho_x = rho
+    # Independent axes multiply; a diagonal pair needs its own correlation.
     across = rho_y * rho_x if diagonal is None else sum(diagonal) / 2
     return (
         (1 - loss_y) * (1 - loss_x)

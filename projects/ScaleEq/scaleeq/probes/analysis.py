@@ -1,13 +1,13 @@
 """The scales of a model that nobody trains: every Fusion measured over a few batches, as they are and as equalized.
 
-Own design. Batch norms use batch statistics, dropout and drop path are off, and gradients are those of the training
+Batch norms use batch statistics, dropout and drop path are off, and gradients are those of the training
 loss. Each batch is a step of its own; of their gradients the root mean square is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,12 +18,14 @@ from scaleeq.equalization.mode import measuring
 
 from .scales import Record, Recorder
 
+Batch = TypeVar("Batch")
+
 
 def measure_scales(
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Iterable[Batch],
     *,
-    loss: Callable[[Any], torch.Tensor] | None = None,
+    loss: Callable[[Batch], torch.Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Record:
     """Record all Fusions of a model over some batches; see .scales for the numbers.
@@ -39,6 +41,7 @@ def measure_scales(
     loss = loss or training_loss(model)
     empty = True
     try:
+        # Gradients of every batch, and a step with the last one's.
         with Recorder(model) as recorder:
             with measuring(model), torch.enable_grad():
                 _train_without_noise(model)
@@ -56,6 +59,7 @@ def measure_scales(
                 optimizer.step()
     finally:
         model.zero_grad()
+    # Without a step its size says nothing.
     record = recorder.finish()
     if optimizer is None:
         for fusion in record.values():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class Count:
     def macs(self) -> int:
         return sum(self.macs_by_part.values())
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """All of it, for JSON."""
         return {"params": self.params, "macs": self.macs, **dataclasses.asdict(self)}
 
@@ -73,7 +73,7 @@ def counting(model: nn.Module) -> Iterator[OperationCounter]:
             module.training = mode
 
 
-def count(model: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None) -> Count:
+def count(model: nn.Module, *inputs: object, call: Callable[..., object] | None = None) -> Count:
     """Count `model(*inputs)`.
 
     call: what takes the inputs instead of the model, and calls it, perhaps several times.
@@ -110,9 +110,11 @@ class OperationCounter(TorchDispatchMode):
         self.macs_by_part: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
         self.macs_by_kind: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self._running: list[nn.Module] = []
+        self._hooks = ExitStack()
 
     def count(self) -> Count:
         """What was computed so far, and the parameters."""
+        # A parameter that two modules share counts once.
         params = Counter(dict.fromkeys(self.macs_by_part, 0))
         seen: set[nn.Parameter] = set()
         for module, part in self.part_of.items():
@@ -124,24 +126,25 @@ class OperationCounter(TorchDispatchMode):
         return Count({part: params[part] for part in macs}, macs, dict(self.macs_by_kind), auxiliary)
 
     def __enter__(self) -> OperationCounter:
-        self._handles = [module.register_forward_pre_hook(self._enter_module) for module in self.part_of]
-        self._handles += [module.register_forward_hook(self._leave_module) for module in self.part_of]
+        for module in self.part_of:
+            self._hooks.enter_context(module.register_forward_pre_hook(self._enter_module))
+            self._hooks.enter_context(module.register_forward_hook(self._leave_module))
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.close()
 
-    def _enter_module(self, module: nn.Module, inputs: Any) -> None:
+    def _enter_module(self, module: nn.Module, inputs: object) -> None:
         self._running.append(module)
 
-    def _leave_module(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _leave_module(self, module: nn.Module, inputs: object, output: object) -> None:
         self._running.pop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
+        # Torchvision's operator is in nobody's registry.
         packet = func._overloadpacket
         if packet is torch.ops.torchvision.deform_conv2d:
             weight = args[1]

@@ -6,18 +6,20 @@ A feature map is kept as the root mean square over its channels: its norm at eac
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
 from scaleeq.equalization.calibration import fusions_of
+from scaleeq.equalization.forwards import observed_by
 from scaleeq.fusion import Aligned, Fusion, Observation
 from scaleeq.layers import Gate, LogitsGate
 from scaleeq.ops import resize
+
+Pair = tuple[torch.Tensor, torch.Tensor]  # a map and its reference
 
 
 @contextmanager
@@ -30,29 +32,25 @@ def capture_maps(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     """
     maps: dict[str, torch.Tensor] = {}
 
-    def keep_gate(name: str, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def keep_gate(name: str, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
         maps[name] = output.detach()
 
-    def keep_offsets(name: str, aligned: Aligned, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def keep_offsets(name: str, aligned: Aligned, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
         maps[f"{name}.offset"], maps[f"{name}.mask"] = aligned.split(output.detach())
 
-    def keep_features(name: str, module: Aligned, inputs: Any, output: torch.Tensor) -> None:
+    def keep_features(name: str, module: Aligned, inputs: Pair, output: torch.Tensor) -> None:
         x, reference = inputs
         maps[f"{name}.before"] = norm_map(resize(x, (reference.shape[-2], reference.shape[-1]), module.mode))
         maps[f"{name}.after"] = norm_map(output)
 
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, (Gate, LogitsGate)):
-            handles.append(module.map.register_forward_hook(partial(keep_gate, name)))
-        elif isinstance(module, Aligned):
-            handles.append(module.predictor.register_forward_hook(partial(keep_offsets, name, module)))
-            handles.append(module.register_forward_hook(partial(keep_features, name)))
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, (Gate, LogitsGate)):
+                hooks.enter_context(module.map.register_forward_hook(partial(keep_gate, name)))
+            elif isinstance(module, Aligned):
+                hooks.enter_context(module.predictor.register_forward_hook(partial(keep_offsets, name, module)))
+                hooks.enter_context(module.register_forward_hook(partial(keep_features, name)))
         yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass
@@ -78,20 +76,14 @@ def capture_fusions(model: nn.Module) -> Iterator[dict[str, FusionMaps]]:
         kept.before[seen.branch] = norm_map(seen.source * seen.scale + seen.offset)
         kept.after[seen.branch] = norm_map(seen.transferred * seen.scale + seen.offset)
 
-    def keep_fused(name: str, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def keep_fused(name: str, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
         maps.setdefault(name, FusionMaps()).fused = norm_map(output)
 
-    observers = {name: fusion.observer for name, fusion in fusions.items()}
-    handles = [fusion.register_forward_hook(partial(keep_fused, name)) for name, fusion in fusions.items()]
-    for name, fusion in fusions.items():
-        fusion.observer = partial(keep_branch, name)
-    try:
-        yield maps
-    finally:
+    with ExitStack() as hooks:
+        hooks.enter_context(observed_by({fusion: partial(keep_branch, name) for name, fusion in fusions.items()}))
         for name, fusion in fusions.items():
-            fusion.observer = observers[name]
-        for handle in handles:
-            handle.remove()
+            hooks.enter_context(fusion.register_forward_hook(partial(keep_fused, name)))
+        yield maps
 
 
 def norm_map(x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What is recorded of every Fusion's branches in a training step: by the trainer's hook and by tools/analyze_scales.py.
+"""What is recorded of every Fusion's branches in a training step: by the trainer's hook and by `scaleeq analyze`.
 
 Observers read the maps of the forwards that run anyway, hooks of autograd read their gradients, and both leave results
 bit-identical. A step may have several forwards (micro-batches) and several processes: their maps count as one batch.
@@ -9,7 +9,7 @@ The numbers of a branch, each where it has a meaning, and of the branch as it is
     mean, std, correlation_{y, x}                         after the transfer
     std_predicted                                         from what is before the transfer (ops/variance.py)
     energy_share                                          C std^2 over the sum of all branches
-    std_equalized, energy_share_equalized                 behind its equalizer
+    std_equalized, energy_share_equalized                 after its equalizer
     map_gradient                                          root mean square of the loss's gradient by the branch
     weight_gradient                                       that of the weights that consume it, as the optimizer sees it
     relative_step                                         |change of these weights| / |weights| in the optimizer's step
@@ -21,21 +21,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from scaleeq.equalization.calibration import fusions_of
+from scaleeq.equalization.forwards import Gather, alone, observed_by
 from scaleeq.equalization.gradients import branch_rms
 from scaleeq.equalization.moments import BranchMoments
 from scaleeq.equalization.result import spread
 from scaleeq.fusion import Fusion, Keep, Observation, Resize
+from scaleeq.fusion.fusion import Observer
 from scaleeq.fusion.ports import Summing
 from scaleeq.ops.resize import INTERPOLATIONS
 from scaleeq.ops.variance import upsampled_variance_factor
 
-Gather = Callable[[Any], list[Any]]
+Part = dict[str, Any]  # of a branch in one forward: source, transferred, their sizes, its gradient
+Numbers = dict[str, float]  # name -> value, of a branch
 Record = dict[str, dict[str, Any]]  # fusion -> {"branches": branch -> name -> value, spreads}
 
 SPREADS = {
@@ -59,30 +64,27 @@ class Recorder:
     """
 
     def __init__(self, model: nn.Module, *, maps: bool = True):
-        """maps: False for compiled models, where an observer would have them compiled anew: weights alone."""
+        """maps: False for compiled models, where an observer would have them compiled again: weights alone."""
         self.fusions = fusions_of(model, equalized=False)
         self._watched = self.fusions if maps else {}
         self._seen: dict[str, dict[str, _Branch]] = {}
         self._gradients: dict[str, list[torch.Tensor]] = {}
         self._weights: dict[str, torch.Tensor] = {}
-        self._observers: dict[str, Any] = {}  # those of before
-        self._handles: list[Any] = []
+        self._watching = ExitStack()
         self._gradient_scale = 1.0
 
     def __enter__(self) -> Recorder:
+        observers: dict[Fusion, Observer | None] = {}
         for name, fusion in self._watched.items():
             seen = self._seen[name] = {branch: _Branch() for branch in fusion.branches}
-            self._observers[name] = fusion.observer
-            fusion.observer = lambda fusion, o, seen=seen: seen[o.branch].observe(fusion, o)
-            self._handles.append(fusion.get_submodule("combine").register_forward_hook(_gradient_reader(fusion, seen)))
+            observers[fusion] = lambda fusion, o, seen=seen: seen[o.branch].observe(fusion, o)  # type: ignore[misc]
+            hook = fusion.get_submodule("combine").register_forward_hook(_gradient_reader(fusion, seen))
+            self._watching.enter_context(hook)
+        self._watching.enter_context(observed_by(observers))
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        for name, observer in self._observers.items():
-            self.fusions[name].observer = observer
-        for handle in self._handles:
-            handle.remove()
-        self._observers, self._handles = {}, []
+    def __exit__(self, *error: object) -> None:
+        self._watching.close()
 
     def read_gradients(self, gradient_scale: float = 1.0) -> None:
         """gradient_scale: what a loss scaler multiplied the losses with, if the weights' gradients are without it."""
@@ -93,7 +95,7 @@ class Recorder:
                 self._gradients.setdefault(name, []).append(branch_rms(fusion, weight.grad))
                 self._weights[name] = weight.detach().clone()
 
-    def finish(self, gather: Gather = lambda value: [value]) -> Record:
+    def finish(self, gather: Gather = alone) -> Record:
         """The record of the block, in the order of the model's fusions; those that did not run are left out.
 
         gather: all processes' objects, where several share a step.
@@ -108,30 +110,36 @@ class Recorder:
         self._seen, self._gradients, self._weights = {}, {}, {}
         return record
 
-    def _summary(self, fusion: Fusion, branch: str, parts: list[dict[str, Any]], processes: int) -> dict[str, float]:
+    def _summary(self, fusion: Fusion, branch: str, parts: list[Part], processes: int) -> Numbers:
         """The numbers of one branch that its maps give."""
         if not parts:
             return {}
+        # All forwards of all processes as one batch.
         source, transferred = (_merged([part[key] for part in parts]) for key in ("source", "transferred"))
-        values = {f"source_{key}": value for key, value in source.numbers.items()} | transferred.numbers
-        factor = _predicted_factor(fusion, branch, parts[0], source.numbers)
+        before, after = _numbers(source, parts, "source"), _numbers(transferred, parts, "transferred")
+        values = {f"source_{key}": value for key, value in before.items()} | after
+        # What theory says.
+        factor = _predicted_factor(fusion, branch, parts[0], before)
         if factor is not None:
-            values["std_predicted"] = source.numbers["std"] * math.sqrt(factor)
+            values["std_predicted"] = before["std"] * math.sqrt(factor)
         equalizer = fusion.equalizer_of.get(branch)
         if equalizer is not None:
             scale, shift = (v.detach().double().cpu() for v in (equalizer.scale(), equalizer.shift()))
-            moments = transferred.moments
-            equalized = BranchMoments(moments.count, moments.mean * scale + shift, moments.squares * scale**2)
+            # An equalizer is affine: its output need not be looked at.
+            mean, squares = transferred.mean * scale + shift, transferred.squares * scale**2
+            equalized = BranchMoments(transferred.count, mean, squares)
             values["std_equalized"] = math.sqrt(equalized.scalar()[1])
+        # Losses are means over forwards and processes.
         squares, count = (sum(part[key] for part in parts) for key in ("gradient_squares", "gradient_count"))
         if count:
             values["map_gradient"] = math.sqrt(squares / count) / (self._gradient_scale * processes)
         return {key: value for key, value in values.items() if math.isfinite(value)}
 
-    def _add_weights(self, name: str, fusion: Fusion, values: dict[str, dict[str, float]]) -> None:
+    def _add_weights(self, name: str, fusion: Fusion, values: dict[str, Numbers]) -> None:
         """The numbers of the weights that consume a concatenation's branches."""
         if name not in self._gradients:
             return
+        # The gradient of all micro-batches, and what the optimizer made of it.
         gradients = torch.stack(self._gradients[name]).square().mean(0).sqrt().tolist()
         old = self._weights[name]
         weight = cast(torch.Tensor, _consumed_by(fusion)).detach()
@@ -145,44 +153,27 @@ class _Branch:
     """What one process has seen of one branch: a part for each forward, on the device until `to_cpu`."""
 
     def __init__(self) -> None:
-        self.parts: list[dict[str, Any]] = []
+        self.parts: list[Part] = []
 
     @torch.no_grad()
     def observe(self, fusion: Fusion, seen: Observation) -> None:
         transferred = map_statistics(seen.transferred, seen.scale, seen.offset)
+        # A branch that keeps its size is looked at once.
         same = seen.source is seen.transferred or seen.source.data_ptr() == seen.transferred.data_ptr()
         source = transferred if same else map_statistics(seen.source, seen.scale, seen.offset)
         sizes = {"source_size": tuple(seen.source.shape[-2:]), "size": tuple(seen.transferred.shape[-2:])}
         gradient = {"gradient_squares": 0.0, "gradient_count": 0}
         self.parts.append({"source": source, "transferred": transferred, **sizes, **gradient})
 
-    def to_cpu(self) -> list[dict[str, Any]]:
+    def to_cpu(self) -> list[Part]:
         """The parts as plain numbers and float64 tensors on the CPU."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: plain(item) for key, item in value.items()}
-            return value.double().cpu() if isinstance(value, torch.Tensor) else value
-
-        parts = [plain(part) for part in self.parts]
+        parts = tree_map_only(torch.Tensor, lambda value: value.double().cpu(), self.parts)
         for part in parts:
             part["gradient_squares"] = float(part["gradient_squares"])
         return parts
 
 
-class _Merged:
-    """Moments of several forwards as one batch, and their numbers."""
-
-    def __init__(self, moments: BranchMoments, correlation: torch.Tensor):
-        self.moments = moments
-        mean, variance = moments.scalar()
-        y, x = correlation.tolist()
-        self.numbers = {"mean": mean, "std": math.sqrt(variance), "correlation_y": y, "correlation_x": x}
-
-
-def map_statistics(
-    x: torch.Tensor, scale: torch.Tensor | float = 1.0, offset: torch.Tensor | float = 0.0
-) -> dict[str, Any]:
+def map_statistics(x: torch.Tensor, scale: torch.Tensor | float = 1.0, offset: torch.Tensor | float = 0.0) -> Part:
     """Of a branch x * scale + offset, on the device of `x`, without a copy of all of it.
 
     x: (N, C, H, W); scale, offset: () or (C, 1, 1).
@@ -190,11 +181,13 @@ def map_statistics(
     Returns the count of pixels, mean and variance per channel (C,), and the correlations (2,) of vertical and of
     horizontal neighbours around the mean over all channels; not finite where there are none.
     """
+    # Mean and variance, of the branch as it is before its equalizer.
     x = x.detach()
     precise = torch.promote_types(x.dtype, torch.float32)
     scale, offset = (torch.as_tensor(v, device=x.device, dtype=precise).detach() for v in (scale, offset))
     variance, mean = torch.var_mean(x.to(precise), dim=(0, 2, 3), correction=0)
     mean, variance = mean * scale.reshape(-1) + offset.reshape(-1), variance * scale.reshape(-1).square()
+    # Neighbours around the mean of all channels.
     center = mean.mean()
     total = variance.mean() + mean.var(correction=0)
     products = torch.zeros(2, dtype=precise, device=x.device)
@@ -203,18 +196,27 @@ def map_statistics(
         products[0] += (centered[:, 1:] * centered[:, :-1]).sum()
         products[1] += (centered[:, :, 1:] * centered[:, :, :-1]).sum()
     n, channels, height, width = x.shape
+    # As correlations.
     pairs = torch.tensor([(height - 1) * width, height * (width - 1)], dtype=precise, device=x.device) * n * channels
     return {"count": n * height * width, "mean": mean, "variance": variance, "correlation": products / (pairs * total)}
 
 
-def _merged(parts: list[dict[str, Any]]) -> _Merged:
+def _merged(parts: list[Part]) -> BranchMoments:
+    """Moments of several forwards as one batch."""
     moments = BranchMoments()
     for part in parts:
         moments.merge(BranchMoments(part["count"], part["mean"], part["variance"] * part["count"]))
-    return _Merged(moments, torch.stack([part["correlation"] for part in parts]).mean(0))
+    return moments
 
 
-def _predicted_factor(fusion: Fusion, branch: str, part: dict[str, Any], source: dict[str, float]) -> float | None:
+def _numbers(moments: BranchMoments, parts: list[Part], key: str) -> Numbers:
+    """key: "source" or "transferred", of which the moments are."""
+    mean, variance = moments.scalar()
+    y, x = torch.stack([part[key]["correlation"] for part in parts]).mean(0).tolist()
+    return {"mean": mean, "std": math.sqrt(variance), "correlation_y": y, "correlation_x": x}
+
+
+def _predicted_factor(fusion: Fusion, branch: str, part: Part, source: Numbers) -> float | None:
     """Variance after over variance before the transfer in closed form; None where there is none."""
     transfer = fusion.branches[branch].transfer
     if isinstance(transfer, Keep):
@@ -229,9 +231,10 @@ def _predicted_factor(fusion: Fusion, branch: str, part: dict[str, Any], source:
     return upsampled_variance_factor(*sizes, (y, x), mode=mode, align_corners=bool(align_corners))
 
 
-def _with_shares(fusion: Fusion, values: dict[str, dict[str, float]]) -> dict[str, Any]:
+def _with_shares(fusion: Fusion, values: dict[str, Numbers]) -> dict[str, Any]:
     """Adds shares of energy and the fusion's spreads."""
     for share, key in (("energy_share", "std"), ("energy_share_equalized", "std_equalized")):
+        # Shares of energy.
         energies = {
             name: fusion.branches[name].channels * numbers[key] ** 2
             for name, numbers in values.items()
@@ -240,6 +243,7 @@ def _with_shares(fusion: Fusion, values: dict[str, dict[str, float]]) -> dict[st
         if len(energies) == len(values) and (total := sum(energies.values())) > 0:
             for name, energy in energies.items():
                 values[name][share] = energy / total
+    # Largest over smallest.
     spreads = {
         name: spread(numbers[key] for numbers in values.values())
         for name, key in SPREADS.items()
@@ -256,7 +260,7 @@ def _consumed_by(fusion: Fusion) -> torch.Tensor | None:
 def _gradient_reader(fusion: Fusion, seen: dict[str, _Branch]) -> Callable[..., None]:
     """A forward hook of a combine: when its output's gradient is there, each branch's share of it is read."""
 
-    def watch(module: nn.Module, args: Any, out: torch.Tensor) -> None:
+    def watch(module: nn.Module, args: object, out: torch.Tensor) -> None:
         parts = {branch: state.parts[-1] for branch, state in seen.items() if state.parts}
         if out.requires_grad and len(parts) == len(seen):
             out.register_hook(lambda gradient: _read(fusion, parts, gradient.detach()))
@@ -265,9 +269,10 @@ def _gradient_reader(fusion: Fusion, seen: dict[str, _Branch]) -> Callable[..., 
 
 
 @torch.no_grad()
-def _read(fusion: Fusion, parts: dict[str, dict[str, Any]], gradient: torch.Tensor) -> None:
+def _read(fusion: Fusion, parts: dict[str, Part], gradient: torch.Tensor) -> None:
     """gradient: of the combined map. Adds to `parts` the squares of the gradients by the branches."""
     precise = torch.promote_types(gradient.dtype, torch.float32)
+    # A branch's gradient is that of the combined map, times the slope of the combination.
     per_channel = torch.linalg.vector_norm(gradient, dim=(0, 2, 3), dtype=precise).square()
     pixels, start = gradient.numel() // gradient.shape[1], 0
     for index, (name, part) in enumerate(parts.items()):

@@ -5,14 +5,13 @@ Drawn about as wide as a phone's screen, so that their text stays legible there;
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from .html import Content
 from .style import CALLED, MEAN, ONE_SEED, RULE, drawing, look, plain, to_svg
 
-Content = Mapping[str, Any]
 Points = Sequence[Sequence[float]]
 
 WIDTH_IN, HEIGHT_IN = 4.4, 3.1
@@ -37,6 +36,7 @@ def draw_curves(content: Content, key: str, label: str) -> str:
     """
     with drawing(WIDTH_IN, HEIGHT_IN, axes_grid_axis="both") as (figure, [axis]):
         for index, (name, variant) in enumerate(content["variants"].items()):
+            # A line, and the band of its seeds.
             iterations, mean, least, most = band([run[key] for run in variant["runs"].values() if run[key]])
             axis.plot(
                 iterations,
@@ -52,6 +52,7 @@ def draw_curves(content: Content, key: str, label: str) -> str:
         axis.set_ylabel(plain(label))
         if key == "loss" and 0 < LOG_FACTOR * axis.dataLim.y0 < axis.dataLim.y1:
             axis.set_yscale("log")
+        # The legend below needs room where there are many.
         num = len(content["variants"])
         figure.legend(loc="outside lower center", ncols=2 if num > 3 else num)
         if num > 6:
@@ -67,6 +68,7 @@ def draw_differences(content: Content) -> str:
         axis.axvline(0, color=RULE, linewidth=1)
         for row, name in enumerate(names):
             compared = content["comparisons"][name]
+            # A dot each seed, then the mean and its interval.
             values = list(compared["by_seed"].values())
             axis.plot(values, [row + 0.16] * len(values), "o", color=ONE_SEED, markersize=3.5, alpha=0.8)
             if compared["mean"] is not None:

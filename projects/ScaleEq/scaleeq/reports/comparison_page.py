@@ -7,9 +7,9 @@ from pathlib import Path
 
 from scaleeq.files import write_json, write_text
 
-from .comparison_drawing import Content, draw_curves, draw_differences
+from .comparison_drawing import draw_curves, draw_differences
 from .comparison_tables import HEADERS, markdown, notes, rows, verdicts
-from .html import render
+from .html import Content, render
 
 
 def write_report(content: Content, output: Path) -> list[Path]:

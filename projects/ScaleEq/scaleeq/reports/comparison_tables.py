@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from tabulate import tabulate
 
 from scaleeq.markdown import code, line, table, text
 
-Content = Mapping[str, Any]
+from .html import Content
 
 
 def comparison_table(content: Content, *, style: str = "github") -> str:
@@ -30,6 +27,7 @@ def rows(content: Content) -> list[tuple[str, ...]]:
     lines = []
     for name, variant in content["variants"].items():
         line = (name, f"{variant['n']}", number(variant["mean"]), number(variant["sd"]))
+        # The variant alone, then against its baseline.
         compared = content["comparisons"].get(name)
         if compared is None:
             lines.append((*line, *["-"] * 7))
@@ -63,6 +61,7 @@ def _verdict(name: str, compared: Content, content: Content) -> str:
             f"{name} against {baseline}: nothing can be called from one seed "
             f"({number(compared['mean'], sign=True)}); run two or more."
         )
+    # The difference, as far as it can be called.
     detail = (
         f"({number(compared['mean'], sign=True)}, 95 % interval {number(compared['low'], sign=True)} to "
         f"{number(compared['high'], sign=True)}, {n} seeds)"

@@ -1,4 +1,4 @@
-"""A contact sheet: images beside their labels in colour, with the names of the classes. Own design."""
+"""A contact sheet: images beside their labels in colour, with the names of the classes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def draw_contact_sheet(
     title: str = "",
 ) -> None:
     """Write a PNG with each record's image and labels, two records a row; a file that cannot be read is told there."""
+    # Two records a row, each an image and its labels.
     rows = max(1, (len(records) + 1) // 2)
     figure = Figure(figsize=(12, 2.6 * rows + 1.2), layout="constrained")
     axes = figure.subplots(rows, 4, squeeze=False)
@@ -45,6 +46,7 @@ def draw_contact_sheet(
             pixels += np.bincount(labels.ravel(), minlength=256)
     for axis in axes.flat:
         axis.set_axis_off()
+    # The classes that were seen.
     patches = _legend(pixels, classes, colors, ignore_label)
     figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)

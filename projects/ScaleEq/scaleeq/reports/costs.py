@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from scaleeq.markdown import code, grid
 from scaleeq.probes.counting import KINDS, PARTS
 from scaleeq.training.timing import KINDS as TIMED
 
+from .html import Content
 
-def count_table(records: Sequence[Mapping[str, Any]]) -> str:
+
+def count_table(records: Sequence[Content]) -> str:
     """Markdown of records with "config", "size" and what Count.as_dict gives: parameters in M, multiply-adds in G."""
 
     def cell(number: int, unit: float, digits: int) -> str:
@@ -28,7 +29,7 @@ def count_table(records: Sequence[Mapping[str, Any]]) -> str:
     return grid(rows, headers)
 
 
-def time_table(records: Sequence[Mapping[str, Any]]) -> str:
+def time_table(records: Sequence[Content]) -> str:
     """Markdown of records with "config", "size" and what time_configs gives."""
     rows = [
         (

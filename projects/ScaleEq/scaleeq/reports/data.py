@@ -65,7 +65,7 @@ class Report:
             parts.append("No labels: a split for a test server.")
         return "\n\n".join(parts) + "\n"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The same for json: shares in 0..1, sizes in pixels."""
         heights_widths = self._sizes()
         return {
@@ -85,6 +85,7 @@ class Report:
     def _class_rows(self) -> list[tuple[int, str, float, int]]:
         """Label, name, share of all pixels, number of images; void last, and before it what no class declares."""
         pixels = self.totals.pixels
+        # Void is last, and labels without a class are before it.
         names = dict(enumerate(self.classes))
         names |= {int(label): "(no class)" for label in np.flatnonzero(pixels) if label not in names}
         names.pop(self.ignore_label, None)
@@ -132,6 +133,7 @@ def check_datasets(
     reports, compared = [], set()
     for name in names:
         report = check_dataset(name, sample=sample, workers=workers, seed=seed)
+        # A pair of training and test is compared once.
         for other in other_side(name, names) if report.records else ():
             if (other, name) not in compared:
                 compared.add((name, other))
@@ -153,6 +155,7 @@ def check_dataset(name: str, *, sample: int = DEFAULT_SAMPLE, workers: int | Non
     except (OSError, ValueError) as error:
         report.findings.append(Finding("not loaded", 1, str(error)))
         return report
+    # Look at the files.
     report.size = len(records)
     report.records = [records[index] for index in sample_evenly(len(records), sample, seed)]
     report.totals = read_all(
@@ -162,6 +165,7 @@ def check_dataset(name: str, *, sample: int = DEFAULT_SAMPLE, workers: int | Non
         workers=workers,
         title=name,
     )
+    # Say what is wrong with them.
     report.findings += [*find_orphans(records), *find_passed_over(records)]
     report.findings += findings_of(
         report.totals,
@@ -218,6 +222,7 @@ def draw_sheets(reports: Sequence[Report], path: Path) -> list[Path]:
 def _chosen(report: Report) -> list[Record]:
     """At most SHEET_IMAGES records for the contact sheet."""
     by_file = {record[key]: record for record in report.records for key in RECORD_FILES if key in record}
+    # One of each complaint first, then some that are spread evenly.
     chosen = [by_file[finding.files[0]] for finding in report.findings if finding.files and finding.files[0] in by_file]
     spread = [report.records[index] for index in sample_evenly(len(report.records), SHEET_IMAGES)]
     unique = {record["file_name"]: record for record in [*chosen, *spread]}

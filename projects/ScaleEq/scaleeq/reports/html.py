@@ -1,4 +1,4 @@
-"""The one shell of all pages: HTML 5 in one file that loads nothing, light and dark, for phones too. Own design.
+"""The one shell of all pages: HTML 5 in one file that loads nothing, light and dark, for phones too.
 
 A page is a template of templates/ that extends shell.html; style.css is the style of all of them. Whatever a template
 is given is words: Jinja escapes it.
@@ -7,11 +7,14 @@ is given is words: Jinja escapes it.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
 
 from .style import SERIES
+
+Content = Mapping[str, Any]  # what a report says, as its JSON file holds it
 
 
 @functools.cache
@@ -27,7 +30,7 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def render(template: str, *, title: str, **values: Any) -> str:
+def render(template: str, *, title: str, **values: object) -> str:
     """The page of a template, which finds the values under their names.
 
     title: also the first heading.

@@ -1,4 +1,4 @@
-"""The report of tools/analyze_scales.py: a config's model as it is, and what equalizing would do to it. Own design.
+"""The report of `scaleeq analyze`: a config's model as it is, and what equalizing would do to it.
 
 Nothing is trained and nothing is kept: the equalized model is a copy with the same weights, calibrated on the batches
 that are measured.
@@ -18,8 +18,10 @@ from torch import nn
 import scaleeq
 from scaleeq.engine import CfgNode, SafeCheckpointer, comm
 from scaleeq.equalization import other_equalizers
-from scaleeq.equalization.calibration import calibrate, fusions_of
+from scaleeq.equalization.calibration import calibrate, fusions_of, is_calibrated
 from scaleeq.probes.analysis import measure_scales
+from scaleeq.probes.scales import Record
+from scaleeq.training.batches import Batch
 from scaleeq.training.hooks import FirstBatches
 from scaleeq.training.recipe import Recipe
 from scaleeq.training.step import micro_batch_size, seed_iteration
@@ -27,7 +29,7 @@ from scaleeq.training.step import micro_batch_size, seed_iteration
 from .scales_verdict import facts_of, verdict
 
 logger = logging.getLogger(__name__)
-Batches = list[list[dict[str, Any]]]
+Batches = list[Batch]
 
 
 def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loader: Iterable | None = None) -> dict:
@@ -50,18 +52,21 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
         batches = list(islice(loader, num_batches))
     if not batches:
         raise ValueError("the training loader gave no batch to measure")
+    # The model as it is.
     equalizes = cfg.MODEL.SCALE_EQUALIZER.ENABLED
     model = _model(cfg, weights or cfg.MODEL.WEIGHTS)
     fusions = fusions_of(model, equalized=False)
     if not fusions:
         raise ValueError(f"{cfg.MODEL.META_ARCHITECTURE} has no Fusion, so there is no scale to analyze")
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    if equalizes:
-        _calibrate_if_needed(model, batches)
+    if not all(map(is_calibrated, fusions.values())):
+        calibrate(model, batches, num_images=-1)
     logger.info("measuring %d fusions on %d batches of %d", len(fusions), len(batches), len(batches[0]))
     record = measure_scales(model, batches, optimizer=Recipe.build_optimizer(cfg, model))
+    # And with equalizers, from the same weights.
     equalized, refused = (record, "") if equalizes else _equalized_record(cfg, state, batches)
     content: dict[str, Any] = {"about": _about(cfg, weights, batches, refused), "fusions": {}}
+    # Words for each fusion.
     for name in record:
         facts = facts_of(name, fusions[name], model)
         after = equalized.get(name)
@@ -88,12 +93,7 @@ def _model(cfg: CfgNode, weights: str) -> nn.Module:
     return model
 
 
-def _calibrate_if_needed(model: nn.Module, batches: Batches) -> None:
-    if any(not equalizer.calibrated for f in fusions_of(model).values() for equalizer in f.equalizer_of.values()):
-        calibrate(model, batches, num_images=-1)
-
-
-def _equalized_record(cfg: CfgNode, state: dict[str, torch.Tensor], batches: Batches) -> tuple[dict[str, Any], str]:
+def _equalized_record(cfg: CfgNode, state: dict[str, torch.Tensor], batches: Batches) -> tuple[Record, str]:
     """The record of a copy with equalizers, and why there is none."""
     cfg = cfg.clone()
     cfg.defrost()
@@ -110,7 +110,7 @@ def _equalized_record(cfg: CfgNode, state: dict[str, torch.Tensor], batches: Bat
     return measure_scales(copy, batches), ""
 
 
-def _about(cfg: CfgNode, weights: str, batches: Batches, refused: str) -> dict[str, Any]:
+def _about(cfg: CfgNode, weights: str, batches: Batches, refused: str) -> dict[str, object]:
     keys = cfg.MODEL.SCALE_EQUALIZER
     sizes = {tuple(sample["image"].shape[-2:]) for batch in batches for sample in batch}
     backbone = cfg.MODEL.TIMM.NAME if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone" else cfg.MODEL.BACKBONE.NAME

@@ -1,22 +1,22 @@
-"""Scales of branches as drawings: of one Fusion with its gradients; of a run at its start and end. Own design."""
+"""Scales of branches as drawings: of one Fusion with its gradients; of a run at its start and end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from .html import Content
 from .scales_verdict import ratios
 from .style import PALETTE, RULE, SERIES, drawing, grouped_bars, plain, write_figure
 
 BRANCH_IN = 1.1  # inches of a branch's bars
 
 
-def draw_fusion(fusion: Mapping[str, Any], path: Path) -> None:
+def draw_fusion(fusion: Content, path: Path) -> None:
     """Standard deviations and their prediction above, gradients of the weights below.
 
     fusion: one of scales.json's. path: its suffix says of what kind the file is.
     """
+    # What there is to show.
     raw = fusion["raw"]["branches"]
     stds = {
         "before the transfer": {name: branch["source_std"] for name, branch in raw.items()},
@@ -27,6 +27,7 @@ def draw_fusion(fusion: Mapping[str, Any], path: Path) -> None:
         gradients["equalized"] = ratios(fusion["equalized"], "weight_gradient")
     shown = {label: dict(zip(raw, values, strict=True)) for label, values in gradients.items() if values}
     width, height = max(5.0, BRANCH_IN * len(raw) + 1.5), 4.6 if shown else 2.6
+    # Deviations above.
     with drawing(width, height, rows=2 if shown else 1) as (figure, axes):
         grouped_bars(axes[0], stds, SERIES)
         predicted = [branch.get("std_predicted") for branch in raw.values()]
@@ -35,6 +36,7 @@ def draw_fusion(fusion: Mapping[str, Any], path: Path) -> None:
             axes[0].plot(*zip(*known, strict=True), "k_", markersize=16, mew=2, label="predicted")
         axes[0].set_ylabel("standard deviation")
         axes[0].set_title(plain(fusion["title"]))
+        # Gradients below.
         if shown:
             grouped_bars(axes[1], shown, SERIES)
             axes[1].axhline(1, color=RULE, linewidth=0.8, linestyle=":")
@@ -44,7 +46,7 @@ def draw_fusion(fusion: Mapping[str, Any], path: Path) -> None:
         write_figure(figure, path)
 
 
-def branch_scales(statistics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+def branch_scales(statistics: Content) -> dict[str, dict[str, dict[str, float]]]:
     """fusion -> series -> branch -> standard deviation, from the content of scale_statistics.json.
 
     Series: before equalization and after it, as measured in the first iteration of training and in the last; each
@@ -60,9 +62,10 @@ def branch_scales(statistics: Mapping[str, Any]) -> dict[str, dict[str, dict[str
     return scales
 
 
-def plot_branch_scales(statistics: Mapping[str, Any], path: Path) -> None:
+def plot_branch_scales(statistics: Content, path: Path) -> None:
     """One panel per fusion, one group of bars per branch; of the equalized fusions alone, where there are any."""
     scales = branch_scales(statistics)
+    # Fusions without equalizers are shown where there are no others.
     equalized = {fusion: series for fusion, series in scales.items() if any("after" in label for label in series)}
     scales = equalized or scales
     labels = list(dict.fromkeys(label for series in scales.values() for label in series))
@@ -73,6 +76,7 @@ def plot_branch_scales(statistics: Mapping[str, Any], path: Path) -> None:
             axis.axhline(1.0, color=RULE, linewidth=0.8, linestyle=":")
             axis.set_title(plain(fusion))
             axis.set_ylabel("standard deviation")
+        # One legend for all panels.
         handles = {label: bar for axis in axes for bar, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         figure.legend(
             [handles[label] for label in labels], labels, loc="outside lower center", ncols=4, title="equalization"

@@ -1,22 +1,18 @@
-"""scales.json, scales.html and an SVG for each Fusion: the report of tools/analyze_scales.py as a person reads it.
+"""scales.json, scales.html and an SVG for each Fusion: the report of `scaleeq analyze` as a person reads it.
 
-Own design. The page is one file that loads nothing; its bars are boxes of HTML, as wide as the screen lets them be.
+The page is one file that loads nothing; its bars are boxes of HTML, as wide as the screen lets them be.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from scaleeq.files import write_json, write_text
 
-from .html import render
+from .html import Content, render
 from .scales_drawing import draw_fusion
 from .scales_verdict import percent, ratios
-
-Content = Mapping[str, Any]
 
 RELATIVE = ("weight_gradient",)  # shown as multiples of the first branch's
 # Bars of a branch: record ("raw" or "equalized"), number, name in the key.
@@ -77,7 +73,7 @@ def _reading(about: Content) -> str:
     )
 
 
-def _section(name: str, fusion: Content) -> dict[str, Any]:
+def _section(name: str, fusion: Content) -> dict[str, object]:
     """What the template shows of a fusion: words, and lengths in percent."""
     branches = fusion["raw"]["branches"]
     names = [number for number in NUMBERS if any(number in numbers for numbers in branches.values())]
@@ -90,7 +86,10 @@ def _section(name: str, fusion: Content) -> dict[str, Any]:
         "key": _key(fusion),
         "branches": [_branch(branch, fusion) for branch in branches],
         "headers": [NUMBERS[number] for number in names],
-        "numbers": [(branch, [_number(numbers.get(n)) for n in names]) for branch, numbers in branches.items()],
+        "numbers": [
+            (branch, ["-" if n not in numbers else f"{numbers[n]:.4g}" for n in names])
+            for branch, numbers in branches.items()
+        ],
     }
 
 
@@ -107,7 +106,7 @@ def _key(fusion: Content) -> list[tuple[str, str]]:
     return entries + [(label, f"gradient of weights, {label}") for _, _, label in shown]
 
 
-def _branch(branch: str, fusion: Content) -> dict[str, Any]:
+def _branch(branch: str, fusion: Content) -> dict[str, object]:
     numbers = fusion["raw"]["branches"][branch]
     transfer = fusion["transfers"][branch]
     facts = [f"{fusion['widths'][branch]} channels", "no transfer" if transfer == "none" else transfer]
@@ -123,7 +122,7 @@ def _branch(branch: str, fusion: Content) -> dict[str, Any]:
 
 def _bars(
     branch: str, fusion: Content, bars: tuple[tuple[str, str, str], ...], mark: float | None = None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, str | None]]:
     """Bars as long as the numbers, the largest of the fusion nearly the whole width."""
     largest = _largest(fusion, bars)
     lines = []
@@ -131,7 +130,8 @@ def _bars(
         value = _value(fusion, record, branch, number)
         if value is None or not largest:
             continue
-        line = {"label": label, "percent": f"{94 * value / largest:.2f}", "value": f"{value:.3g}", "mark": None}
+        line: dict[str, str | None] = {"label": label, "value": f"{value:.3g}", "mark": None}
+        line["percent"] = f"{94 * value / largest:.2f}"
         if mark is not None and number == "std":
             line |= {"mark": f"{94 * mark / largest:.2f}", "predicted": f"{mark:.4g}"}
         lines.append(line)
@@ -154,7 +154,3 @@ def _value(fusion: Content, record: str, branch: str, number: str) -> float | No
         return branches[branch].get(number)
     values = dict(zip(branches, ratios(fusion[record], number), strict=False))
     return values.get(branch)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

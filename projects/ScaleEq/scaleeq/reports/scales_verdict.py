@@ -1,15 +1,16 @@
-"""What a scale equalizer does to a Fusion, or why nothing, in words; from the numbers of .records. Own design."""
+"""What a scale equalizer does to a Fusion, or why nothing, in words; from the numbers of probes/scales.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from scaleeq.equalization.result import spread
 from scaleeq.fusion import Fusion, Keep, Pool, Resize, Transfer
+
+from .html import Content
 
 NEGLIGIBLE = 1.05  # a spread below this changes nothing that could be seen
 
@@ -20,7 +21,7 @@ class FusionFacts:
 
     title: for people. widths: branch -> channels. transfers: branch -> how it is brought to size.
     no_effect: why an equalizer's scale changes nothing here; empty where it does. has_weights: each branch is consumed
-    by weights of its own, as behind a concatenation.
+    by weights of its own, as after a concatenation.
     """
 
     title: str
@@ -53,8 +54,8 @@ def title_of(name: str, model: nn.Module) -> str:
 
 def verdict(
     facts: FusionFacts,
-    record: Mapping[str, Any],
-    equalized: Mapping[str, Any] | None,
+    record: Content,
+    equalized: Content | None,
     *,
     not_equalized: str = "MODEL.SCALE_EQUALIZER.SCOPE 'head' is the head's own Fusions, 'all' is all",
 ) -> tuple[bool, str]:
@@ -65,6 +66,7 @@ def verdict(
         equalized: of the same weights with equalizers; `record` itself where the model has them.
         not_equalized: why equalized is None.
     """
+    # No effect.
     gap = record.get("spread")
     if facts.no_effect:
         return False, f"{facts.title}: no effect here, because {facts.no_effect}."
@@ -75,6 +77,7 @@ def verdict(
         if all(name in ("none", "nearest") for name in facts.transfers.values()):
             why += f", and its transfers ({', '.join(dict.fromkeys(facts.transfers.values()))}) keep them"
         return False, f"{facts.title}: no effect here, because {why}."
+    # An effect: where the spread comes from, and what equalizing does.
     before = spread(branch["source_std"] for branch in record["branches"].values())
     cause = "made by the transfers" if before < NEGLIGIBLE else f"{percent(before)} before the transfers"
     change = _change(facts, record, equalized) if equalized is not None else f"not equalized: {not_equalized}"
@@ -86,17 +89,18 @@ def percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):.0f} %"
 
 
-def ratios(record: Mapping[str, Any], number: str) -> list[float]:
+def ratios(record: Content, number: str) -> list[float]:
     """A number of all branches relative to the first one's; empty where a branch has none."""
-    branches: Sequence[Mapping[str, float]] = list(record["branches"].values())
+    branches = list(record["branches"].values())
     if any(number not in branch for branch in branches) or not branches[0][number] > 0:
         return []
     return [branch[number] / branches[0][number] for branch in branches]
 
 
-def _change(facts: FusionFacts, record: Mapping[str, Any], equalized: Mapping[str, Any]) -> str:
+def _change(facts: FusionFacts, record: Content, equalized: Content) -> str:
     before, after = ratios(record, "weight_gradient"), ratios(equalized, "weight_gradient")
     if not facts.has_weights or not before or not after:
+        # Without weights of its own a branch has a share of the energy alone.
         shares = (
             [branch[key] for branch in source["branches"].values()]
             for source, key in ((record, "energy_share"), (equalized, "energy_share_equalized"))
@@ -104,8 +108,8 @@ def _change(facts: FusionFacts, record: Mapping[str, Any], equalized: Mapping[st
         text = " to ".join(map(_range, shares))
         return f"no weights of its own consume a branch, but equalizing brings its share of energy from {text}"
     if equalized is record:
-        behind = percent(record["spread_equalized"])
-        return f"behind its equalizers {behind}, and gradients of {_range(after[1:])} of the first branch's"
+        after_them = percent(record["spread_equalized"])
+        return f"after its equalizers {after_them}, and gradients of {_range(after[1:])} of the first branch's"
     direction = "closer together" if spread(after) < spread(before) else "further apart"
     return f"equalizing brings gradients from {_range(before[1:])} to {_range(after[1:])}, {direction}"
 

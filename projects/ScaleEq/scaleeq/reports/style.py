@@ -41,7 +41,7 @@ STYLE: Any = {
 
 @contextmanager
 def drawing(width_in: float, height_in: float, *, rows: int = 1, **style: Any) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of so many inches and its axes, one below the other, in the style as long as it is drawn.
+    """A figure of this size in inches and its axes, one below the other, in the style as long as it is drawn.
 
     style: further settings of matplotlib, with "_" for ".".
     """

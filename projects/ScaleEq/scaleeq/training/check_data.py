@@ -36,6 +36,7 @@ def check_labels(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> None:
             raise kind(f"DATASETS.{key}: {error}") from error
         if "sem_seg" not in cfg.MODEL.TASKS.NAMES:
             continue
+        # Its labels against the head's.
         check_classes(cfg, name, metadata)
         ignore_label = metadata.get("ignore_label", head.IGNORE_VALUE)
         if ignore_label != head.IGNORE_VALUE:
@@ -67,6 +68,7 @@ def check_first_records(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> Non
                         f"{'train' if key == 'DATASETS.TRAIN' else 'evaluate'} on a split that has them"
                     )
                 try:
+                    # Every task's truth against the image.
                     image = read_image(record)
                     for task in tasks.values():
                         if (values := task.read(record, image)) is not None:
@@ -83,6 +85,7 @@ def check_overlap(cfg: CfgNode) -> None:
     """
     if cfg.DATASETS.ALLOW_OVERLAP:
         return
+    # Files of the training, wherever they are.
     links: dict[str, set[str]] = {}
     trained = {
         real_file(record["file_name"], links): name

@@ -50,7 +50,7 @@ class WeightAverage:
         self.model.load_state_dict(state_dict)
 
     def resume(self, num_updates: int) -> None:
-        """Go on after so many updates."""
+        """Go on after `num_updates` updates."""
         self._num_updates = num_updates
 
 

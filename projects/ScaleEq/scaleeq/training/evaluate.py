@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -38,8 +36,10 @@ def evaluate_only(cfg: CfgNode, recipe: type[Recipe] = Recipe, *, resume: bool =
 
     ValueError: there are no weights to load. SystemExit: TEST.EXPECTED_RESULTS are not met. Stopped: by a signal.
     """
+    # Refuse.
     check_before_evaluation(cfg)
     recipe.check_evaluators(cfg)
+    # Load.
     model = recipe.build_model(cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, other_model=other_equalizers)
     file = evaluated_file(cfg, checkpointer, resume=resume)
@@ -50,25 +50,23 @@ def evaluate_only(cfg: CfgNode, recipe: type[Recipe] = Recipe, *, resume: bool =
     if comm.is_main_process():
         path.unlink(missing_ok=True)  # of an earlier evaluation: it would stay beside this one's files after a kill
 
-    results, clock = evaluate(cfg, recipe, model)
+    # Evaluate.
+    clock = InferenceClock()
+    with stop_signals(at_once=False), clock.watching(model):  # between two images nothing is lost
+        results = run_test(recipe.test, cfg, model, Evaluation(cfg, clock=clock))
+    # Write.
     num_images = sum(comm.all_gather(clock.num_images))
     if comm.is_main_process():
         weights = {"weights": str(file), "weights_kind": kind, "weights_sha256": hash_weights(model.state_dict())}
-        write_results(path, {**results, **describe_run(cfg, recipe, model, clock, num_images=num_images), **weights})
+        write_json(path, {**results, **describe_run(cfg, recipe, model, clock, num_images=num_images), **weights})
+        logger.info("Results written to %s", path)
         require_expected(cfg, results)
     return results
 
 
-def evaluate(cfg: CfgNode, recipe: type[Recipe], model: nn.Module) -> tuple[Results, InferenceClock]:
-    """The results of a model, and this process's clock. Stopped: by a signal; between two images nothing is lost."""
-    clock = InferenceClock()
-    with stop_signals(at_once=False), clock.watching(model):
-        return run_test(recipe.test, cfg, model, Evaluation(cfg, clock=clock)), clock
-
-
 def describe_run(
     cfg: CfgNode, recipe: type[Recipe], model: nn.Module, clock: InferenceClock, *, num_images: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What the results depend on, and what the model costs. num_images: of all processes; clock: of this one."""
     first = next(iter(recipe.build_test_loader(cfg, cfg.DATASETS.TEST[0])))[:1]
     return {
@@ -81,12 +79,6 @@ def describe_run(
         "device": cfg.MODEL.DEVICE,
         "engine": engine.NAME,
     }
-
-
-def write_results(path: Path, record: Mapping[str, Any]) -> None:
-    """record: the results, and beside them what describes the run."""
-    write_json(path, record)
-    logger.info("Results written to %s", path)
 
 
 def evaluated_file(cfg: CfgNode, checkpointer: SafeCheckpointer, *, resume: bool) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from scaleeq.choices import one_of
 from scaleeq.data import find_dataset
 from scaleeq.engine import CfgNode, DatasetEvaluator, DatasetEvaluators
 from scaleeq.evaluation.writing import output_writers
@@ -22,10 +23,10 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     ValueError: no evaluator for the data set's evaluator_type, an unknown value of TEST, or nothing to do.
     """
     metadata, test = find_dataset(dataset_name), cfg.TEST
-    evaluator_type = metadata.get("evaluator_type")
-    if "sem_seg" in cfg.MODEL.TASKS.NAMES and evaluator_type != "sem_seg":
-        raise ValueError(f"{dataset_name} has evaluator_type {evaluator_type!r}; choose one of sem_seg")
+    if "sem_seg" in cfg.MODEL.TASKS.NAMES:
+        one_of(metadata.get("evaluator_type"), ("sem_seg",), key=f"the evaluator_type of {dataset_name}")
     tasks = build_tasks(cfg)
+    # What is for classes alone.
     for key in ("OUTPUT", "BOUNDARY", "VALIDATION_LOSS"):
         if test[key] and "sem_seg" not in tasks:
             raise ValueError(
@@ -35,6 +36,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     folder = Path(cfg.OUTPUT_DIR) / "inference"
     if len(cfg.DATASETS.TEST) > 1:
         folder /= dataset_name
+    # Files, then metrics where there is a truth.
     evaluators = output_writers(test.OUTPUT, dataset_name, folder, image_format=cfg.INPUT.FORMAT)
     scoring = [evaluator for task in tasks.values() for evaluator in task.evaluators(dataset_name)]
     if scoring:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +43,14 @@ class ExampleCollector(DatasetEvaluator):
         self.examples.clear()
         self._index = 0
 
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[MutableMapping[str, Any]]) -> None:
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Of outputs that an evaluator has made labels of, as ours do; others are passed over.
 
         inputs: samples with "image": (3, h, w) uint8.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             if self._index in self._chosen and LABELS in output:
+                # To (H, W, 3) RGB.
                 image, truth = np.asarray(sample["image"]), sample.get("sem_seg_truth")
                 image = (image[::-1] if self.is_bgr else image).transpose(1, 2, 0).astype(np.uint8, order="C")
                 truth = None if truth is None else np.asarray(truth)
@@ -70,9 +71,11 @@ def draw_examples(dataset_name: str, examples: Sequence[Example]) -> np.ndarray:
         # Nearest, so that labels stay labels.
         height, width = example.prediction.shape
         size = WIDTH, max(1, round(height * WIDTH / width))
+        # A row: image, truth, prediction.
         maps = [labels for labels in (example.truth, example.prediction) if labels is not None]
         small = [cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST) for labels in maps]
         panels = [cv2.resize(example.image, size, interpolation=cv2.INTER_AREA)]
         rows.append(np.concatenate([*panels, *(colorize(each, colors, ignore_label) for each in small)], axis=1))
+    # Rows of one width.
     widest = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0))) for row in rows])

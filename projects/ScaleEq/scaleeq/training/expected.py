@@ -1,6 +1,6 @@
 """TEST.EXPECTED_RESULTS: refused before training where no run can meet them, compared after the last evaluation.
 
-Which metrics there are is asked of the evaluators themselves, with no image counted. Own design.
+Which metrics there are is asked of the evaluators themselves, with no image counted.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ def check_expected_results(cfg: CfgNode) -> None:
     check_rows(cfg)
     if not cfg.TEST.EXPECTED_RESULTS:
         return
+    # What there is.
     (dataset_name,) = cfg.DATASETS.TEST
     metrics = metric_names(cfg, dataset_name)
     if not metrics:
         raise ValueError(f"{KEY} cannot be met: {dataset_name} has no labels to score with")
     for task, metric, value, tolerance in cfg.TEST.EXPECTED_RESULTS:
+        # Each row: task, metric, value.
         row = [task, metric, value, tolerance]
         one_of(task, metrics, key=f"the task of {row} in {KEY}")
         if metric not in metrics[task]:
@@ -71,7 +73,7 @@ def metric_names(cfg: CfgNode, dataset_name: str) -> dict[str, list[str]]:
     find_dataset(dataset_name)
     tasks = build_tasks(cfg).values()
     with quiet():
-        results: list[Any] = [
+        results = [
             evaluator.evaluate() for task in tasks for evaluator in task.evaluators(dataset_name, distributed=False)
         ]
     return {group: list(metrics) for result in results for group, metrics in result.items()}

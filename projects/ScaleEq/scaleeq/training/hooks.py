@@ -22,7 +22,7 @@ from scaleeq.evaluation.metric import Metric
 from scaleeq.files import read_json, set_aside, write_json
 from scaleeq.stopping import UntilStopped
 
-from .step import cut
+from .batches import cut
 
 logger = logging.getLogger(__name__)
 
@@ -78,25 +78,25 @@ class BestCheckpoint(HookBase):
             logger.info("Best %s so far: %.4f at iteration %d", self.metric.name, self.value, self.iteration)
 
     def after_step(self) -> None:
-        self._check()
-
-    def evaluated_now(self) -> None:
-        self._check()
+        self.evaluated_now()
 
     def after_train(self) -> None:
-        self._check()
+        self.evaluated_now()
         del self._evaluated_model  # it often closes over the trainer, which owns this hook
 
-    def _check(self) -> None:
+    def evaluated_now(self) -> None:
         """Look at the latest value once; what an earlier iteration measured was looked at then."""
+        # Is it new?
         value, iteration = self.trainer.storage.latest().get(self.metric.name, (math.nan, -1))
         if iteration != self.trainer.storage.iter:
             return
+        # Is it better?
         self.evaluated = iteration
         if self.metric.is_better(value, self.value):
             self.value, self.iteration = value, iteration
             self._save_weights()  # before the record: a kill between the two costs one more evaluation, not the best
             logger.info("New best %s: %.4f at iteration %d", self.metric.name, value, iteration)
+        # Write down what is known.
         best = self.value if math.isfinite(self.value) else None
         known = {"value": best, "iteration": self.iteration, "evaluated": self.evaluated}
         write_json(self._record_file, {"metric": self.metric.name, **known})
@@ -217,6 +217,7 @@ class EarlyStop(HookBase):
         finished = self.trainer.iter
         if (finished + 1) % self._period or finished + 1 == self.trainer.max_iter:
             return
+        # An evaluation was due at this step.
         since_best = self._evaluations_since_best(finished)
         if since_best < 0:
             raise RuntimeError(

@@ -10,8 +10,9 @@ import torch.distributed as dist
 
 from scaleeq.engine import comm
 
+from .batches import Batch
 from .diagnosis import describe_step
-from .step import Batch, Losses, TrainingStep
+from .step import Losses, TrainingStep
 
 # A loss scaler halves its scale at each overflow: normal in a run's first steps, while it looks for its level. float16
 # spans 40 doublings (2^-24 to 2^16), so a search that is longer, from wherever it started, looks for what is not there.
@@ -36,15 +37,18 @@ def gather_metrics(
     FloatingPointError: a loss or a gradient is not finite on some rank, or a loss scaler has no scale left to try;
     raised on every rank, before the weights change.
     """
+    # One exchange for all numbers.
     names = sorted(losses)
     rows = _of_all_ranks([*(losses[name] for name in names), norm, step.loss_scale()], data_time_s)
     own, num = rows[comm.get_rank()], len(names)
     own_losses, norms, scale = dict(zip(names, own, strict=False)), [row[num] for row in rows], own[num + 1]
+    # Refuse: a loss scaler may skip an overflow, nothing else is skipped.
     broken = not all(math.isfinite(value) for row in rows for value in row[:num])
     overflowed = not all(map(math.isfinite, norms))
     may_skip = step.scaler.is_enabled() and scale > 1 and step.skipped + 1 < MAX_SKIPPED
     if broken or (overflowed and not may_skip):
         _refuse(step, batch, own_losses, own[num], iteration, scale=scale)
+    # Means over ranks.
     mean = {name: sum(row[index] for row in rows) / len(rows) for index, name in enumerate(names)}
     return {
         "data_time": max(row[-1] for row in rows),
@@ -79,9 +83,12 @@ def _refuse(
 
     scale: what the losses were multiplied with.
     """
+    # What this step was.
     rates = " and ".join(f"{rate:.3g}" for rate in sorted({group["lr"] for group in step.optimizer.param_groups}))
+    # What each rank knows.
     own = describe_step(step, batch, losses=losses, norm=norm)
     ranks = [f"rank {rank}: {text}" for rank, text in enumerate(comm.all_gather(own)) if text]
+    # The way out.
     skipped, advice = "", "SOLVER.CLIP_GRADIENTS"
     if step.scaler.is_enabled():
         skipped = f" (loss scale {scale:.3g}, {step.skipped} updates skipped in a row)" if step.skipped else ""

@@ -1,6 +1,6 @@
 """Batch norms that have nothing to normalise over: a map pooled to one cell, with one image per forward pass.
 
-layers/norm.py lets such a map train, by running statistics, which nothing then moves. Own design.
+layers/norm.py lets such a map train, by running statistics, which nothing then moves.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def single_value_norms(model: nn.Module, *, micro_batch: int) -> list[str]:
             continue
         pooled = False
         for name, layer in block.named_children():
+            # From the pooling on, a map has one cell.
             pooled |= isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size in (1, (1, 1))
             for inner, norm in layer.named_modules():
                 ranks = comm.get_world_size() if counts_all_ranks(norm) else 1

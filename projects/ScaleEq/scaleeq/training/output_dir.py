@@ -1,7 +1,7 @@
 """What must be true of OUTPUT_DIR before a run writes there: it is this run's alone, and it has room.
 
 No other run is writing there, a fresh run does not overwrite another one's checkpoints, a resumed run is the one that
-the folder holds, and a disk that is too small is noticed before the first checkpoint is due. Own design.
+the folder holds, and a disk that is too small is noticed before the first checkpoint is due.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RunLock:
         self._taken = False
 
     def acquire(self) -> list[str]:
-        """Take the locks, and remove what writers of before have left; to be called on every rank. Returns warnings.
+        """Take the locks, and remove what earlier writers have left; to be called on every rank. Returns warnings.
 
         FolderInUse: another run writes there; on every rank, nothing is touched. OSError: a folder cannot be made.
         """
@@ -129,6 +129,7 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> 
 
 def _check_output_dir(cfg: CfgNode, *, resume: bool) -> list[str]:
     folder = Path(cfg.OUTPUT_DIR)
+    # A fresh run needs an empty folder.
     checkpoints = sorted(path.name for path in (*folder.glob("last_checkpoint"), *folder.glob("model_*.pth")))
     if not checkpoints:
         return []
@@ -138,14 +139,17 @@ def _check_output_dir(cfg: CfgNode, *, resume: bool) -> list[str]:
             f"{', ...' if len(checkpoints) > 4 else ''}). Go on with that run: --resume. Start a new one elsewhere: "
             "OUTPUT_DIR another/folder. Or delete the folder first"
         )
+    # A resumed run needs the model that is there.
     changes = _changed_keys(cfg, folder / "config.yaml")
-    refused = [f"{key}: {text}" for key, text in changes.items() if _is_another_model(key)]
+    other = [key for key in changes if key.startswith("MODEL.") and key not in FREE_MODEL_KEYS]
+    refused = [f"{key}: {changes[key]}" for key in other]
     if refused:
         lines = "\n  ".join(refused)
         raise ValueError(
             f"--resume in {folder}, but its checkpoints are of another model; in its config.yaml -> now:\n  {lines}\n"
             "Resume with the config of that run, or start a new one in another OUTPUT_DIR"
         )
+    # And its data.
     saved = _data_of_last_checkpoint(folder)
     if saved is not None and (problem := other_data(cfg, _fingerprint(cfg), saved)):
         raise ValueError(problem)
@@ -182,10 +186,6 @@ def _fingerprint(cfg: CfgNode) -> DataFingerprint | None:
         return DataFingerprint(cfg)
     except (OSError, ValueError, KeyError, AssertionError):  # missing: the checks of the data sets say it better
         return None
-
-
-def _is_another_model(key: str) -> bool:
-    return key.startswith("MODEL.") and key not in FREE_MODEL_KEYS
 
 
 def _changed_keys(cfg: CfgNode, file: Path) -> dict[str, str]:
@@ -238,10 +238,12 @@ def check_disk_space(cfg: CfgNode, model: nn.Module, *, free_bytes: int | None =
     free_bytes: None: what OUTPUT_DIR's file system says to the main process.
     OSError: not even one checkpoint fits (it is written beside the older ones); on every rank. A warning: not all.
     """
+    # What one checkpoint takes.
     states = STATES_PER_PARAMETER.get(cfg.SOLVER.OPTIMIZER, 0)
     if cfg.SOLVER.OPTIMIZER == "SGD" and not cfg.SOLVER.MOMENTUM:
         states = 0
     size = checkpoint_bytes(model, optimizer_states=states, average=cfg.SOLVER.EMA_DECAY > 0)
+    # What is free.
     folder = Path(cfg.OUTPUT_DIR).absolute()
     if free_bytes is None:
         existing = next(path for path in (folder, *folder.parents) if path.is_dir())
@@ -250,6 +252,7 @@ def check_disk_space(cfg: CfgNode, model: nn.Module, *, free_bytes: int | None =
     text = f"a checkpoint of this run takes about {size / 1e6:.0f} MB, and OUTPUT_DIR {folder} has {{}} MB free"
     if free_bytes < size:
         raise OSError(errno.ENOSPC, text.format(f"{free_bytes / 1e6:.0f}") + "; free some space, or choose another one")
+    # What all of them take.
     periodic = -(-cfg.SOLVER.MAX_ITER // cfg.SOLVER.CHECKPOINT_PERIOD)
     kept = min(cfg.SOLVER.KEEP_CHECKPOINTS or periodic, periodic)
     there = sum(path.stat().st_size for path in folder.glob("*.pth"))

@@ -17,6 +17,8 @@ from torch import nn
 from scaleeq.backbones.depth import layer_ids
 from scaleeq.engine import CfgNode
 
+Group = dict[str, Any]  # of an optimizer: params, lr, weight_decay
+
 NORM_TYPES = (
     nn.modules.batchnorm._NormBase,  # batch, sync-batch and instance normalization in every dimension
     nn.GroupNorm,
@@ -24,7 +26,7 @@ NORM_TYPES = (
     nn.LocalResponseNorm,
 )
 # What tells a token its place: learned tables (Swin, ViT), whose decay would pull positions together, and the
-# depthwise convolutions that Twins has in their stead.
+# Depthwise convolutions that Twins has instead of them.
 POSITION_TABLES = ("absolute_pos_embed", "relative_position_bias_table", "pos_embed")
 POSITION_MODULES = ("pos_block",)
 
@@ -40,7 +42,7 @@ def parameter_groups(
     bias_lr_factor: float = 1.0,
     backbone_multiplier: float = 1.0,
     layer_scales: Mapping[str, float] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Group]:
     """Trainable parameters grouped by (learning rate, weight decay), groups in order of first appearance.
 
     A weight decay of None means "as weight_decay". As in Detectron2, the bias rules come last and also hold for the
@@ -55,10 +57,12 @@ def parameter_groups(
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
+            # Where it is: backbone, and depth.
             lr, decay = base_lr, weight_decay
             if f"{module_name}.".startswith("backbone."):
                 lr *= backbone_multiplier
             lr *= (layer_scales or {}).get(f"{module_name}.{name}", 1.0)
+            # What it is: norm, position, bias; the last one that fits counts.
             is_vector = parameter.ndim <= 1 and name != "bias"
             if (isinstance(module, NORM_TYPES) or is_vector) and weight_decay_norm is not None:
                 decay = weight_decay_norm
@@ -99,7 +103,7 @@ def layer_scales(backbone: nn.Module, *, rate: float, by: str, num_layers: int =
     return {f"backbone.{name}": rate ** (total - depth) for name, depth in ids.items()}
 
 
-def groups_from_config(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
+def groups_from_config(cfg: CfgNode, model: nn.Module) -> list[Group]:
     """The groups that SOLVER describes.
 
     ValueError: the model has nothing to train, or LAYER_DECAY does not fit the backbone.

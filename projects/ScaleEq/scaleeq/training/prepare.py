@@ -14,13 +14,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from scaleeq import engine
 from scaleeq.config import config_files
 from scaleeq.engine import CfgNode, comm, default_setup, load_config, setup_logger
 
 from .output_dir import RunLock, check_output_dir, evaluation_config, log_changes
 from .recipe import Recipe
 from .rehearsal import rehearse
-from .setup import choose_algorithms, choose_device, limit_threads, log_engine
+from .setup import choose_algorithms, choose_device, limit_threads
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +51,21 @@ def prepare_run(args: argparse.Namespace) -> Iterator[CfgNode]:
 
 def _set_up(args: argparse.Namespace, cfg: CfgNode, warnings: Sequence[str]) -> None:
     """warnings: of the lock, for the log."""
+    # Refuse, before anything is written.
     changes = check_output_dir(cfg, resume=args.resume, eval_only=args.eval_only)
     written = evaluation_config(cfg) if args.eval_only else cfg
+    # Begin the log.
     setup_logger(written.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="scaleeq")
     choose_device(cfg)
     cfg.freeze()
     # It logs the one file that it is told, and a name may stand for several.
     default_setup(written, argparse.Namespace(**{**vars(args), "config_file": ""}))
-    log_engine()
+    logger.info("Engine: %s %s", engine.NAME, engine.VERSION)
     if args.config_file:
         logger.info("Config %s: %s", args.config_file, ", ".join(map(str, config_files(args.config_file))))
     for warning in warnings:
         logger.warning(warning)
     log_changes(changes)
+    # Set up the process.
     limit_threads(cfg)
     choose_algorithms(cfg)

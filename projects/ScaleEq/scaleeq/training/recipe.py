@@ -15,11 +15,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 # Importing these registers what a config names.
 import scaleeq.backbones
@@ -78,7 +78,7 @@ class Recipe:
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
@@ -124,6 +124,7 @@ class Recipe:
         """
         require_calibrated(model)
         names = cfg.DATASETS.TEST
+        # The recipe's evaluators, or the caller's.
         given = {} if evaluators is None else one_each(evaluators, names)
         results = {}
         for name in names:

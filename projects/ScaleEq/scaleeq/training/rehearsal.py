@@ -43,6 +43,7 @@ def rehearse(
     """
     cfg = cfg.clone()
     with quiet():
+        # Config and data.
         choose_device(cfg)
         if eval_only:
             check_before_evaluation(cfg)
@@ -52,8 +53,10 @@ def rehearse(
             micro_batch_size(cfg, num_processes)
             autocast_dtype(cfg)
             build_gradient_clipper(cfg)
+        # Folder.
         _check_folder(Path(cfg.OUTPUT_DIR))
         check_output_dir(cfg, resume=resume, eval_only=eval_only)
+        # Model.
         model = _check_model(cfg, recipe, resume=resume, eval_only=eval_only)
         # Norms of several processes may count all of them, and loaded equalizers are not measured.
         if model is not None and not (eval_only or resume or cfg.MODEL.WEIGHTS) and num_processes == 1:
@@ -96,8 +99,10 @@ def _check_model(cfg: CfgNode, recipe: type[Recipe], *, resume: bool, eval_only:
     model = check_model(cfg, recipe)
     if model is None:
         return None
+    # The optimizer's refusals.
     if not eval_only:
         recipe.build_lr_scheduler(cfg, recipe.build_optimizer(cfg, model))
+    # Those of the weights.
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     if eval_only:
         path = evaluated_file(cfg, checkpointer, resume=resume)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from torch import nn
@@ -27,6 +27,7 @@ from scaleeq.evaluation.metric import Metric
 from .hooks import BestCheckpoint, EarlyStop, EvaluationHook, FirstBatches, MissedEvaluation
 from .scale_hooks import CalibrationHook, ScaleStatisticsHook
 from .step import TrainingStep
+from .testing import Results
 from .writers import EvaluationWriter, MetricsFile
 
 
@@ -41,7 +42,7 @@ class Run(Protocol):
     def seeded_config(self) -> CfgNode: ...
     def build_train_loader(self, cfg: CfgNode) -> Iterable[list[dict]]: ...
     def build_writers(self) -> list[EventWriter]: ...
-    def evaluate(self) -> dict[str, Any]: ...
+    def evaluate(self) -> Results: ...
     def evaluated_model(self) -> tuple[nn.Module, str]: ...
     def headline(self, cfg: CfgNode) -> Metric: ...
     def new_pictures(self) -> Mapping[str, np.ndarray]: ...
@@ -51,15 +52,19 @@ def standard_hooks(trainer: Run) -> list[HookBase | None]:
     """What Trainer.build_hooks returns; None stands for what this process or this run does not have."""
     cfg, main, tests = trainer.cfg, comm.is_main_process(), trainer.cfg.DATASETS.TEST
     metric = trainer.headline(cfg)
+    # Those that others need.
     equalizer, period, patience = cfg.MODEL.SCALE_EQUALIZER, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.EARLY_STOP_PATIENCE
     evaluation = EvaluationHook(period, trainer.evaluate) if tests else None
-    writer = _writer(trainer) if main else None
+    writer = None
+    if main:
+        writer = EvaluationWriter(trainer.build_writers(), eval_period=period, pictures=trainer.new_pictures)
     best = None
     if main and tests:
         best = BestCheckpoint(trainer.evaluated_model, cfg.OUTPUT_DIR, metric=metric.of_first(tests))
     stop = None
     if patience:
         stop = EarlyStop(trainer.checkpointer, best, metric=metric, patience=patience, eval_period=period)
+    # In their order.
     return [
         IterationTimer(),
         CalibrationHook(
@@ -83,12 +88,6 @@ def standard_hooks(trainer: Run) -> list[HookBase | None]:
         MissedEvaluation(evaluation, best, followers=[writer]) if evaluation else None,
         stop,
     ]
-
-
-def _writer(trainer: Run) -> EvaluationWriter:
-    return EvaluationWriter(
-        trainer.build_writers(), eval_period=trainer.cfg.TEST.EVAL_PERIOD, pictures=trainer.new_pictures
-    )
 
 
 def _calibration_loader(trainer: Run) -> Iterable[list[dict]]:

@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from scaleeq.engine import HookBase, comm, get_event_storage
 from scaleeq.equalization.calibration import calibrate, fusions_of, is_calibrated
 from scaleeq.files import read_json, set_aside, write_json
 from scaleeq.probes.scales import Recorder
 
+from .step import unwrapped
+
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "scale_statistics.json"
 MAX_HISTORY = 64  # records in the file
 
-
-def _plain(model: nn.Module) -> nn.Module:
-    """The model inside a DistributedDataParallel wrapper."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+Content = dict[str, Any]  # of the file, of one of its records, or of a fusion in that
 
 
 class CalibrationHook(HookBase):
@@ -41,7 +41,12 @@ class CalibrationHook(HookBase):
     """
 
     def __init__(
-        self, model: nn.Module, build_loader: Callable[[], Iterable[Any]], *, num_images: int = 0, output_dir: str = "."
+        self,
+        model: nn.Module,
+        build_loader: Callable[[], Iterable[object]],
+        *,
+        num_images: int = 0,
+        output_dir: str = ".",
     ):
         self.model = model
         self.build_loader = build_loader
@@ -49,11 +54,13 @@ class CalibrationHook(HookBase):
         self.path = Path(output_dir) / FILE_NAME
 
     def before_train(self) -> None:
+        # A fresh run begins its file again.
         if self.trainer.start_iter == 0 and comm.is_main_process():
             set_aside(self.path)
             self.path.unlink(missing_ok=True)  # of an earlier run in the same folder
-        model = _plain(self.model)
+        model = unwrapped(self.model)
         fusions = fusions_of(model)
+        # What is left to calibrate.
         pending = [name for name, fusion in fusions.items() if not is_calibrated(fusion)]
         if not pending:
             return
@@ -64,8 +71,8 @@ class CalibrationHook(HookBase):
                 "MODEL.SCALE_EQUALIZER"
             )
         logger.info("Calibrating the scale equalizers of %s", ", ".join(fusions))
-        gather = comm.all_gather if comm.get_world_size() > 1 else None
-        report = calibrate(model, self.build_loader(), num_images=self.num_images, gather=gather)
+        # Calibrate, on all ranks alike.
+        report = calibrate(model, self.build_loader(), num_images=self.num_images, gather=comm.all_gather)
         if comm.is_main_process():
             write_json(self.path, {"fusions": report.to_dict()})
 
@@ -96,10 +103,10 @@ class ScaleStatisticsHook(HookBase):
         self.gradient_scale = gradient_scale
         self._watching = ExitStack()  # from before a step to after it
         self._recorder: Recorder | None = None
-        self._latest: dict[str, Any] = {}
+        self._latest: Content = {}
 
     def before_train(self) -> None:
-        """A resumed run records what follows its checkpoint anew."""
+        """A resumed run records what follows its checkpoint again."""
         start = self.trainer.start_iter
         if comm.is_main_process():
             set_aside(self.path)
@@ -108,17 +115,17 @@ class ScaleStatisticsHook(HookBase):
             history = [record for record in content.get("history", []) if record["iteration"] < start]
             if "history" in content:
                 write_json(self.path, {**content, "history": history})
-        if self.period and is_compiled(_plain(self.model)):
+        if self.period and is_compiled(unwrapped(self.model)):
             logger.info(
                 "The model is compiled (MODEL.COMPILE): only gradients and steps of weights that consume branches are "
-                "recorded, because an observer inside would have it compiled anew"
+                "recorded, because an observer inside would have it compiled again"
             )
 
     def before_step(self) -> None:
         last = self.trainer.iter == self.trainer.max_iter - 1
         if not self.period or (self.trainer.iter % self.period and not last):
             return
-        model = _plain(self.model)
+        model = unwrapped(self.model)
         self._recorder = self._watching.enter_context(Recorder(model, maps=not is_compiled(model)))
 
     def after_backward(self) -> None:
@@ -129,10 +136,10 @@ class ScaleStatisticsHook(HookBase):
         if not self._recorder:
             return
         self._watching.close()
-        gather = comm.all_gather if comm.get_world_size() > 1 else lambda value: [value]
-        record, self._recorder = self._recorder.finish(gather), None
+        record, self._recorder = self._recorder.finish(comm.all_gather), None
         if not record:
             return
+        # Scalars, for every writer.
         storage = get_event_storage()
         for fusion, content in record.items():
             for name, value in _scalars(content).items():
@@ -148,24 +155,25 @@ class ScaleStatisticsHook(HookBase):
         if self._latest:
             self._add_to_file("at_end", self._latest)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Content:
         """The last record: a run that is resumed where no further one is due still has it at its end."""
         return {"latest": self._latest} if self._latest else {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Content) -> None:
         self._latest = state["latest"]
 
-    def _add_to_file(self, key: str, record: dict[str, Any]) -> None:
+    def _add_to_file(self, key: str, record: Content) -> None:
         if comm.is_main_process():
             content = read_json(self.path, sound=is_sound)
             if key == "history":
-                content[key] = thinned([*content.get(key, []), _rounded(record)], self.period)
+                short = tree_map_only(float, lambda value: float(f"{value:.5g}"), record)  # so the file stays small
+                content[key] = thinned([*content.get(key, []), short], self.period)
             else:
                 content[key] = record
             write_json(self.path, content)
 
 
-def is_sound(content: dict[str, Any]) -> bool:
+def is_sound(content: Content) -> bool:
     """Whether this is the content of scale_statistics.json."""
     records = [content[key] for key in ("at_start", "at_end") if key in content]
     records += content.get("history", [])
@@ -180,7 +188,7 @@ def is_compiled(model: nn.Module) -> bool:
     return any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
 
 
-def thinned(history: list[dict[str, Any]], period: int) -> list[dict[str, Any]]:
+def thinned(history: list[Content], period: int) -> list[Content]:
     """At most MAX_HISTORY records, evenly spaced: a function of the iterations alone, so of no interruption."""
     step = period
     while history[-1]["iteration"] // step >= MAX_HISTORY:
@@ -188,14 +196,7 @@ def thinned(history: list[dict[str, Any]], period: int) -> list[dict[str, Any]]:
     return [record for record in history if record["iteration"] % step == 0]
 
 
-def _rounded(value: Any) -> Any:
-    """Floats with five digits, so that the file stays small."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-def _scalars(content: dict[str, Any]) -> dict[str, float]:
+def _scalars(content: Content) -> dict[str, float]:
     """name -> value of one fusion's record."""
     branches = content["branches"].items()
     scalars = {f"{branch}/{name}": value for branch, numbers in branches for name, value in numbers.items()}

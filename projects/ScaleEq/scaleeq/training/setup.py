@@ -12,7 +12,6 @@ import os
 import torch
 from torch import nn
 
-from scaleeq import engine
 from scaleeq.config import check_config
 from scaleeq.data.mapper import SegmentationMapper
 from scaleeq.engine import CfgNode, comm
@@ -39,11 +38,6 @@ def choose_device(cfg: CfgNode) -> None:
     index = torch.device(cfg.MODEL.DEVICE).index or 0
     if cfg.MODEL.DEVICE.startswith("cuda") and index >= torch.cuda.device_count():
         raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, but there are {torch.cuda.device_count()} GPUs")
-
-
-def log_engine() -> None:
-    """Say in the run's log which engine it has; the choice itself was made before there was a log."""
-    logger.info("Engine: %s %s", engine.NAME, engine.VERSION)
 
 
 def build_mapper(cfg: CfgNode, *, is_train: bool) -> SegmentationMapper:
@@ -87,6 +81,7 @@ def check_before_training(cfg: CfgNode) -> None:
     """
     check_config(cfg)
     check_names(cfg)
+    # Numbers that do not fit together.
     micro_batch_size(cfg, comm.get_world_size())
     check_schedule(cfg)
     check_evaluation(cfg)

@@ -118,6 +118,7 @@ def _decay(solver: CfgNode) -> Callable[[float], float]:
 def _warmup_then(decay: Callable[[float], float], solver: CfgNode) -> Multiplier:
     """Warm-up, then `decay`: continuous where warm-up is linear."""
     warmup, max_iter = min(solver.WARMUP_ITERS, solver.MAX_ITER), solver.MAX_ITER
+    # The value that warm-up climbs to.
     rescale = solver.RESCALE_INTERVAL and warmup < max_iter
     start = solver.WARMUP_FACTOR * decay(0)
     end = decay(0) if rescale else decay(warmup)

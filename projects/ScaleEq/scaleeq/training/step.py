@@ -3,7 +3,7 @@
 The gradient is that of the whole batch of SOLVER.IMS_PER_BATCH samples, however it is cut into micro-batches and
 ranks: each loss that is a mean over pixels divides by the mean count of all of them, its task's (prepare_step). What
 cannot be cut so: batch norm sees a micro-batch (SyncBN: that of all ranks), and OHEM, Dice and Lovasz look at one
-micro-batch of one rank. Own design; loss scaling is torch's GradScaler.
+micro-batch of one rank. Loss scaling is torch's GradScaler.
 
 The host enqueues a step's forward and backward passes without waiting for the device (but for Dice and Lovasz, which
 wait for their classes). Then it waits once, in metrics.gather_metrics, for the losses and the gradient norm: whether
@@ -14,8 +14,7 @@ optimizers take one, and its fused SGD leaves the momentum undefined where the f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -23,17 +22,22 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from scaleeq.choices import one_of
 from scaleeq.data.rules import samples_per_pass
 from scaleeq.engine import CfgNode, comm, seed_all_rng
-from scaleeq.ops import send
 from scaleeq.tasks.losses.averaging import Count, prepare_step
 
+from .batches import Batch, cut, to_device
 from .solver import Clipper
 
-Batch = list[dict[str, Any]]
 Losses = dict[str, torch.Tensor]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside a DistributedDataParallel wrapper, or itself."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def seed_iteration(seed: int, *, rank: int, iteration: int) -> None:
@@ -47,10 +51,8 @@ def seed_iteration(seed: int, *, rank: int, iteration: int) -> None:
 
 def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
     """The type of SOLVER.AMP; None without it. ValueError for another type."""
-    name = cfg.SOLVER.AMP.DTYPE
-    if name not in DTYPES:
-        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; choose one of {', '.join(DTYPES)}")
-    return DTYPES[name] if cfg.SOLVER.AMP.ENABLED else None
+    dtype = DTYPES[one_of(cfg.SOLVER.AMP.DTYPE, DTYPES, key="SOLVER.AMP.DTYPE")]
+    return dtype if cfg.SOLVER.AMP.ENABLED else None
 
 
 def micro_batch_size(cfg: CfgNode, world_size: int) -> int:
@@ -61,36 +63,12 @@ def micro_batch_size(cfg: CfgNode, world_size: int) -> int:
     return samples_per_pass(cfg.SOLVER.IMS_PER_BATCH, num_processes=world_size, passes=cfg.SOLVER.ACCUMULATE)
 
 
-def cut(batch: Batch, size: int) -> Iterator[Batch]:
-    """Pieces of a batch, in its order, of `size` samples (the last one of the rest)."""
-    for first in range(0, len(batch), size):
-        yield batch[first : first + size]
-
-
 def gradient_norm(model: nn.Module) -> torch.Tensor:
     """() float32: the 2-norm over the gradients of all parameters that have one; 0 where none has."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     # Half precision has no room for a sum of squares.
     gradients = [g.float() if g.dtype in DTYPES.values() else g for g in gradients]
     return nn.utils.get_total_norm(gradients).float()
-
-
-def to_device(batch: Batch, device: torch.device, targets: Container[str] = ("sem_seg",)) -> Batch:
-    """The samples with their images and targets on the device, labels as int64; the host does not wait.
-
-    From pinned memory (data.loading), that is: from other memory each copy makes it wait.
-    """
-
-    def moved(name: str, value: Any) -> Any:
-        if not (name == "image" or name in targets) or not isinstance(value, torch.Tensor):
-            return value  # what else a sample holds is its model's affair
-        value = send(value, device)
-        return value.long() if name == "sem_seg" else value
-
-    return [
-        {name: moved(name, value) for name, value in sample.items()} if isinstance(sample, dict) else sample
-        for sample in batch
-    ]
 
 
 class TrainingStep:
@@ -125,7 +103,7 @@ class TrainingStep:
     @property
     def plain_model(self) -> nn.Module:
         """The model without its DistributedDataParallel wrapper."""
-        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        return unwrapped(self.model)
 
     def backward(self, batch: Batch, iteration: int) -> tuple[Losses, torch.Tensor]:
         """Leave the gradients of `batch`, this process's share, in the parameters.
@@ -134,6 +112,7 @@ class TrainingStep:
         """
         parts = self.micro_batches(batch)
         self.optimizer.zero_grad()
+        # Each part adds its gradients; ranks exchange them after the last one.
         sums: Losses = {}
         with prepare_step(self.plain_model, iteration=iteration, mean_count=self._mean_counts(parts)):
             for index, part in enumerate(parts):
@@ -201,13 +180,16 @@ class TrainingStep:
 
         Counted where the targets are, before they go to the device. Of several ranks, the sums stay on it.
         """
+        # One part needs no count of the others.
         counts = getattr(self.plain_model, "counts", None)
         if counts is None or (len(parts) == 1 and comm.get_world_size() == 1):
             return {}
+        # Of this rank.
         each = [counts(part) for part in parts]
         own = {name: sum(part[name] for part in each) for name in each[0]}
         if comm.get_world_size() == 1:
             return {name: count / len(parts) for name, count in own.items()}
+        # Of all ranks.
         totals = torch.empty(len(own), dtype=torch.float64, device=self.device)
         for total, count in zip(totals, own.values(), strict=True):
             total.fill_(count)  # a copy from the host's memory would wait for the device

@@ -6,7 +6,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ class InferenceClock:
     num_images: int = 0
     _depth: int = 0
     _started: float = 0.0
-    _handles: list[Any] = field(default_factory=list)
+    _hooks: ExitStack = field(default_factory=ExitStack)
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[InferenceClock]:
@@ -52,23 +52,21 @@ class InferenceClock:
 
         Those are seen where the clock also watches what calls the model for them, as `test_on_dataset` has it do.
         """
-        self.watch(model)
-        try:
+        with self._hooks:
+            self.watch(model)
             yield self
-        finally:
-            for handle in self._handles:
-                handle.remove()
 
     def watch(self, model: nn.Module) -> None:
         """Count this model's calls too, until the end of `watching`."""
-        self._handles += [model.register_forward_pre_hook(self._start), model.register_forward_hook(self._stop)]
+        self._hooks.enter_context(model.register_forward_pre_hook(self._start))
+        self._hooks.enter_context(model.register_forward_hook(self._stop))
 
-    def _start(self, *_: Any) -> None:
+    def _start(self, *_: object) -> None:
         if self._depth == 0:
             self._started = _now()
         self._depth += 1
 
-    def _stop(self, _: nn.Module, inputs: tuple, __: Any) -> None:
+    def _stop(self, _: nn.Module, inputs: tuple, __: object) -> None:
         self._depth -= 1
         if self._depth == 0:
             self.seconds += _now() - self._started
@@ -126,10 +124,12 @@ def test_on_dataset(
     loader: of the data set's samples; has a length. evaluation: is filled.
     Stopped: a signal has come (scaleeq.stopping); at the next image.
     """
+    # How the model is called.
     flip_pairs = MetadataCatalog.get(dataset_name).get("flip_pairs", ())
     predictor = build_predictor(cfg, model, flip_pairs=flip_pairs)
     if predictor is not model and evaluation.clock:
         evaluation.clock.watch(predictor)
+    # Who looks.
     if evaluation.num_examples:
         collector = ExampleCollector(cfg, evaluation.num_examples, total=len(loader))  # type: ignore[arg-type]
         evaluation.examples[dataset_name] = collector.examples

@@ -2,7 +2,7 @@
 
 Interleaved, because a machine is slower in some minutes than in others: a ratio of two medians of one run holds longer
 than either. Random weights and random labels; the training step is forward and backward, with auxiliary heads, without
-the optimizer. Own design.
+the optimizer.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ def time_configs(
     """
     if iterations < 1 or batch < 1:
         raise ValueError(f"iterations is {iterations} and batch {batch}; both are at least 1")
+    # Build, warm up, and see what one step takes.
     models, peaks = [], []
     for cfg, size in zip(configs, sizes, strict=True):
         torch.manual_seed(0)
@@ -104,10 +105,12 @@ def time_configs(
         peak = peak_mib(cfg.MODEL.DEVICE)
         peaks.append(None if peak is None or used is None else round(peak - used, 1))
         models.append(model)
+    # Measure in turn.
     for _ in range(iterations):
         for kind in KINDS:
             for model in models:
                 model.seconds[kind].append(model.measure(kind))
+    # Ratios to the first.
     medians = [{kind: median(model.seconds[kind]) for kind in KINDS} for model in models]
     return [
         {
@@ -121,7 +124,7 @@ def time_configs(
 
 
 def reset_peak(device: str) -> float | None:
-    """Start measuring anew, and return the MiB in use; None where the system does not say."""
+    """Start measuring again, and return the MiB in use; None where the system does not say."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / 2**20

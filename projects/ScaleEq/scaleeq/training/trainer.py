@@ -73,10 +73,12 @@ class Trainer(Recipe, TrainerBase):
         self.cfg = cfg
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        # The parts.
         model = self.build_model(cfg)
         self.optimizer = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.average = WeightAverage(model, decay=cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
+        # What is saved.
         saved: dict[str, Any] = {"ema": self.average} if self.average else {}
         self.checkpointer = SafeCheckpointer(
             model,
@@ -87,6 +89,7 @@ class Trainer(Recipe, TrainerBase):
             **saved,
         )
         check_disk_space(cfg, model)
+        # What is run.
         for each in (model, self.average.model) if self.average else (model,):
             compile_parts(each, enabled=cfg.MODEL.COMPILE)
         self.model = wrap_ddp(model)
@@ -100,6 +103,7 @@ class Trainer(Recipe, TrainerBase):
             clip_gradients=build_gradient_clipper(cfg),
         )
         warn_of_single_values(model, micro_batch=self.step.micro_batch)
+        # What changes while it runs.
         self.last_eval_results: Results = {}
         self._samples: Iterator[list[dict]] | None = None
         self._lock = RunLock(cfg)
@@ -145,7 +149,7 @@ class Trainer(Recipe, TrainerBase):
         """Run from start_iter to max_iter; returns the last evaluation's results on the main process, else None.
 
         SIGINT, SIGTERM and SIGHUP end it after the running step, with a checkpoint; evaluation and calibration at the
-        next batch. A second one ends the process. The handlers of before come back.
+        next batch. A second one ends the process. Afterwards the earlier handlers are back.
 
         FolderInUse: another run writes to OUTPUT_DIR. Stopped, a SystemExit: by a signal; --resume goes on.
         SystemExit: TEST.EXPECTED_RESULTS are not met.
@@ -189,6 +193,7 @@ class Trainer(Recipe, TrainerBase):
             super().after_step()
             self._stopped.remove_old()
             return
+        # Every process ends here, with its hooks and without an evaluation.
         request_stop(stop)
         self._hooks = [hook for hook in self._hooks if not isinstance(hook, (EvalHook, EarlyStop))]
         super().after_step()
@@ -236,13 +241,16 @@ class Trainer(Recipe, TrainerBase):
         batch = next(self._sample_stream())
         data_time_s = time.perf_counter() - started
 
+        # Gradients.
         seed_iteration(self.seed, rank=comm.get_rank(), iteration=self.iter)
         losses, gradient_norm = self.step.backward(batch, self.iter)
         self.after_backward()
+        # Refuse what is not finite before the weights change.
         metrics = gather_metrics(self.step, batch, losses, gradient_norm, iteration=self.iter, data_time_s=data_time_s)
         if comm.is_main_process():
             for name, value in metrics.items():
                 self.storage.put_scalar(name, value)
+        # Update.
         self.step.update(finite=math.isfinite(metrics["grad_norm"]))
         if self.average:
             self.average.update(self.step.plain_model)
@@ -274,7 +282,7 @@ class Trainer(Recipe, TrainerBase):
             **data,
         }
 
-    def misfits(self, state_dict: Any) -> list[str]:
+    def misfits(self, state_dict: object) -> list[str]:
         """In words, why load_state_dict would not take this state; asked before anything is loaded."""
         own = {**super().state_dict(), "scaler": self.step.scaler.state_dict(), "seed": self.seed}
         lines = state_misfits(own, state_dict, "trainer", required=("iteration", "optimizer"))

@@ -52,6 +52,7 @@ class EvaluationWriter(PeriodicWriter):
         new = self._put_pictures()
         super().after_step()
         done, last = self.trainer.iter + 1, self.trainer.max_iter
+        # Once more where an evaluation falls between two periods.
         period, eval_period = self._periods
         if eval_period > 0 and done % eval_period == 0 and done % period and done != last:
             for writer in self._all:
@@ -173,6 +174,7 @@ class WandbWriter(EventWriter):
         ImportError: wandb is not installed.
         """
         wandb = import_wandb()
+        # One id for all of a run's processes, one after the other.
         id_file = Path(output_dir) / "wandb_run_id.txt"
         if not id_file.is_file():
             write_text(id_file, secrets.token_hex(4))

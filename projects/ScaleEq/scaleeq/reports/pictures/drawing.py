@@ -1,4 +1,4 @@
-"""Panels of a sheet, as pixels: sizes, error maps, heat maps, arrows. Pure: numpy and OpenCV. Own design.
+"""Panels of a sheet, as pixels: sizes, error maps, heat maps, arrows. Pure: numpy and OpenCV.
 
 Labels are resized by nearest alone, so that a class has its exact colour at every size.
 """

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from scaleeq.engine import MetadataCatalog
+from scaleeq.training.testing import Evaluation
 
 from .sheets import Classes, Seen, overview_sheet
 
 
-class Example(Protocol):
-    """An image of an evaluation: (H, W, 3) uint8 RGB; prediction, truth: (H, W) uint8; truth None: there is none."""
-
-    @property
-    def file_name(self) -> str: ...
-    @property
-    def image(self) -> np.ndarray: ...
-    @property
-    def prediction(self) -> np.ndarray: ...
-    @property
-    def truth(self) -> np.ndarray | None: ...
-
-
-class HasExamples(Protocol):
-    """An evaluation that kept some of its images: name of a data set -> those."""
-
-    @property
-    def examples(self) -> Mapping[str, Sequence[Example]]: ...
-
-
-def evaluation_sheets(evaluation: HasExamples) -> dict[str, np.ndarray]:
+def evaluation_sheets(evaluation: Evaluation) -> dict[str, np.ndarray]:
     """Name -> (H, W, 3) uint8, a sheet for each data set: image, truth, prediction and errors, with a legend."""
     sheets = {}
     for name, examples in evaluation.examples.items():

@@ -1,4 +1,4 @@
-"""A sheet: titled panels in rows, sections of them, and a legend below. Pure: numpy and Pillow. Own design.
+"""A sheet: titled panels in rows, sections of them, and a legend below. Pure: numpy and Pillow.
 
 Panels are pasted as they are, so that a pixel of a sheet has exactly the colour of the panel's; matplotlib, whose font
 is used, would interpolate them.
@@ -57,6 +57,7 @@ NO_LEGEND = Legend()
 
 def draw_sheet(title: str, sections: Sequence[Section], *, note: str = "", legend: Legend = NO_LEGEND) -> np.ndarray:
     """The sheet: (H, W, 3) uint8 RGB."""
+    # Sizes.
     cells = [_cell_width(section) for section in sections]
     widths = [s.columns * (cell + GAP) - GAP for s, cell in zip(sections, cells, strict=True)]
     width = max([*widths, _legend_width(legend)])
@@ -66,11 +67,13 @@ def draw_sheet(title: str, sections: Sequence[Section], *, note: str = "", legen
     head = TITLE + 10 + LINE * len(note_lines)
     foot = LINE * (legend_lines + 1) + GAP if legend.rows else 0
     height = head + sum(map(_section_height, sections)) + foot + 2 * MARGIN
+    # Title and note.
     sheet = Image.new("RGB", (width + 2 * MARGIN, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), shortened(title, width, TITLE), INK, _font(TITLE))
     for number, line in enumerate(note_lines):
         draw.text((MARGIN, MARGIN + TITLE + 8 + LINE * number), line, SOFT, _font(TEXT))
+    # Sections, then the legend.
     top = MARGIN + head
     for section, cell in zip(sections, cells, strict=True):
         _draw_section(sheet, draw, section, cell, top)
@@ -91,7 +94,7 @@ def shortened(text: str, width: int, size: int = TEXT) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """The value with so many digits that tell something."""
+    """The value with `digits` significant digits."""
     return f"{value:.{digits}g}"
 
 
@@ -132,6 +135,7 @@ def _draw_bar(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, ends: tuple[float, float], left: int, top: int, width: int
 ) -> None:
     """low, the bar, high, on one line of `width` pixels."""
+    # As many digits as tell the ends apart.
     digits = next((n for n in range(3, 7) if number(ends[0], n) != number(ends[1], n)), 3)
     low, high = (number(end, digits) for end in ends)
     if ends[0] >= ends[1]:

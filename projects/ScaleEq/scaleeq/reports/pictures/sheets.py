@@ -99,6 +99,7 @@ def prediction_panels(seen: Seen, classes: Classes, side: int = LARGE) -> list[P
     colored = Panel(colorize(prediction, classes.colors, classes.ignore_label), "prediction")
     if seen.truth is None:
         return [*panels, colored, Panel(blend(image, prediction, classes.colors), "prediction over the image")]
+    # Errors are found at full size, and then made smaller.
     truth = resize_labels(seen.truth, size)
     errors = resize_labels(error_map(seen.prediction, seen.truth, classes.ignore_label), size)
     return [
@@ -111,12 +112,14 @@ def prediction_panels(seen: Seen, classes: Classes, side: int = LARGE) -> list[P
 
 def legend(seen: Sequence[Seen], classes: Classes, scores: Score | None = None) -> Legend:
     """The classes that occur in truth or prediction, by their area in both together; void last."""
+    # Areas.
     predicted, true = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for each in seen:
         predicted += np.bincount(each.prediction.ravel(), minlength=256)
         if each.truth is not None:
             true += np.bincount(each.truth.ravel(), minlength=256)
     areas = true + predicted
+    # Labels by area.
     order = [int(label) for label in np.argsort(-areas, kind="stable") if areas[label]]
     order = sorted(order, key=lambda label: label == classes.ignore_label)
     names = dict(enumerate(classes.names)) | {classes.ignore_label: "void"}
@@ -221,6 +224,7 @@ def without_common(names: Iterable[str]) -> tuple[str, dict[str, str]]:
     longest = min(map(len, words.values())) - 1  # a word of each is left
     start = _num_shared([w[:longest] for w in words.values()])
     end = _num_shared([w[::-1][: longest - start] for w in words.values()])
+    # What stands for the rest of each name.
     first = next(iter(words.values()))
     rest = [*first[:start], "*", *first[len(first) - end :]]
     common = f"Names are {'.'.join(rest)}." if len(rest) > 1 else ""
@@ -234,9 +238,11 @@ def _num_shared(lists: Sequence[Sequence[str]]) -> int:
 
 
 def _offset_panel(offset: torch.Tensor, mask: torch.Tensor, visible: tuple[float, float], image: np.ndarray) -> Panel:
+    # How far the kernel looks, as heat.
     length = offset.float().unflatten(1, (-1, 2)).norm(dim=2).mean(dim=1, keepdim=True)
     lengths = visible_map(length, visible, _size(image))[0]
     ends = heat_ends(lengths)
+    # Where to, as arrows: pixels of the map become pixels of the picture.
     sides = zip(_size(image), visible, offset.shape[-2:], strict=True)
     pixels = torch.tensor([size / share / side for size, share, side in sides], device=offset.device)  # of the picture
     arrows = visible_map(mean_offsets(offset, mask) * pixels[:, None, None], visible, _size(image))

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ Named = dict[str, Record]
 def dataset_images(name: str, *, num: int = 0, only: Collection[str] = ()) -> Named:
     """Images of a data set.
 
-    num: so many, evenly from all of them; 0: all. only: NAMEs, or what they end with after a "/".
+    num: how many, evenly from all of them; 0: all. only: NAMEs, or what they end with after a "/".
     ValueError: unknown names, with the nearest.
     """
     find_dataset(name)
@@ -73,6 +72,7 @@ def picture_files(paths: Sequence[str | Path], *, leave_out: str | Path = "") ->
     if not files:
         shown = ", ".join(map(str, paths))
         raise FileNotFoundError(f"there is no image ({', '.join(IMAGE_SUFFIXES)}) in {shown}")
+    # Names: the path below what all have in common, with its suffix where two differ in that alone.
     root = os.path.commonpath([os.path.dirname(file) for file in files])
     relative = [os.path.relpath(file, root) for file in files]
     stems = [os.path.splitext(path)[0] for path in relative]
@@ -95,6 +95,7 @@ class StoredPredictions:
 
     def __call__(self, record: Record) -> Seen:
         """ValueError, OSError: a file that cannot be read, or sizes that differ; the file is named."""
+        # The prediction.
         stored = self.records[str(record["file_name"])]
         num_classes, ignore_label = len(self.classes.names), self.classes.ignore_label
         prediction = read_labels(stored, num_classes=num_classes, ignore_label=ignore_label)
@@ -103,6 +104,7 @@ class StoredPredictions:
             image, truth = read_pair(record, num_classes=num_classes, ignore_label=ignore_label)
         else:
             image = read_image(record)
+        # Do they fit?
         if prediction.shape != image.shape[:2]:
             raise ValueError(
                 f"{stored['file_name']} is {prediction.shape} (height, width), its image {image.shape[:2]}"
@@ -121,6 +123,7 @@ class ModelPredictions:
         kinds: "gates", "alignment", "features": the maps that are kept.
         ValueError: no data set to name the classes, or a model that has no such maps.
         """
+        # The classes.
         dataset_name = dataset_name or next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "")
         if not dataset_name:
             raise ValueError("DATASETS.TEST is empty: no data set says what the classes are; set it, or --dataset")
@@ -128,6 +131,7 @@ class ModelPredictions:
         self.classes = Classes.of(metadata)
         if len(self.classes.names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
             load_records(cfg, dataset_name)  # says so
+        # The model.
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""  # all weights are in the file
@@ -136,6 +140,7 @@ class ModelPredictions:
         SafeCheckpointer(self.model, other_model=other_equalizers).load_weights(weights)
         require_calibrated(self.model)
         self.model.eval()
+        # How it is called.
         self.kinds = frozenset(kinds)
         self.mapper = SegmentationMapper.from_config(cfg, is_train=False)
         self.predictor = Inference.from_config(cfg, self.model, flip_pairs=metadata.get("flip_pairs", ()))
@@ -165,7 +170,7 @@ class ModelPredictions:
 
 def kinds_of(model: nn.Module) -> dict[str, list[str]]:
     """Kind of map -> the modules of a model that have it."""
-    types: dict[str, Any] = {"gates": (Gate, LogitsGate), "alignment": Aligned, "features": Fusion}
+    types: dict[str, type | tuple[type, ...]] = {"gates": (Gate, LogitsGate), "alignment": Aligned, "features": Fusion}
     modules = list(model.named_modules())
     return {kind: [name for name, module in modules if isinstance(module, of)] for kind, of in types.items()}
 
@@ -201,15 +206,11 @@ def visible_share(model: nn.Module, image: torch.Tensor) -> Iterator[list[float]
     """
     shares = [1.0, 1.0]
 
-    def keep(module: nn.Module, inputs: Any) -> None:
+    def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         shares[:] = [own / padded for own, padded in zip(image.shape[-2:], inputs[0].shape[-2:], strict=True)]
 
-    backbone: Any = model.get_submodule("backbone")
-    handle = backbone.register_forward_pre_hook(keep)
-    try:
+    with model.get_submodule("backbone").register_forward_pre_hook(keep):
         yield shares
-    finally:
-        handle.remove()
 
 
 def _images_of(path: str, own: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ import torch
 
 _WHERE = {  # name -> (module of Detectron2, module of standalone)
     "comm": ("utils.comm", "comm"),
-    "launch": ("engine.launch", "launch"),
+    "launch": ("engine.launch", "launching"),
     "seed_all_rng": ("utils.env", "defaults"),
     "setup_logger": ("utils.logger", "logger"),
     "HookBase": ("engine", "train_loop"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, print_csv_format, verify_results
     from .events import EventStorage, EventWriter, get_event_storage
     from .hooks import EvalHook, IterationTimer, LRScheduler, PeriodicCheckpointer, PeriodicWriter
-    from .launch import launch
+    from .launching import launch
     from .layers import NaiveSyncBatchNorm, ShapeSpec
     from .logger import setup_logger
     from .modeling import (
@@ -54,7 +54,7 @@ _HOMES = {
         ),
         "events": ("EventStorage", "EventWriter", "get_event_storage"),
         "hooks": ("EvalHook", "IterationTimer", "LRScheduler", "PeriodicCheckpointer", "PeriodicWriter"),
-        "launch": ("launch",),
+        "launching": ("launch",),  # not named as its function: importing it would put the module in that one's place
         "layers": ("NaiveSyncBatchNorm", "ShapeSpec"),
         "logger": ("setup_logger",),
         "modeling": (

@@ -22,14 +22,13 @@ import torch
 from torch import nn
 
 # Importing these registers what a config names.
-import scaleeq.backbones
 import scaleeq.data
 import scaleeq.segmentor
 from scaleeq.engine import CfgNode, DatasetEvaluator, build_model
 from scaleeq.equalization.calibration import require_calibrated
-from scaleeq.evaluation.metric import Metric
 from scaleeq.names import check_names
 from scaleeq.tasks import build_tasks
+from scaleeq.tasks.metric import Metric
 
 from .evaluators import build_evaluator, one_each
 from .examples import draw_examples

@@ -54,6 +54,8 @@ def create_model(
 ) -> Segmentation:
     """A model of normalized images (N, 3, H, W), whose logits (N, num_classes, H, W) have the images' size.
 
+    Weights of the decoder, and of a backbone that is not pretrained, are random.
+
     Args:
         decoder: one of DECODERS.
         backbone: the name of a timm model with levels of strides 4 to 32, or a backbone of scaleeq.backbones; levels

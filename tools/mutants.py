@@ -55,8 +55,10 @@ EXTRA_TESTS = {
         "tests/fusion/test_fusion.py",
         "tests/test_model_records.py",
     ],
+    "converters/": ["tests/decoders/test_fapn.py"],
+    "segmentor.py": ["tests/test_model_records.py"],
     "pictures.py": ["tests/reports/test_finished_run.py", "tests/reports/test_visualization.py"],
-    "tasks/": ["tests/test_aux_logits.py"],
+    "tasks/": ["tests/test_aux_logits.py", "tests/decoders/test_head_configs.py", "tests/decoders/test_heads.py"],
     "training/": ["tests/test_recipes.py"],
 }
 

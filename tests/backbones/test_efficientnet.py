@@ -24,7 +24,7 @@ def rounded(channels: float) -> int:
 @pytest.mark.parametrize(("width", "depth"), [(0.4, 0.6), (0.6, 1.0), (1.0, 1.1), (1.4, 1.8), (2.0, 3.1)])
 def test_channels_and_repeats_follow_the_rules(width, depth):
     with torch.device("meta"):
-        body = create_body("tf_efficientnet_b0", 3, False, "", multipliers=(width, depth))
+        body = create_body("tf_efficientnet_b0", multipliers=(width, depth))
     assert body.feature_info.channels() == [rounded(width * STAGES["channels"][i]) for i in (1, 2, 4, 6)]
     assert [len(stage) for stage in body.blocks] == [math.ceil(depth * n) for n in STAGES["repeats"]]
 
@@ -44,7 +44,7 @@ def test_published_multipliers_give_timms_models(prefix, name, width, depth):
 def test_lite_s_is_the_specified_encoder():
     backbone = TimmBackbone(name="tf_efficientnet_b0", multipliers=(0.4, 0.6), bn_momentum=0.01)
     assert sum(p.numel() for p in backbone.parameters()) == 514_010
-    shapes = {level: (spec.channels, spec.stride) for level, spec in backbone.output_shape().items()}
+    shapes = {level: (spec.channels, spec.stride) for level, spec in backbone.levels().items()}
     assert shapes == {"res2": (16, 4), "res3": (16, 8), "res4": (48, 16), "res5": (128, 32)}
     norms = [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
@@ -56,8 +56,8 @@ def test_lite_s_is_the_specified_encoder():
 
 def test_refusals():
     with pytest.raises(ValueError, match="are of efficientnet_b0 and tf_efficientnet_b0, not of NAME 'resnet50'"):
-        create_body("resnet50", 3, False, "", multipliers=(0.5, 1.0))
+        create_body("resnet50", multipliers=(0.5, 1.0))
     with pytest.raises(ValueError, match=r"WIDTH_MULTIPLIER 0\.0 and DEPTH_MULTIPLIER 1\.0 must be positive"):
-        create_body("efficientnet_b0", 3, False, "", multipliers=(0.0, 1.0))
+        create_body("efficientnet_b0", multipliers=(0.0, 1.0))
     with pytest.raises(ValueError, match="there are no weights for efficientnet_b0 with"):
-        create_body("efficientnet_b0", 3, True, "", multipliers=(0.5, 1.0))
+        create_body("efficientnet_b0", 3, True, multipliers=(0.5, 1.0))

@@ -18,6 +18,7 @@ from scaleeq import engine
 from scaleeq.backbones import HRNetBackbone, TimmBackbone
 from scaleeq.backbones.depth import layer_ids
 from scaleeq.backbones.hrnet import Exchange, Transition
+from scaleeq.backbones.timm import Weights
 from scaleeq.config import add_scaleeq_config
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.layers import Gate, LogitsGate
@@ -57,7 +58,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_without_gates_it_is_timms_hrnet_bit_for_bit(checkpoint, training):
-    ours = small(pretrained_file=str(checkpoint), gates="none", transfer="nearest")
+    ours = small(pretrained=Weights(torch.load(checkpoint), "the file"), gates="none", transfer="nearest")
     theirs = timm.create_model(SMALL, features_only=True, feature_location="", out_indices=(1, 2, 3, 4))
     missing, _ = theirs.load_state_dict(torch.load(checkpoint), strict=False)
     assert missing == []
@@ -74,7 +75,9 @@ def test_without_gates_it_is_timms_hrnet_bit_for_bit(checkpoint, training):
 
 
 def test_pretrained_weights_are_loaded_below_the_gates(checkpoint):
-    gated, plain = (small(pretrained_file=str(checkpoint), gates=gates) for gates in ("both", "none"))
+    gated, plain = (
+        small(pretrained=Weights(torch.load(checkpoint), "the file"), gates=gates) for gates in ("both", "none")
+    )
     theirs, ours = plain.state_dict(), gated.state_dict()
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
     added = {".".join(key.split(".")[1:3]) for key in ours.keys() - theirs.keys()}
@@ -170,7 +173,7 @@ def test_w48_has_88_gates_of_13136_parameters():
 def test_w48_costs_what_was_measured_on_the_released_code():
     """+0.24 % parameters and +2.55 % multiply-adds over HRNetV2-W48 with its head, at inference, 19 classes."""
     plain, gated = w48("none"), w48("both")
-    assert {level: shape.channels for level, shape in gated.output_shape().items()} == {
+    assert {level: shape.channels for level, shape in gated.levels().items()} == {
         "res2": 48, "res3": 96, "res4": 192, "res5": 384,
     }  # fmt: skip
     width, pixels = 48 + 96 + 192 + 384, 128 * 256
@@ -193,8 +196,8 @@ def test_levels_have_true_strides_at_any_size(height, width, transfer):
     backbone = small(transfer=transfer).eval()
     with torch.no_grad():
         features = backbone(torch.randn(2, 3, height, width))
-    channels = {level: shape.channels for level, shape in backbone.output_shape().items()}
-    assert {level: shape.stride for level, shape in backbone.output_shape().items()} == LEVELS
+    channels = {level: shape.channels for level, shape in backbone.levels().items()}
+    assert {level: shape.stride for level, shape in backbone.levels().items()} == LEVELS
     assert {level: tuple(x.shape) for level, x in features.items()} == {
         level: (2, channels[level], math.ceil(height / s), math.ceil(width / s)) for level, s in LEVELS.items()
     }

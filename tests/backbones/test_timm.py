@@ -15,6 +15,7 @@ import torchvision
 
 from scaleeq import engine
 from scaleeq.backbones import TimmBackbone
+from scaleeq.backbones.registered import build_timm_backbone
 from scaleeq.config import add_scaleeq_config
 
 CHANNELS = {
@@ -40,7 +41,7 @@ def backbone_of(name: str) -> TimmBackbone:
 def test_levels_have_true_strides_at_any_size(name):
     """(20, 28) is smaller than one window of Swin and Twins, (97, 61) is odd at every stride."""
     backbone = backbone_of(name).eval()
-    shape = backbone.output_shape()
+    shape = backbone.levels()
     assert {level: spec.stride for level, spec in shape.items()} == STRIDES
     assert tuple(spec.channels for spec in shape.values()) == CHANNELS[name]
     for height, width in ((64, 96), (97, 61), (20, 28)):
@@ -83,7 +84,7 @@ def test_padding_is_used_only_where_a_model_needs_it():
 def test_dilated_instead_of_strided(name, output_stride):
     backbone = TimmBackbone(name=name, output_stride=output_stride).eval()
     strides = {level: min(stride, output_stride) for level, stride in STRIDES.items()}
-    assert {level: spec.stride for level, spec in backbone.output_shape().items()} == strides
+    assert {level: spec.stride for level, spec in backbone.levels().items()} == strides
     image = torch.randn(1, 3, 61, 97)
     with torch.no_grad():
         features = backbone(image)
@@ -188,6 +189,12 @@ def test_drop_path_rate_is_a_probability(rate):
 # --- pretrained weights ---
 
 
+def of_file(name: str, path: str, in_channels: int = 3) -> TimmBackbone:
+    cfg = config()
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.PRETRAINED_FILE = name, path
+    return build_timm_backbone(cfg, engine.ShapeSpec(channels=in_channels))
+
+
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_weights_of_a_local_file(tmp_path, name, suffix):
@@ -197,10 +204,10 @@ def test_weights_of_a_local_file(tmp_path, name, suffix):
         torch.save({"state_dict": model.state_dict()}, path)
     else:
         pytest.importorskip("safetensors.torch").save_file(model.state_dict(), path)
-    body = TimmBackbone(name=name, pretrained_file=path).body
+    body = of_file(name, path).body
     expected = model.state_dict()
     assert all(torch.equal(tensor, expected[key]) for key, tensor in body.state_dict().items())
-    gray = TimmBackbone(name=name, in_channels=1, pretrained_file=path).body
+    gray = of_file(name, path, in_channels=1).body
     assert torch.equal(next(gray.parameters()), next(model.parameters()).sum(1, keepdim=True))
 
 
@@ -209,7 +216,7 @@ def test_a_file_of_another_model_is_refused(tmp_path, name):
     path = str(tmp_path / "weights.pth")
     torch.save(timm.create_model("resnet18").state_dict(), path)
     with pytest.raises(ValueError, match=f"does not fit {name}"):
-        TimmBackbone(name=name, pretrained_file=path)
+        of_file(name, path)
 
 
 def test_a_file_whose_weights_have_other_names_is_refused(tmp_path):
@@ -218,7 +225,7 @@ def test_a_file_whose_weights_have_other_names_is_refused(tmp_path):
     weights = timm.create_model("efficientnet_b0").state_dict()
     torch.save({f"encoder.{name}": tensor for name, tensor in weights.items()}, path)
     with pytest.raises(ValueError, match="does not fit efficientnet_b0"):
-        TimmBackbone(name="efficientnet_b0", pretrained_file=path)
+        of_file("efficientnet_b0", path)
 
 
 def changed(model, change):
@@ -247,7 +254,7 @@ def test_a_file_of_other_numbers_is_refused_by_name(tmp_path, change, message):
     path = str(tmp_path / "weights.pth")
     torch.save({"state_dict": changed(timm.create_model("resnet18"), change)}, path)
     with pytest.raises(ValueError, match=rf"weights\.pth.*{message}"):
-        TimmBackbone(name="resnet18", pretrained_file=path)
+        of_file("resnet18", path)
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
@@ -263,12 +270,12 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, suffix):
         pytest.importorskip("safetensors.torch").save_file(model.state_dict(), path)
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=rf"weights\.{suffix}.* is (damaged|no whole safetensors file)"):
-        TimmBackbone(name="resnet18", pretrained_file=str(path))
+        of_file("resnet18", str(path))
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
-        TimmBackbone(name="resnet18", pretrained_file="nowhere.pth")
+        of_file("resnet18", "nowhere.pth")
 
 
 def test_a_hub_out_of_reach_is_explained(tmp_path):

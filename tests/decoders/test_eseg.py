@@ -14,12 +14,11 @@ import scaleeq.segmentor  # noqa: F401  (registers the heads)
 from scaleeq import calibrate, fold_equalizers
 from scaleeq.backbones.timm import create_body
 from scaleeq.decoders import ESeg, FusionOptions, PyramidOptions
-from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, load_config
+from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec, build_model, load_config
 from scaleeq.equalization import EqualizerSpec
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.fusion import Fusion
 from scaleeq.layers import BatchNorm2d, Level
-from scaleeq.segmentor import ScaleEqSegmentor
 from scaleeq.tasks.head import SegmentationHead
 from tests.decoders.heads import head_of
 from tests.equalized import equalized
@@ -63,7 +62,7 @@ def on_meta(name: str) -> tuple[torch.nn.Module, SegmentationHead]:
     """Encoder and head, without memory."""
     backbone, multipliers, width, cells, _ = MODELS[name]
     with torch.device("meta"):
-        body = create_body(backbone, 3, False, "", multipliers=multipliers)
+        body = create_body(backbone, multipliers=multipliers)
         channels = body.feature_info.channels()
         head = head_of(
             ESeg,
@@ -261,7 +260,7 @@ def test_any_timm_backbone_will_do():
         "MODEL.DEVICE": "cpu",
     }
     cfg = load_config(BASE, [part for key, value in keys.items() for part in (key, value)])
-    model = ScaleEqSegmentor(cfg).eval()
+    model = build_model(cfg).eval()
     with torch.no_grad():
         result = model([{"image": torch.rand(3, 65, 97) * 255}])
     assert result[0]["sem_seg"].shape[-2:] == (65, 97)

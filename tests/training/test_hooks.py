@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from scaleeq.engine import PeriodicCheckpointer, SafeCheckpointer, TrainerBase
-from scaleeq.evaluation.metric import HEADLINE
+from scaleeq.tasks.metric import HEADLINE
 from scaleeq.training.hooks import (
     BestCheckpoint,
     EarlyStop,

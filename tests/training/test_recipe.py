@@ -13,8 +13,8 @@ import torch
 import scaleeq.training
 from scaleeq.data.sets.toy import COLORS
 from scaleeq.engine import DatasetEvaluator, SafeCheckpointer
-from scaleeq.evaluation.metric import Metric
 from scaleeq.pictures import colorize
+from scaleeq.tasks.metric import Metric
 from scaleeq.training import Recipe, Trainer, evaluate_only
 from scaleeq.training.examples import WIDTH, Example, draw_examples
 from scaleeq.training.testing import Evaluation, InferenceClock, run_test

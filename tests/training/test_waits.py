@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scaleeq.segmentor import ScaleEqSegmentor
+from scaleeq.segmentor import build_segmentor
 from scaleeq.tasks.losses.options import LossOptions
 from scaleeq.tasks.losses.segmentation import SegmentationLoss
 from scaleeq.training.metrics import gather_metrics
@@ -75,7 +75,7 @@ def model(tmp_path_factory):
     """A segmentor on the meta device: a main head on a pyramid, and an auxiliary one."""
     cfg = tiny_config(tmp_path_factory.mktemp("none"), MODEL__TIMM__NAME="test_resnet")
     with torch.device("meta"):
-        return ScaleEqSegmentor(cfg).train()
+        return build_segmentor(cfg).train()
 
 
 def waits_of_a_step(cfg, model, *, passes=1):

@@ -1,6 +1,6 @@
 """ScaleEq: compare and train multi-level feature fusion for semantic segmentation.
 
-    from scaleeq import Fusion, ScaleEqualizer, calibrate, fold_equalizers, equalize
+    from scaleeq import Fusion, ScaleEqualizer, calibrate, create_model, fold_equalizers, equalize
 
 needs torch alone: no engine is imported and no config is read. `get_config` reads one; `add_scaleeq_config` makes
 ScaleEq a project inside Detectron2 (docs/engine.md). Importing the package itself imports nothing else.
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scaleeq.create import create_model as create_model
     from scaleeq.engine import CfgNode
     from scaleeq.equalization import EqualizerSpec as EqualizerSpec
     from scaleeq.equalization import ScaleEqualizer as ScaleEqualizer
@@ -29,6 +30,7 @@ __all__ = [
     "ScaleEqualizer",
     "add_scaleeq_config",
     "calibrate",
+    "create_model",
     "equalize",
     "equalize_fusions",
     "fold_equalizers",
@@ -40,6 +42,7 @@ _HOMES = {
     "Fusion": "scaleeq.fusion",
     "ScaleEqualizer": "scaleeq.equalization",
     "calibrate": "scaleeq.equalization.calibration",
+    "create_model": "scaleeq.create",
     "equalize": "scaleeq.equalization.foreign",
     "equalize_fusions": "scaleeq.equalization",
     "fold_equalizers": "scaleeq.equalization.folding",

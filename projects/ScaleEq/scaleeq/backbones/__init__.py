@@ -1,6 +1,7 @@
-"""Image -> {"res2": ..., "res5": ...}. Importing this package registers the backbones by name (MODEL.BACKBONE.NAME)."""
+"""Normalized image -> {"res2": ..., "res5": ...}. registered.py registers them by name (MODEL.BACKBONE.NAME)."""
 
-from .hrnet import HRNetBackbone, build_gsto_hrnet_backbone
-from .timm import TimmBackbone, build_timm_backbone
+from .base import PlainBackbone
+from .hrnet import HRNetBackbone
+from .timm import TimmBackbone
 
-__all__ = ["HRNetBackbone", "TimmBackbone", "build_gsto_hrnet_backbone", "build_timm_backbone"]
+__all__ = ["HRNetBackbone", "PlainBackbone", "TimmBackbone"]

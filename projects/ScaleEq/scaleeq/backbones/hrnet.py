@@ -21,11 +21,11 @@ import torch
 from torch import nn
 
 from ..choices import one_of
-from ..engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
 from ..fusion import Branch, Concat, Fusion, Keep, Resize, Sum
-from ..layers import ConvNormAct, Gate, LogitsGate, replace_batch_norms
+from ..layers import ConvNormAct, Gate, Level, LogitsGate
+from .base import PlainBackbone
 from .freezing import freeze, keep_in_eval
-from .timm import LEVELS, create_body
+from .timm import LEVELS, Weights, create_body
 
 GATES = ("both", "unsupervised", "supervised", "none")
 AUX_STAGES = ("stage2", "stage3")
@@ -151,7 +151,7 @@ class HRNetBody(nn.Module):
         return levels, aux_logits
 
 
-class HRNetBackbone(Backbone):
+class HRNetBackbone(PlainBackbone):
     """HRNetV2 or GSTO-HRNet: image -> {"res2": stride 4, "res3": 8, "res4": 16, "res5": 32}.
 
     In training, with supervised gates, also "aux_logits": stage -> (N, num_classes, H / 4, W / 4), which
@@ -164,8 +164,7 @@ class HRNetBackbone(Backbone):
         *,
         name: str,
         in_channels: int = 3,
-        pretrained: bool = False,
-        pretrained_file: str = "",
+        pretrained: bool | Weights = False,
         gates: str = "both",
         gate: str = "paper",
         num_classes: int = 0,
@@ -174,7 +173,7 @@ class HRNetBackbone(Backbone):
         freeze_at: int = 0,
     ) -> None:
         """
-        name, in_channels, pretrained, pretrained_file, freeze_at: as TimmBackbone's; of an HRNet.
+        name, in_channels, pretrained, freeze_at: as TimmBackbone's; of an HRNet.
         gates: where: "both", "unsupervised" (fuse layers), "supervised" (transitions), "none".
         gate: their kind, "paper" or "reference" (see layers/gate.py).
         num_classes: of the supervised gates' logits.
@@ -195,7 +194,7 @@ class HRNetBackbone(Backbone):
                 f"MODEL.HRNET.AUX_LOSS_WEIGHTS is {list(aux_loss_weights)}; give one for each of {AUX_STAGES}"
             )
         self.name = name
-        body = create_body(name, in_channels, pretrained, pretrained_file)
+        body = create_body(name, in_channels, pretrained)
         self._channels = dict(zip(LEVELS.values(), cast(Any, body).feature_info.channels(), strict=True))
         kinds = {place: gate if gates in ("both", place) else "" for place in ("unsupervised", "supervised")}
         self.body = HRNetBody(body, self._channels, num_classes=num_classes, gates=kinds, transfer=transfer)
@@ -203,26 +202,6 @@ class HRNetBackbone(Backbone):
         self.aux_loss_weights = weights if kinds["supervised"] else {}
         self._frozen = freeze(self.body, freeze_at, name)
         self.train()
-
-    @classmethod
-    def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:
-        model = cfg.MODEL
-        unused = {"DROP_PATH_RATE": 0.0, "LEVEL_NORM": False, "OUTPUT_STRIDE": 32}
-        for key, nothing in unused.items():
-            if (value := model.TIMM[key]) != nothing:
-                raise ValueError(f"MODEL.TIMM.{key} is {value}, but an HRNet has no such part; leave it out")
-        return {
-            "name": model.TIMM.NAME,
-            "in_channels": input_shape.channels,
-            "pretrained": model.TIMM.PRETRAINED,
-            "pretrained_file": model.TIMM.PRETRAINED_FILE,
-            "gates": model.HRNET.GATES,
-            "gate": model.GATE,
-            "num_classes": model.SEM_SEG_HEAD.NUM_CLASSES,
-            "aux_loss_weights": model.HRNET.AUX_LOSS_WEIGHTS,
-            "transfer": model.HRNET.TRANSFER,
-            "freeze_at": model.BACKBONE.FREEZE_AT,
-        }
 
     def forward(self, image: torch.Tensor) -> dict[str, Any]:
         """image: (N, C, H, W), normalized, any size -> level -> maps; in training also "aux_logits"."""
@@ -235,26 +214,14 @@ class HRNetBackbone(Backbone):
         for level in [level for level in last.fusions if level not in levels]:
             del last.fusions[level]
 
-    def output_shape(self) -> dict[str, ShapeSpec]:
+    def levels(self) -> dict[str, Level]:
         """Level name -> channels and stride."""
         left = cast(Any, self.body.stage4[-1]).fusions
         strides = {level: stride for stride, level in LEVELS.items() if level in left}
-        return {level: ShapeSpec(channels=self._channels[level], stride=stride) for level, stride in strides.items()}
+        return {level: Level(self._channels[level], stride) for level, stride in strides.items()}
 
     def train(self, mode: bool = True) -> HRNetBackbone:
         """Sets the mode of everything but the frozen stages, which stay in eval mode."""
         super().train(mode)
         keep_in_eval(self.body, self._frozen)
         return self
-
-
-@BACKBONE_REGISTRY.register()
-def build_gsto_hrnet_backbone(cfg: Any, input_shape: ShapeSpec) -> HRNetBackbone:
-    """The backbone that MODEL.TIMM, MODEL.HRNET, MODEL.GATE and MODEL.BACKBONE.FREEZE_AT describe.
-
-    SEM_SEG_HEAD.NORM "SyncBN" holds for its batch norms too, as the published models were trained.
-    """
-    backbone = HRNetBackbone(**HRNetBackbone.from_config(cfg, input_shape))
-    if cfg.MODEL.SEM_SEG_HEAD.NORM == "SyncBN" and comm.get_world_size() > 1:
-        replace_batch_norms(backbone, NaiveSyncBatchNorm)
-    return backbone

@@ -21,22 +21,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm2d
-from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..choices import nearest, one_of
-from ..engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
-from ..engine.checkpoint_container import read_content
-from ..engine.checkpoint_file import refuse_faults, state_dict_of
-from ..layers import replace_batch_norms
+from ..layers import Level
+from .base import PlainBackbone
 from .efficientnet import scaled_efficientnet
 from .freezing import freeze, keep_in_eval
 
@@ -51,7 +47,14 @@ FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-class TimmBackbone(Backbone):
+class Weights(NamedTuple):
+    """Weights of a timm model that somebody has read. source: where they come from, for messages."""
+
+    tensors: dict[str, Tensor]
+    source: str
+
+
+class TimmBackbone(PlainBackbone):
     """A timm model as a backbone: image -> {"res2": stride 4, "res3": 8, "res4": 16, "res5": 32}.
 
     With an output stride, no level has a larger one.
@@ -62,8 +65,7 @@ class TimmBackbone(Backbone):
         *,
         name: str,
         in_channels: int = 3,
-        pretrained: bool = False,
-        pretrained_file: str = "",
+        pretrained: bool | Weights = False,
         drop_path_rate: float = 0.0,
         level_norm: bool = False,
         freeze_at: int = 0,
@@ -73,9 +75,7 @@ class TimmBackbone(Backbone):
     ) -> None:
         """
         name: as timm accepts it, with or without the tag of the weights ("resnet50", "resnet50.a1_in1k").
-        pretrained: weights through timm, from its hub or the hub's local cache.
-        pretrained_file: a local file with the weights of the timm model (.safetensors, or a state dict of torch.save);
-        goes before `pretrained`.
+        pretrained: weights through timm, from its hub or the hub's local cache; or these of the timm model.
         drop_path_rate: probability in [0, 1) of dropping a residual branch of the last block; it rises linearly from 0
         at the first.
         level_norm: a layer norm over the channels of each level.
@@ -91,9 +91,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         self.name = name
         self._strides = {level: min(stride, output_stride) for stride, level in LEVELS.items()}
-        self.body = create_body(
-            name, in_channels, pretrained, pretrained_file, drop_path_rate, multipliers, output_stride
-        )
+        self.body = create_body(name, in_channels, pretrained, drop_path_rate, multipliers, output_stride)
         info: Any = self.body.feature_info
         self._channels = dict(zip(LEVELS.values(), info.channels(), strict=True))
         self._channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
@@ -105,21 +103,6 @@ class TimmBackbone(Backbone):
         self._padded_multiple = self._probe(name, in_channels)
         self._frozen = freeze(self.body, freeze_at, name)
         self.train()
-
-    @classmethod
-    def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:
-        return {
-            "name": cfg.MODEL.TIMM.NAME,
-            "in_channels": input_shape.channels,
-            "pretrained": cfg.MODEL.TIMM.PRETRAINED,
-            "pretrained_file": cfg.MODEL.TIMM.PRETRAINED_FILE,
-            "drop_path_rate": cfg.MODEL.TIMM.DROP_PATH_RATE,
-            "level_norm": cfg.MODEL.TIMM.LEVEL_NORM,
-            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "multipliers": (cfg.MODEL.TIMM.WIDTH_MULTIPLIER, cfg.MODEL.TIMM.DEPTH_MULTIPLIER),
-            "bn_momentum": cfg.MODEL.TIMM.BN_MOMENTUM,
-            "output_stride": cfg.MODEL.TIMM.OUTPUT_STRIDE,
-        }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """image: (N, C, H, W), normalized, any size.
@@ -144,9 +127,9 @@ class TimmBackbone(Backbone):
         for level in [level for level in self.level_norms if level not in levels]:
             del self.level_norms[level]
 
-    def output_shape(self) -> dict[str, ShapeSpec]:
+    def levels(self) -> dict[str, Level]:
         """Level name -> channels and stride."""
-        return {level: ShapeSpec(channels=self._channels[level], stride=s) for level, s in self._strides.items()}
+        return {level: Level(self._channels[level], stride) for level, stride in self._strides.items()}
 
     def train(self, mode: bool = True) -> TimmBackbone:
         """Sets the mode of everything but the frozen stages, which stay in eval mode."""
@@ -178,24 +161,10 @@ class TimmBackbone(Backbone):
         )
 
 
-@BACKBONE_REGISTRY.register()
-def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
-    """The backbone that MODEL.TIMM and MODEL.BACKBONE.FREEZE_AT describe.
-
-    SEM_SEG_HEAD.NORM "SyncBN" holds for its batch norms too, as in mmsegmentation's recipes (not for those that timm
-    fuses with their activation, as in EfficientNet).
-    """
-    backbone = TimmBackbone(**TimmBackbone.from_config(cfg, input_shape))
-    if cfg.MODEL.SEM_SEG_HEAD.NORM == "SyncBN" and comm.get_world_size() > 1:
-        replace_batch_norms(backbone, NaiveSyncBatchNorm)
-    return backbone
-
-
 def create_body(
     name: str,
-    in_channels: int,
-    pretrained: bool,
-    pretrained_file: str,
+    in_channels: int = 3,
+    pretrained: bool | Weights = False,
     drop_path_rate: float = 0.0,
     multipliers: tuple[float, float] = (1.0, 1.0),
     output_stride: int = 32,
@@ -216,14 +185,14 @@ def create_body(
         options["output_stride"] = output_stride
     if drop_path_rate > 0:
         options["drop_path_rate"] = drop_path_rate
-    if multipliers != (1, 1) and pretrained and not pretrained_file:
+    if multipliers != (1, 1) and pretrained is True:
         raise ValueError(
             f"MODEL.TIMM.PRETRAINED: there are no weights for {name} with WIDTH_MULTIPLIER and DEPTH_MULTIPLIER "
             f"{multipliers}; train from scratch, or name your own in MODEL.TIMM.PRETRAINED_FILE"
         )
     make = timm.create_model if multipliers == (1, 1) else partial(scaled_efficientnet, multipliers=multipliers)
     try:
-        body = _create_with_weights(make, name, options, pretrained, pretrained_file)
+        body = _create_with_weights(make, name, options, pretrained)
     except TypeError as error:
         if "output_stride" in str(error):
             raise ValueError(
@@ -240,19 +209,15 @@ def create_body(
 
 
 def _create_with_weights(
-    make: Callable[..., nn.Module], name: str, options: dict[str, Any], pretrained: bool, pretrained_file: str
+    make: Callable[..., nn.Module], name: str, options: dict[str, Any], pretrained: bool | Weights
 ) -> nn.Module:
-    if pretrained_file:
-        if not Path(pretrained_file).is_file():
-            raise FileNotFoundError(f"MODEL.TIMM.PRETRAINED_FILE: there is no file {pretrained_file!r}")
-        weights = _read_weights(Path(pretrained_file))
+    if isinstance(pretrained, Weights):
+        misfit = f"{pretrained.source} does not fit {name}"
         try:
-            body = make(name, pretrained=True, pretrained_cfg_overlay={"state_dict": weights}, **options)
+            body = make(name, pretrained=True, pretrained_cfg_overlay={"state_dict": pretrained.tensors}, **options)
         except RuntimeError as error:
-            raise ValueError(f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}: {error}") from error
-        _require_loaded(body, weights, f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r} does not fit {name}")
-        parameters = [parameter for parameter, _ in body.named_parameters()]
-        refuse_faults({"model": body.state_dict()}, parameters, f"MODEL.TIMM.PRETRAINED_FILE {pretrained_file!r}")
+            raise ValueError(f"{misfit}: {error}") from error
+        _require_loaded(body, pretrained.tensors, misfit)
         return body
     if not pretrained:
         return make(name, **options)
@@ -267,30 +232,6 @@ def _create_with_weights(
             "MODEL.TIMM.PRETRAINED), or "
             f"train from scratch with MODEL.TIMM.PRETRAINED False ({error})"
         ) from error
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    """The state dict in a file of timm's or of a training with it, averaged weights first, as timm chooses.
-
-    ValueError: damaged, foreign, or with something else than floats as weights.
-    """
-    if file.suffix == ".safetensors":
-        try:
-            content: Any = load_state_dict(str(file))
-        except Exception as error:  # the reader's own class of error is not public
-            raise ValueError(
-                f"MODEL.TIMM.PRETRAINED_FILE {str(file)!r} is no whole safetensors file: {error}"
-            ) from error
-    else:
-        content = read_content(file, shown_as=file)
-    keys = ("state_dict_ema", "model_ema", "state_dict", "model") if isinstance(content, dict) else ()
-    key = next((key for key in keys if content.get(key) is not None), "")
-    weights = state_dict_of(content[key] if key else content, file, key or "state dict")
-    for name, tensor in weights.items():
-        is_float = tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
-        if name.rpartition(".")[2] in ("weight", "bias", "running_mean", "running_var") and not is_float:
-            raise ValueError(f"{file}: {name} is {tensor.dtype} ({tensor.layout}, {tensor.device}), not a plain float")
-    return weights
 
 
 def _require_loaded(body: nn.Module, weights: dict[str, Tensor], message: str) -> None:

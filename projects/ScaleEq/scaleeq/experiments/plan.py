@@ -29,7 +29,7 @@ from scaleeq.choices import did_you_mean, flatten
 from scaleeq.config.parts import absolute
 from scaleeq.engine import CfgNode, load_config
 from scaleeq.engine.config_io import read_yaml_files
-from scaleeq.evaluation.metric import HEADLINE
+from scaleeq.tasks.metric import HEADLINE
 
 KEYS = ("name", "base", "overrides", "seeds", "baseline", "metric", "variants")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # it becomes a folder

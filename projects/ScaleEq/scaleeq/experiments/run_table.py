@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from scaleeq.engine import load_config
-from scaleeq.evaluation.metric import HEADLINE
 from scaleeq.files import read_json, write_json, write_text
 from scaleeq.markdown import table
+from scaleeq.tasks.metric import HEADLINE
 
 from .plan import differing, flat
 from .runs import IGNORED_KEYS, curve, read_metrics

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scaleeq.evaluation.metric import Metric
 from scaleeq.geometry import Geometry
 from scaleeq.ops import resize, send
 
 from .losses.averaging import Averaging
+from .metric import Metric
 
 if TYPE_CHECKING:
     from scaleeq.engine import DatasetEvaluator

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from scaleeq.evaluation.metric import Metric
 from scaleeq.geometry import Geometry
 
 from .base import Losses, Task
 from .losses.options import LossOptions
 from .losses.segmentation import SegmentationLoss
+from .metric import Metric
 from .registry import register
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 from torch import nn
 
 from scaleeq.engine import EvalHook, HookBase, SafeCheckpointer, comm, write_checkpoint
-from scaleeq.evaluation.metric import Metric
 from scaleeq.files import read_json, set_aside, write_json
 from scaleeq.stopping import UntilStopped
+from scaleeq.tasks.metric import Metric
 
 from .batches import cut
 

@@ -22,14 +22,13 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 # Importing these registers what a config names.
-import scaleeq.backbones
 import scaleeq.data
 import scaleeq.segmentor
 from scaleeq.engine import CfgNode, DatasetEvaluator, build_model
 from scaleeq.equalization.calibration import require_calibrated
-from scaleeq.evaluation.metric import Metric
 from scaleeq.names import check_names
 from scaleeq.tasks import build_tasks
+from scaleeq.tasks.metric import Metric
 
 from .evaluators import build_evaluator, one_each
 from .examples import draw_examples

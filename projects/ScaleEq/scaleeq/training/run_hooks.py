@@ -22,7 +22,7 @@ from scaleeq.engine import (
     SafeCheckpointer,
     comm,
 )
-from scaleeq.evaluation.metric import Metric
+from scaleeq.tasks.metric import Metric
 
 from .hooks import BestCheckpoint, EarlyStop, EvaluationHook, FirstBatches, MissedEvaluation
 from .scale_hooks import CalibrationHook, ScaleStatisticsHook

@@ -1,0 +1,86 @@
+"""create_model: a decoder and a backbone by name, as one plain module, without engine and config.
+
+    model = create_model("uper", "resnet18", num_classes=8)
+    logits = model(images)  # (N, 3, H, W), normalized -> (N, 8, H, W)
+
+Its state dict has the keys of a checkpoint of `scaleeq train`, "backbone.*" and "sem_seg_head.*", without the auxiliary
+heads that training alone needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from scaleeq import decoders
+from scaleeq.backbones import PlainBackbone, TimmBackbone
+from scaleeq.tasks import SemanticTask
+from scaleeq.tasks.head import SegmentationHead
+
+from .choices import one_of
+from .model import Segmentation
+
+ALL = ("res2", "res3", "res4", "res5")  # strides 4, 8, 16, 32
+
+
+class Kind(NamedTuple):
+    """A decoder, the levels that it reads and its width, as published."""
+
+    make: Any
+    levels: tuple[str, ...]
+    channels: int
+
+
+DECODERS = {
+    "aspp": Kind(decoders.ASPP, ("res5",), 512),
+    "eseg": Kind(decoders.ESeg, ALL, 96),
+    "fcn": Kind(decoders.FCN, ("res5",), 512),
+    "psp": Kind(decoders.PSP, ("res5",), 512),
+    "semantic_fpn": Kind(decoders.SemanticFPN, ALL, 128),
+    "sep_aspp": Kind(decoders.SepASPP, ("res2", "res5"), 512),
+    "uper": Kind(decoders.UPer, ALL, 512),
+}
+
+
+def create_model(
+    decoder: str,
+    backbone: str | PlainBackbone,
+    *,
+    num_classes: int,
+    pretrained: bool = False,
+    channels: int = 0,
+    levels: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Segmentation:
+    """A model of normalized images (N, 3, H, W), whose logits (N, num_classes, H, W) have the images' size.
+
+    Weights of the decoder, and of a backbone that is not pretrained, are random.
+
+    Args:
+        decoder: one of DECODERS.
+        backbone: the name of a timm model with levels of strides 4 to 32, or a backbone of scaleeq.backbones; levels
+            that the decoder does not read are dropped from it.
+        pretrained: whether a backbone that is named gets timm's weights, from its hub or the hub's cache.
+        channels: width of the decoder; 0: as published.
+        levels: that the decoder reads, as "res5"; default as published.
+        options: further arguments of the decoder's constructor, such as {"pyramid": PyramidOptions(...)}.
+
+    Raises:
+        ValueError: an unknown name, with the choices; what the backbone or the decoder refuses.
+        OSError: weights that cannot be had.
+    """
+    kind = DECODERS[one_of(decoder, DECODERS, key="decoder")]
+    if isinstance(backbone, str):
+        backbone = TimmBackbone(name=backbone, pretrained=pretrained)
+    elif pretrained:
+        raise ValueError("pretrained is True, but the backbone is built already; give its name, or its weights to it")
+    offered, read = backbone.levels(), levels or kind.levels
+    for level in read:
+        one_of(level, offered, key="levels")
+    channels = channels or kind.channels
+
+    task = SemanticTask(num_classes=num_classes)
+    predictor = task.predictor(channels)  # draws before the decoder, as a config's
+    built = kind.make({name: offered[name] for name in read}, channels, **(options or {}))
+    backbone.keep_levels(read)
+    return Segmentation(backbone=backbone, sem_seg_head=SegmentationHead(built, task, predictor=predictor))

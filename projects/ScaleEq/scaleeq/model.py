@@ -1,0 +1,192 @@
+"""Models: normalized images -> backbone -> decoder -> task -> a map for each pixel, without engine and config.
+
+`Segmentation` is the bare model; `ScaleEqSegmentor` takes batches in Detectron2's format, and trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from scaleeq.tasks import Task
+from scaleeq.tasks.head import SegmentationHead
+
+from .ops import resize, send
+
+
+class Segmentation(nn.Module):
+    """Normalized images -> logits at their size, or the map of another dense task.
+
+    Args:
+        backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride).
+        sem_seg_head: a decoder with its task; the name is that of checkpoints.
+    """
+
+    def __init__(self, *, backbone: Any, sem_seg_head: SegmentationHead):
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """images: (N, 3, H, W), normalized -> (N, K, h, w) at the decoder's stride."""
+        return self.sem_seg_head.logits(self.backbone(images))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images: (N, 3, H, W), normalized -> (N, K, H, W)."""
+        return resize(self.logits(images), (images.shape[-2], images.shape[-1]))
+
+
+class Images(NamedTuple):
+    """tensor: (N, C, H, W), padded at the right and the bottom; image_sizes: (h, w) of each image before that."""
+
+    tensor: torch.Tensor
+    image_sizes: list[tuple[int, int]]
+
+
+def padded_size(
+    sizes: Sequence[Sequence[int]], divisibility: int = 0, constraints: Mapping[str, int] | None = None
+) -> tuple[int, int]:
+    """(height, width) of a batch of images of these sizes, in pixels, as Detectron2's ImageList has it.
+
+    Args:
+        divisibility: what both are rounded up to a multiple of; 0 and 1: not at all.
+        constraints: of a backbone: "size_divisibility", which goes before, and "square_size", the side of a square.
+
+    ValueError: an image larger than the square.
+    """
+    constraints = constraints or {}
+    height, width = (max(side) for side in zip(*sizes, strict=True))
+    square_px = constraints.get("square_size", 0)
+    if square_px > 0:
+        if max(height, width) > square_px:
+            raise ValueError(f"square_size {square_px} is smaller than an image of {height}x{width} pixels")
+        height = width = square_px
+    divisor = max(constraints.get("size_divisibility", divisibility), 1)
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def padded(images: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+    """images: (C, h, w) each -> (N, C, H, W) of the size, with zeros at the right and the bottom."""
+    height, width = size
+    return torch.stack([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images])
+
+
+class ScaleEqSegmentor(nn.Module):
+    """Semantic segmentation, or another dense task: normalises and pads the images, runs backbone and head, trains the
+    auxiliary heads.
+
+    Args:
+        backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride). In training it may add "aux_logits",
+            name -> (N, num_classes, h, w), which become losses "loss_aux_<name>"; heads do not see them.
+        sem_seg_head: a decoder with the task.
+        aux_heads: level -> head, in training only.
+        aux_losses: name -> loss of these logits of the backbone.
+        pixel_mean, pixel_std: per channel, in INPUT.FORMAT order, in units of the image (0..255).
+    """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: Any,
+        sem_seg_head: SegmentationHead,
+        aux_heads: Mapping[str, nn.Module] | None = None,
+        aux_losses: Mapping[str, nn.Module] | None = None,
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.aux_heads = nn.ModuleDict(aux_heads or {})
+        self.aux_losses = nn.ModuleDict(aux_losses or {})
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """Name -> task: what training, inference and evaluation ask. There is one."""
+        task = self.sem_seg_head.task
+        return {task.name: task}
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """One dict per image: "image" (3, H, W); in training the task's target, as "sem_seg" (H, W); "height" and
+        "width" of the result.
+
+        Returns:
+            In training, name -> loss; else, per image, {"sem_seg": logits (num_classes, height, width)}, or of another
+            task its prediction.
+        """
+        images = self.preprocess(batched_inputs)
+        size = images.tensor.shape[-2:]
+        task = self.sem_seg_head.task
+        if self.training:
+            targets = task.targets(batched_inputs, size, self.device)
+            return self.losses(self.backbone(images.tensor), targets)
+        sizes = [
+            (record.get("height", image_size[0]), record.get("width", image_size[1]))
+            for record, image_size in zip(batched_inputs, images.image_sizes, strict=True)
+        ]
+        predictions = task.finish(self._inference_logits(images.tensor), size, images.image_sizes, sizes)
+        return [{task.name: prediction} for prediction in predictions]
+
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Images:
+        """The images of a batch, normalised, and padded with zeros at the right and the bottom to one size."""
+        images = [send(record["image"], self.device) for record in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        return Images(padded(images, self._padded_size(sizes)), sizes)
+
+    def _padded_size(self, sizes: Sequence[Sequence[int]]) -> tuple[int, int]:
+        return padded_size(sizes, self.backbone.size_divisibility, self.backbone.padding_constraints)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """images: (N, 3, H, W), normalised -> (N, num_classes, h, w) at the head's stride."""
+        return self.sem_seg_head.logits(self.backbone(images))
+
+    def _inference_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """`logits` by the head's compiled path, where it has one."""
+        head = self.sem_seg_head
+        return getattr(head, "inference_logits", head.logits)(self.backbone(images))
+
+    def losses(self, features: Mapping[str, Any], targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """features: the backbone's; targets: (N, H, W), or as the task makes them -> name -> loss, the auxiliary ones
+        named after their level.
+        """
+        features = dict(features)
+        aux_logits = features.pop("aux_logits", {})
+        _, losses = self.sem_seg_head(features, targets)
+        losses |= {f"loss_aux_{name}": loss(aux_logits[name], targets) for name, loss in self.aux_losses.items()}
+        for level, head in self.aux_heads.items():
+            _, auxiliary = head(features, targets)
+            losses |= {f"{name}_aux_{level}": loss for name, loss in auxiliary.items()}
+        return losses
+
+    def counts(self, batched_inputs: list[dict[str, Any]]) -> dict[str, float]:
+        """Task -> what the mean over elements of this batch's loss divides by; counted where the targets are, without
+        padding.
+        """
+        return {name: self._count(task, batched_inputs) for name, task in self.tasks.items()}
+
+    def _count(self, task: Task, batched_inputs: list[dict[str, Any]]) -> float:
+        if not task.counts_padding:  # then void pixels have no part in it, and the padding is void
+            maps = (record.get(task.target_key) for record in batched_inputs)
+            return sum(float(task.count(target)) for target in maps if target is not None)
+        height, width = self._padded_size([record["image"].shape[-2:] for record in batched_inputs])
+        return float(len(batched_inputs) * height * width)
+
+    def calibration_inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images (N, 3, H, W), and the share (N, 2) of height and width of each that is not padding (None: all)."""
+        images = self.preprocess(batched_inputs)
+        shares = torch.tensor(images.image_sizes) / torch.tensor(images.tensor.shape[-2:])
+        return images.tensor, None if bool((shares == 1).all()) else shares

@@ -38,11 +38,6 @@ DIFFERENCES = (
     Difference("a default: IMS_PER_BATCH 8", "config_defaults.py", '"IMS_PER_BATCH": 16', '"IMS_PER_BATCH": 8'),
     Difference("a default's type: STEPS a list", "config_defaults.py", '"STEPS": (30000,)', '"STEPS": [30000]'),
     Difference("a key: WARMUP_MODE", "config_defaults.py", '"WARMUP_METHOD"', '"WARMUP_MODE"'),
-    Difference("overrides of from_config lost", "config.py", "if name not in parameters)", "if name not in arguments)"),
-    Difference(
-        "padding at the top", "structures.py", "slot[..., : tensor.shape[-2], :", "slot[..., -tensor.shape[-2] :, :"
-    ),
-    Difference("a default of a signature", "structures.py", "size_divisibility: int = 0", "size_divisibility: int = 1"),
     Difference("long shards last", "data.py", "rank * share + min(rank, left)", "rank * share + max(0, rank - left)"),
     Difference(
         "unbiased running variance",

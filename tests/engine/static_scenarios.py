@@ -71,61 +71,6 @@ def config_use(engine: Engine, folder: Path) -> Any:
     return record
 
 
-def configurable(engine: Engine, folder: Path) -> Any:
-    """Which calls go through from_config, and with which arguments."""
-    cfg = engine.get_cfg()
-    seen: list[Any] = []
-
-    class Plain:
-        @engine.configurable
-        def __init__(self, a: int, b: int = 2, *, c: int = 3) -> None:
-            """Its own words."""
-            self.values = [a, b, c]
-
-        @classmethod
-        def from_config(cls, cfg: Any, scale: int = 1) -> dict[str, int]:
-            seen.append(["Plain", scale])
-            return {"a": cfg.VERSION * scale, "b": 20}
-
-    class Child(Plain):
-        @classmethod
-        def from_config(cls, cfg: Any, *args: int, **kwargs: int) -> dict[str, int]:
-            seen.append(["Child", list(args), kwargs])
-            return {"a": len(args), "b": len(kwargs)}
-
-    class Bare:
-        @engine.configurable()
-        def __init__(self, a: int) -> None: ...
-
-    class Static(Bare):
-        @staticmethod
-        def from_config(cfg: Any) -> dict[str, int]:
-            return {}
-
-    class Named(Bare):
-        @classmethod
-        def from_config(cls, config: Any) -> dict[str, int]:
-            return {}
-
-    def values(*args: Any, **kwargs: Any) -> Any:
-        return args[0](*args[1:], **kwargs).values
-
-    @engine.configurable(from_config=lambda cfg, d=0: {"a": cfg.VERSION + d})
-    def function(a: int, b: int = 2) -> list[int]:
-        return [a, b]
-
-    calls = [
-        outcome(values, Plain, 1), outcome(values, Plain, 1, c=4), outcome(values, Plain, cfg),
-        outcome(values, Plain, cfg=cfg), outcome(values, Plain, cfg, c=9), outcome(values, Plain, cfg, 5),
-        outcome(values, Plain, cfg, scale=7, b=1), outcome(values, Plain, cfg, nothing=1), outcome(values, Plain),
-        outcome(values, Child, cfg, 1, 2, c=3), outcome(Bare, cfg), outcome(Bare, 1), outcome(Static, cfg),
-        outcome(Named, cfg), outcome(function, 1), outcome(function, cfg), outcome(function, cfg, b=5),
-        outcome(function, cfg, d=5), outcome(function, cfg=cfg), outcome(engine.configurable, function),
-        outcome(engine.configurable, from_config=3), Plain.__init__.__doc__, callable(function.from_config),
-    ]  # fmt: skip
-    return [calls, seen]
-
-
 # --- registries and builders ---
 
 
@@ -190,46 +135,6 @@ def _build_everything(engine: Engine, backbone_class: Any) -> Any:
     record += [outcome(engine.build_sem_seg_head, cfg, {})]
     cfg.MODEL.BACKBONE.NAME = "scenario_not_backbone"
     return [*record, outcome(engine.build_backbone, cfg)]
-
-
-# --- images ---
-
-
-def image_list(engine: Engine, folder: Path) -> Any:
-    """Padding of one and of several images, of labels and of features, with every kind of constraint."""
-
-    def ramp(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.arange(1, 1 + torch.Size(shape).numel()).reshape(shape).to(dtype)
-
-    def padded(*args: Any, **kwargs: Any) -> Any:
-        images = engine.ImageList.from_tensors(*args, **kwargs)
-        return [
-            as_data(images.tensor),
-            images.image_sizes,
-            len(images),
-            [as_data(images[i]) for i in range(len(images))],
-        ]
-
-    one, two = [ramp(2, 3, 5)], [ramp(2, 3, 5), ramp(2, 4, 2)]
-    labels = [ramp(3, 5, dtype=torch.int64), ramp(5, 3, dtype=torch.int64)]
-    constraints = ({"square_size": 8}, {"size_divisibility": 3}, {"square_size": 7, "size_divisibility": 4}, {})
-    record = [padded(batch, size, value) for batch in (one, two) for size, value in ((0, 0.0), (1, 2.0), (4, -1.5))]
-    record += [padded(batch, 4, padding_constraints=c) for batch in (one, two) for c in constraints]
-    record += [padded(labels, 4, 255), padded([ramp(3, 5, dtype=torch.uint8)], 2), padded(tuple(labels))]
-    record += [padded([ramp(2, 2, 3, 5, dtype=torch.float64), ramp(2, 2, 6, 5, dtype=torch.float64)], 5)]
-    wrong: list[Any] = [[], [[1]], [ramp(2, 3, 3), ramp(3, 3, 3)], torch.zeros(2, 3, 3)]
-    record += [outcome(engine.ImageList.from_tensors, value) for value in wrong]
-    images = engine.ImageList.from_tensors(one)
-    one[0].zero_()  # the batch is a copy
-    moved = images.to(torch.float64)
-    record += [
-        as_data(images.tensor),
-        as_data(moved.tensor),
-        moved.image_sizes,
-        str(images.device),
-        outcome(images.__getitem__, 1),
-    ]
-    return record
 
 
 def batch_norm(engine: Engine, folder: Path) -> Any:
@@ -348,7 +253,7 @@ def detection_checkpointer(engine: Engine, folder: Path) -> Any:
     return [*record, outcome(silent.save, "model"), (folder / "silent").exists(), type(checkpointer.model) is Model]
 
 
-_GOLDEN = (config_tree, config_use, configurable, builders, image_list, batch_norm, catalogs)
+_GOLDEN = (config_tree, config_use, builders, batch_norm, catalogs)
 _GOLDEN += (inference_sampler, detection_checkpointer)
 SCENARIOS = {scenario.__name__: scenario for scenario in _GOLDEN}
 FLOAT_SCENARIOS = {scenario.__name__: scenario for scenario in (batch_norm_floats,)}

@@ -58,11 +58,6 @@ def test_equals_detectron2(name: str, tmp_path: Path) -> None:
     assert differences(*records) == []
 
 
-def test_image_larger_than_the_square_is_refused() -> None:
-    with pytest.raises(ValueError, match="square_size 4 is smaller than an image of 5x3"):
-        standalone.ImageList.from_tensors([torch.zeros(1, 5, 3)], padding_constraints={"square_size": 4})
-
-
 @pytest.mark.parametrize("name", ["weights.pkl", "weights.pyth"])
 def test_other_formats_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"")

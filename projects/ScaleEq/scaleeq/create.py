@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 from scaleeq import decoders
 from scaleeq.backbones import PlainBackbone, TimmBackbone
+from scaleeq.choices import one_of
+from scaleeq.model import Segmentation
 from scaleeq.tasks import SemanticTask
 from scaleeq.tasks.head import SegmentationHead
-
-from .choices import one_of
-from .model import Segmentation
 
 ALL = ("res2", "res3", "res4", "res5")  # strides 4, 8, 16, 32
 

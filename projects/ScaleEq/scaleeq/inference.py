@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from .choices import one_of
-from .geometry import Geometry
-from .ops import resize
+from scaleeq.choices import one_of
+from scaleeq.geometry import Geometry
+from scaleeq.ops import resize
 
 COMBINES = ("softmax", "exp_sum")
 AGGREGATE_ON = ("device", "cpu")
@@ -235,7 +235,7 @@ class InferenceOptions:
     @classmethod
     def from_config(cls, cfg: Any) -> InferenceOptions:
         """The options of TEST; ValueError where sizes are set that are not read."""
-        from .engine import get_cfg
+        from scaleeq.engine import get_cfg
 
         keys, default = cfg.TEST.AUG, get_cfg().TEST.AUG
         for key in ("MIN_SIZES", "MAX_SIZE"):

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from scaleeq.ops import resize, send
 from scaleeq.tasks import Task
 from scaleeq.tasks.head import SegmentationHead
-
-from .ops import resize, send
 
 
 class Segmentation(nn.Module):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from scaleeq.backbones import PlainBackbone
+from scaleeq.backbones import registered as backbones  # noqa: F401  (registers them)
+from scaleeq.engine import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head, get_cfg
+from scaleeq.model import ScaleEqSegmentor
+from scaleeq.names import check_names
 from scaleeq.tasks import build_tasks
 from scaleeq.tasks import detectron2 as heads  # noqa: F401  (registers them)
 from scaleeq.tasks.auxiliary import auxiliary_heads, auxiliary_losses
-
-from .backbones import PlainBackbone
-from .backbones import registered as backbones  # noqa: F401  (registers them)
-from .engine import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head, get_cfg
-from .model import ScaleEqSegmentor
-from .names import check_names
 
 
 def build_segmentor(cfg: Any) -> ScaleEqSegmentor:

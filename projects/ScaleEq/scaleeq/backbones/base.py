@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layers import Level
+from scaleeq.layers import Level
 
 
 class PlainBackbone(nn.Module):

@@ -17,7 +17,8 @@ from itertools import accumulate
 
 from torch import nn
 
-from ..choices import one_of
+from scaleeq.choices import one_of
+
 from .freezing import STEM, stages_of
 
 WAYS = ("stage", "block")

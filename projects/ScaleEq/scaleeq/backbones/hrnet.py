@@ -20,9 +20,10 @@ import timm
 import torch
 from torch import nn
 
-from ..choices import one_of
-from ..fusion import Branch, Concat, Fusion, Keep, Resize, Sum
-from ..layers import ConvNormAct, Gate, Level, LogitsGate
+from scaleeq.choices import one_of
+from scaleeq.fusion import Branch, Concat, Fusion, Keep, Resize, Sum
+from scaleeq.layers import ConvNormAct, Gate, Level, LogitsGate
+
 from .base import PlainBackbone
 from .freezing import freeze, keep_in_eval
 from .timm import LEVELS, Weights, create_body

@@ -13,10 +13,11 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor
 
-from ..engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
-from ..engine.checkpoint_container import read_content
-from ..engine.checkpoint_file import refuse_faults, state_dict_of
-from ..layers import replace_batch_norms
+from scaleeq.engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
+from scaleeq.engine.checkpoint_container import read_content
+from scaleeq.engine.checkpoint_file import refuse_faults, state_dict_of
+from scaleeq.layers import replace_batch_norms
+
 from . import hrnet, timm
 from .base import PlainBackbone
 

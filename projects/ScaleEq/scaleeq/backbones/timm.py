@@ -30,8 +30,9 @@ from timm.layers import DropPath, LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..choices import nearest, one_of
-from ..layers import Level
+from scaleeq.choices import nearest, one_of
+from scaleeq.layers import Level
+
 from .base import PlainBackbone
 from .efficientnet import scaled_efficientnet
 from .freezing import freeze, keep_in_eval

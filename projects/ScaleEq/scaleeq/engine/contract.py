@@ -28,7 +28,6 @@ class Name:
 CONTRACT: tuple[Name, ...] = (
     Name("CfgNode", "config", "data, engine, experiments, names, reports, training", ("config_tree", "config_use")),
     Name("get_cfg", "config", "engine, inference, segmentor, tasks", ("config_tree", "config_use")),
-    Name("configurable", "config", "engine", ("configurable",)),
     Name("META_ARCH_REGISTRY", "modeling", "names, segmentor", ("builders",)),
     Name("BACKBONE_REGISTRY", "modeling", "backbones, names", ("builders",)),
     Name("SEM_SEG_HEADS_REGISTRY", "modeling", "names, tasks", ("builders",)),
@@ -37,7 +36,6 @@ CONTRACT: tuple[Name, ...] = (
     Name("build_model", "modeling", "training", ("builders",)),
     Name("build_backbone", "modeling", "segmentor", ("builders",)),
     Name("build_sem_seg_head", "modeling", "segmentor", ("builders",)),
-    Name("ImageList", "structures", "engine", ("image_list",)),
     Name("NaiveSyncBatchNorm", "layers", "backbones, equalization, tasks", ("batch_norm", "batch_norm_floats")),
     Name("DatasetCatalog", "data", "data, evaluation, reports, tasks, training", ("catalogs",)),
     Name("MetadataCatalog", "data", "data, evaluation, reports, training", ("catalogs",)),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import comm
     from .checkpoint import DetectionCheckpointer
-    from .config import CfgNode, configurable, get_cfg
+    from .config import CfgNode, get_cfg
     from .data import DatasetCatalog, InferenceSampler, MetadataCatalog
     from .defaults import default_argument_parser, default_setup, default_writers, seed_all_rng
     from .evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset, print_csv_format, verify_results
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         build_model,
         build_sem_seg_head,
     )
-    from .structures import ImageList
     from .train_loop import HookBase, TrainerBase
 
 __version__ = "0.6"  # the Detectron2 version whose behaviour this package reproduces
@@ -45,7 +44,7 @@ _HOMES = {
     for module, names in {
         "checkpoint": ("DetectionCheckpointer",),
         "comm": ("comm",),
-        "config": ("CfgNode", "configurable", "get_cfg"),
+        "config": ("CfgNode", "get_cfg"),
         "data": ("DatasetCatalog", "InferenceSampler", "MetadataCatalog"),
         "defaults": ("default_argument_parser", "default_setup", "default_writers", "seed_all_rng"),
         "evaluation": (
@@ -61,7 +60,6 @@ _HOMES = {
             *("BACKBONE_REGISTRY", "META_ARCH_REGISTRY", "SEM_SEG_HEADS_REGISTRY"),
             *("Backbone", "build_backbone", "build_model", "build_sem_seg_head"),
         ),
-        "structures": ("ImageList",),
         "train_loop": ("HookBase", "TrainerBase"),
     }.items()
     for name in names

@@ -106,7 +106,7 @@ def test_models():
     refused("no parameters", nn.Identity())
     own = nn.Sequential(atrous_pooling(3, 4, dilations=(1, 2))).double()
     assert isinstance(own[0], Fusion)
-    refused("is a part of the Fusion 0; give that an EqualizerSpec", own, conv="0.mix.conv", widths=[12])
+    refused("is a part of the Fusion 0; equalize that by equalize_fusions", own, conv="0.mix.conv", widths=[12])
 
 
 def test_loaders():

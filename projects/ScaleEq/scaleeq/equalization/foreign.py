@@ -1,7 +1,8 @@
-"""Scale equalizers (arXiv 2402.01149) for any model: the convolutions that read concatenations, equalized in place.
+"""Scale equalizers (arXiv 2402.01149) for any model, in place: its Fusions, or what reads concatenations.
 
 The model stays the same object with the same parameters, so an optimizer that has them goes on working;
 each convolution found or named gets a ConvFusion around it, which is all that calibration, records and folding know.
+A model that is built of Fusions needs none of that: equalizers are attached to them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import torch.distributed as dist
 from torch import nn
 
 from scaleeq.choices import nearest
+from scaleeq.fusion import Fusion
 from scaleeq.fusion.checks import refuse_name
+from scaleeq.fusion.fusion import Equalizers
 
 from .attach import equalize_fusions
 from .batches import InputOf, explained, first_batch
@@ -56,6 +59,7 @@ def equalize(
 
     Args:
         model: in eager mode, before DistributedDataParallel and torch.compile; on any device, in any precision.
+            Where it has Fusions, and `conv` names nothing else, they are equalized, all but a pyramid's.
         loader: batches of training data; iterated once to look at the model and once per convolution found. In a
             torch.distributed job each process gives its part, of an equal number of batches. None: the equalizers are
             left uncalibrated, for a state dict that is loaded next; then `conv` and `widths` have to be given.
@@ -85,10 +89,13 @@ def equalize(
     take = inputs or InputOf(model)
     # What the model does.
     trace = None if loader is None else _trace(model, loader, take)
-    chosen = _chosen(model, named, trace)
+    own = {} if named else _own_fusions(model, trace)
+    chosen = {} if own else _chosen(model, named, trace)
     # Equalize: prepare all, put them in, measure.
+    if own:
+        equalize_fusions(model, spec if center is None else replace(spec, center=center))
     fusions = [_fusion(model, name, chosen, trace, spec, center) for name in chosen]
-    with _placed(model, fusions):
+    with _placed(model, fusions), _taken_off(own):
         if trace is None or loader is None:
             return CalibrationReport()
         report = calibrate(
@@ -96,6 +103,29 @@ def equalize(
         )
         report.passed_over = trace.passed_over(report.fusions)
         return report
+
+
+def _own_fusions(model: nn.Module, trace: Trace | None) -> dict[str, Fusion]:
+    """Path -> Fusion that the model is built of. ValueError: convolutions would be equalized beside them."""
+    fusions = fusions_of(model, equalized=False)
+    own = {path: fusion for path, fusion in fusions.items() if not isinstance(fusion, ConvFusion)}
+    if own and trace is not None and trace.found:
+        raise ValueError(
+            f"the model has Fusions ({', '.join(own)}) and convolutions that read concatenations "
+            f"({', '.join(trace.found)}): equalize the first by equalize_fusions(model, spec), the others by conv="
+        )
+    return own
+
+
+@contextmanager
+def _taken_off(fusions: Mapping[str, Fusion]) -> Iterator[None]:
+    """Take the equalizers of these Fusions off again if the context fails."""
+    try:
+        yield
+    except BaseException:
+        for fusion in fusions.values():
+            fusion.equalizers = Equalizers()
+        raise
 
 
 @contextmanager
@@ -207,7 +237,7 @@ def _refuse_name(model: nn.Module, name: str) -> None:
             raise ValueError(
                 f"{name} has scale equalizers already; begin with fold_equalizers(model)"
                 if fusion.equalizers
-                else f"{name} is a part of the Fusion {path}; give that an EqualizerSpec instead"
+                else f"{name} is a part of the Fusion {path}; equalize that by equalize_fusions(model, spec) instead"
             )
     # Another kind of module: the convolutions in it.
     inside = [path for path in convs if path.startswith(name + ".")][:4]

@@ -119,6 +119,25 @@ def test_where_nothing_is_half_done_the_first_one_ends_at_once():
         assert process.exitcode == 143
 
 
+def start_and_end_workers(say):
+    with stop_signals(at_once=True):
+        say("ready")
+        for _ in range(100):
+            worker = FORK.Process(target=time.sleep, args=(60,), daemon=True)
+            worker.start()
+            worker.terminate()  # Python's callbacks after a fork may still run in it, with its owner's handlers
+            worker.join(5)
+            if worker.exitcode is None:
+                worker.kill()
+                raise SystemExit(1)
+
+
+def test_a_worker_that_is_told_to_end_while_it_is_forked_ends():
+    with running(start_and_end_workers) as (process, _):
+        process.join(60)
+        assert process.exitcode == 0
+
+
 def test_the_same_signal_twice_is_one():
     """A terminal sends it to all, and the command around this one passes it on."""
     with running(steps) as (process, line):

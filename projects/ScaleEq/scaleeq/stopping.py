@@ -52,6 +52,7 @@ class _State:
     since = 0.0  # when it came here; 0.0: another process has noted it
     at_once = False
     previous: dict[int, Handler] | None = None  # handlers that were there before ours; None: ours are not installed
+    mask: set[int] | None = None  # of blocked signals, before a fork; None: nobody forks
     job: Shared | None = None  # .value: the signal that any process of the job has noted on this machine
 
 
@@ -161,13 +162,26 @@ def _is_another(asked: int, seconds: float) -> bool:
     return seconds > SAME_S
 
 
+def _hold_during_fork() -> None:
+    """Python forgets what reaches a child before its handlers run: until it has its own, signals wait."""
+    if _State.previous is not None:
+        _State.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _let_go() -> None:
+    if _State.mask is not None:
+        mask, _State.mask = _State.mask, None
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _forget_in_child() -> None:
     """A forked child, such as a loader's worker, ends as it always did, and leaves Ctrl-C to its owner."""
     if _State.previous is not None:
         for number in _State.previous:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     _State.previous, _State.number, _State.since, _State.at_once, _State.job = None, 0, 0.0, False, None
+    _let_go()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(before=_hold_during_fork, after_in_parent=_let_go, after_in_child=_forget_in_child)

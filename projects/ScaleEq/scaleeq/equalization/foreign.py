@@ -81,10 +81,8 @@ def equalize(
         ValueError: nothing to equalize; a convolution that is not there, does not run exactly once or cannot hold an
             equalizer; widths that are not those of its maps; a loader or batches that the model cannot read.
     """
-    _refuse_model(model)
     spec = EqualizerSpec(implementation=implementation, granularity=granularity, statistic=statistic)
-    if spec.balances_gradients:
-        raise ValueError("equalize measures maps; statistic 'grad' needs losses: give your own Fusions to calibrate")
+    _refuse_model(model, spec)
     named = _named(model, conv, widths)
     take = inputs or InputOf(model)
     # What the model does.
@@ -92,10 +90,8 @@ def equalize(
     own = {} if named else _own_fusions(model, trace)
     chosen = {} if own else _chosen(model, named, trace)
     # Equalize: prepare all, put them in, measure.
-    if own:
-        equalize_fusions(model, spec if center is None else replace(spec, center=center))
     fusions = [_fusion(model, name, chosen, trace, spec, center) for name in chosen]
-    with _placed(model, fusions), _taken_off(own):
+    with _placed(model, fusions), _attached(model, own, spec if center is None else replace(spec, center=center)):
         if trace is None or loader is None:
             return CalibrationReport()
         report = calibrate(
@@ -118,8 +114,10 @@ def _own_fusions(model: nn.Module, trace: Trace | None) -> dict[str, Fusion]:
 
 
 @contextmanager
-def _taken_off(fusions: Mapping[str, Fusion]) -> Iterator[None]:
-    """Take the equalizers of these Fusions off again if the context fails."""
+def _attached(model: nn.Module, fusions: Mapping[str, Fusion], spec: EqualizerSpec) -> Iterator[None]:
+    """Attach equalizers to the model's Fusions, where it has any; they are taken off again if the context fails."""
+    if fusions:
+        equalize_fusions(model, spec)
     try:
         yield
     except BaseException:
@@ -163,7 +161,7 @@ def _fusion(
         raise ValueError(f"{name}: {error}" + (f"; for the others alone: conv={others}" if others else "")) from error
 
 
-def _refuse_model(model: nn.Module) -> None:
+def _refuse_model(model: nn.Module, spec: EqualizerSpec) -> None:
     kind = type(model).__name__
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)) or hasattr(model, "_orig_mod"):
         inner = "_orig_mod" if hasattr(model, "_orig_mod") else "module"
@@ -174,6 +172,8 @@ def _refuse_model(model: nn.Module) -> None:
         raise ValueError(f"{kind}: the model is scripted; equalize the nn.Module that it was made of")
     if isinstance(model, nn.Conv2d):
         raise ValueError("the model is a single convolution, whose place cannot be taken; put it into an nn.Sequential")
+    if spec.balances_gradients:
+        raise ValueError("equalize measures maps; statistic 'grad' needs losses: give your own Fusions to calibrate")
 
 
 def _refuse_tied(model: nn.Module, conv: nn.Conv2d) -> None:

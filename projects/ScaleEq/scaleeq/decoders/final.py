@@ -43,7 +43,7 @@ class FusionOptions:
         """The Fusion of branches that are transferred to the size of one of them.
 
         Args:
-            widths: branch -> channels behind its lateral, in the order of combination.
+            widths: branch -> channels after its lateral, in the order of combination.
             mix: channels of the combined map -> what consumes it.
             reference: the branch that keeps its size; default the first.
             laterals: branch -> lateral, for those that have one.

@@ -43,7 +43,7 @@ class FPN(nn.Module):
             lateral: channels of a level -> its lateral.
             transfer: makes the transfer of one level's top-down branch.
             combine: of a lateral with its top-down branch, "sum", "softmax" or "fast_normalized".
-            mix: makes what consumes one level's sum; None: nothing. The level below continues behind it.
+            mix: makes what consumes one level's sum; None: nothing. The level below continues after it.
             outputs: level -> output convolution, for those that have one.
         """
         super().__init__()

@@ -80,7 +80,7 @@ def smoothed_fpn(
     norm: NormFactory | None = None,
     ready_top: bool = False,
 ) -> FPN:
-    """The pyramid of MaskFormer's pixel decoder (arXiv 2107.06278): the recursion goes on behind the 3x3 convolutions.
+    """The pyramid of MaskFormer's pixel decoder (arXiv 2107.06278): the recursion goes on after the 3x3 convolutions.
 
     3x3 convolutions with norm and ReLU on the top level and on every sum; laterals with norm and without ReLU.
     """

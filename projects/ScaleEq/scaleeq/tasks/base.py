@@ -32,7 +32,7 @@ class Task(Averaging):
     """Base of the tasks. A subclass sets the attributes, and defines from_config, read, losses, count and evaluators.
 
     name: its group in the results, its part in the names of losses, and its key in a prediction.
-    target_key: of its map in a sample; with "_truth" behind it, of the map at the image's own size, in testing.
+    target_key: of its map in a sample; with "_truth" after it, of the map at the image's own size, in testing.
     channels: of its predictor's map.
     dtype: of the target in a training sample.
     geometry: what becomes of the target where the image is resized, padded or flipped, and of the prediction where an

@@ -10,7 +10,7 @@ from scaleeq import decoders
 from scaleeq.config import add_scaleeq_config
 from scaleeq.decoders import AtrousOptions, Decoder, FusionOptions, PoolingOptions, PyramidOptions
 from scaleeq.decoders.semantic_fpn import PYRAMID_CHANNELS
-from scaleeq.engine import comm, get_cfg
+from scaleeq.engine import NaiveSyncBatchNorm, comm, get_cfg
 from scaleeq.layers import Level, NormFactory, norm_factory
 
 Levels = Mapping[str, Level]
@@ -190,8 +190,6 @@ def resolve_norm(name: str) -> NormFactory | None:
     if name == "SyncBN":
         if comm.get_world_size() == 1:
             return norm_factory("BN")
-        from scaleeq.engine import NaiveSyncBatchNorm
-
         return NaiveSyncBatchNorm
     return norm_factory(name)
 

@@ -7,7 +7,6 @@ python tools/plain_train_net.py --config-file toy.yaml MODEL.DEVICE cpu OUTPUT_D
 
 from functools import partial
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 
@@ -17,13 +16,8 @@ from scaleeq.training.scale_hooks import CalibrationHook
 
 
 class Trainer(DefaultTrainer):
-    @classmethod
-    def build_lr_scheduler(cls, cfg, optimizer):
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
-        return build_evaluator(cfg, dataset_name)
+    build_lr_scheduler = staticmethod(build_lr_scheduler)
+    build_evaluator = staticmethod(build_evaluator)
 
     def build_hooks(self):  # for scale equalizers alone
         images, folder = self.cfg.MODEL.SCALE_EQUALIZER.NUM_IMAGES, self.cfg.OUTPUT_DIR
@@ -37,13 +31,9 @@ def main(args):
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     default_setup(cfg, args)
-    if not args.eval_only:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
-    model = Trainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    return Trainer.test(cfg, model)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.test(cfg, trainer.model) if args.eval_only else trainer.train()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 # OpenMP threads that spin while they wait make every step several times slower on a busy machine.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: quickstart test test-slow lint types clean
+.PHONY: quickstart test test-slow lint types wheel clean
 
 # Goes on where an interrupted one stopped; a finished one is only evaluated again.
-quickstart: $(VENV)/installed-test
+quickstart: $(VENV)/installed-reports
 	$(BIN)/python tools/train_net.py --config-file configs/quickstart.yaml --resume
 	$(BIN)/python tools/plot_run.py output/quickstart
 
@@ -28,6 +28,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=projects/ScaleEq:. lint-imports
 
+# Leaves dist/scaleeq-VERSION-py3-none-any.whl.
+wheel: $(VENV)/installed-dev
+	$(BIN)/python -m build --wheel
+
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
@@ -39,4 +43,4 @@ $(VENV)/installed-%: setup.py
 .PRECIOUS: $(VENV)/installed-%
 
 clean:
-	rm -rf $(VENV) build *.egg-info projects/ScaleEq/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info projects/ScaleEq/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

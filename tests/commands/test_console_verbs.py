@@ -16,7 +16,7 @@ import yaml
 from scaleeq import engine, get_config
 from scaleeq.__main__ import VERBS, find_verb
 from scaleeq.commands import analyze, check_data, evaluate, prepare_data, score, show_config, train, visualize
-from scaleeq.commands.words import split_at_key
+from scaleeq.commands.words import shortened, split_at_key
 from scaleeq.config import add_scaleeq_config
 from scaleeq.data.preparation import CONVERSIONS
 from scaleeq.engine import default_argument_parser, get_cfg, load_config
@@ -156,6 +156,32 @@ def test_the_config_stands_before_or_after_the_options(line):
 def test_words_without_a_config_are_keys():
     assert words_of_train("--eval-only SEED 3") == ("", False, True, 1, ["SEED", "3"])
     assert words_of_train("SOLVER.BASE_LR -1e-3") == ("", False, False, 1, ["SOLVER.BASE_LR", "-1e-3"])
+
+
+@pytest.mark.parametrize(
+    "opts, added",
+    [
+        (["SOLVER.MAX_ITER", "20"], ["SOLVER.WARMUP_ITERS", "2", "TEST.EXPECTED_RESULTS", "[]"]),
+        (["SOLVER.MAX_ITER", "500"], ["TEST.EXPECTED_RESULTS", "[]"]),
+        (["SOLVER.MAX_ITER", "20", "SOLVER.WARMUP_ITERS", "19"], ["TEST.EXPECTED_RESULTS", "[]"]),
+        (["SOLVER.MAX_ITER", "20", "SOLVER.WARMUP_ITERS", "0", "TEST.EXPECTED_RESULTS", "[]"], []),
+        (["SOLVER.MAX_ITER", "601"], []),
+        ([], []),
+    ],
+)
+def test_a_shortened_run_fits_its_length(opts, added):
+    """The quickstart has 600 iterations, 30 of warm-up."""
+    words, told = shortened("quickstart", opts)
+    assert words == [*opts, *added] and len(told) == len(added) // 2
+    assert all(line.startswith("SOLVER.MAX_ITER is ") and " instead of 600: " in line for line in told)
+
+
+def test_a_config_file_that_contradicts_itself_is_not_mended(tmp_path):
+    file = tmp_path / "short.yaml"
+    file.write_text(f"_BASE_: {ROOT / 'configs' / 'quickstart.yaml'}\nSOLVER:\n  MAX_ITER: 20\n")
+    assert shortened(str(file), []) == ([], [])
+    done = scaleeq("train", str(file), "OUTPUT_DIR", str(tmp_path / "run"))
+    assert done.returncode == 2 and "SOLVER.WARMUP_ITERS is 30" in done.stderr
 
 
 def test_options_of_train_are_those_of_the_engine():

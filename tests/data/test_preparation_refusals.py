@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from scaleeq.data.preparation import CONVERSIONS, coco_masks, coco_stuff, pascal_context, prepare_dataset, voc2012
-from scaleeq.data.preparation.conversion import Conversion, convert, import_reader
+from scaleeq.data.preparation.conversion import Conversion, convert
 from scaleeq.workers import WorkerKilledError
 from tests.data.official_files import (
     rectangle,
@@ -60,8 +60,6 @@ def test_missing_parts_are_named(root):
     assert set(CONVERSIONS) == {"voc2012-trainaug", "pascal-context", "coco-stuff-10k"}
     with pytest.raises(ValueError, match=r"data set is 'voc'; choose one of .*pascal-context"):
         prepare_dataset("voc")
-    with pytest.raises(ImportError, match=r"no_such_reader reads MATLAB's files.*pip install -e '.\[prepare\]'"):
-        import_reader("no_such_reader.io")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

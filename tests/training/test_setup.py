@@ -266,5 +266,5 @@ def test_expected_results_that_are_not_met_end_in_one_line(tmp_path):
 
 def test_wandb_is_asked_for_before_anything_is_built(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # so Python marks a package that is not to be had
-    with pytest.raises(ImportError, match="pip install wandb"):
+    with pytest.raises(ImportError, match=r"WANDB.ENABLED is set, but .* pip install 'scaleeq\[wandb\]'"):
         check_before_training(tiny_config(tmp_path, WANDB__ENABLED=True))

@@ -8,7 +8,8 @@
         console.run(main)
 
 0: success; 1: the run or a check failed; 2: wrong use; 130 and 143: ended by SIGINT and SIGTERM. A mistake is what is
-said by a ValueError, by a KeyError or an ImportError with a sentence, or by an OSError; all other errors are faults of
+said by a ValueError, by a KeyError or an ImportError with a sentence, by the import of a package that comes with an
+extra, or by an OSError; all other errors are faults of
 the run or of the program, and show their traceback. Every command takes --debug, anywhere: a mistake's traceback too.
 Needs the standard library alone.
 """
@@ -26,6 +27,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NoReturn
+
+from scaleeq.extras import missing
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 DEBUG = "SCALEEQ_DEBUG"  # in the environment, so that the processes of a job know it too
@@ -101,7 +104,7 @@ def mistake(error: BaseException) -> str:
         text = str(error.args[0]) if error.args else ""
         return text if " " in text else ""
     if isinstance(error, ImportError):
-        return "" if error.name else str(error)
+        return missing(error) if error.name else str(error)
     if isinstance(error, OSError):
         return "" if isinstance(error, _NOT_TYPED) else _with_its_file(error)
     return str(error) or type(error).__name__ if isinstance(error, ValueError) else ""

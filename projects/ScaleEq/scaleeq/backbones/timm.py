@@ -36,6 +36,7 @@ from scaleeq.layers import Level
 from .base import PlainBackbone
 from .efficientnet import scaled_efficientnet
 from .freezing import freeze, keep_in_eval
+from .packaged import packaged_file, packaged_weights, without_hub
 
 LEVELS = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}  # stride of the level in pixels -> its name
 PADDED_MULTIPLE = 32
@@ -76,7 +77,8 @@ class TimmBackbone(PlainBackbone):
     ) -> None:
         """
         name: as timm accepts it, with or without the tag of the weights ("resnet50", "resnet50.a1_in1k").
-        pretrained: weights through timm, from its hub or the hub's local cache; or these of the timm model.
+        pretrained: weights from an installed package (packaged.py), or else through timm, from its hub or the hub's
+        local cache; or these of the timm model.
         drop_path_rate: probability in [0, 1) of dropping a residual branch of the last block; it rises linearly from 0
         at the first.
         level_norm: a layer norm over the channels of each level.
@@ -222,6 +224,9 @@ def _create_with_weights(
         return body
     if not pretrained:
         return make(name, **options)
+    if file := packaged_file(name):
+        weights = Weights(packaged_weights(name, file), f"MODEL.TIMM.PRETRAINED: {file}")
+        return _create_with_weights(make, name, options, weights)
     try:
         return make(name, pretrained=True, **options)
     except TypeError:
@@ -230,7 +235,7 @@ def _create_with_weights(
         raise OSError(
             f"MODEL.TIMM.PRETRAINED: timm could not get pretrained weights for {name}. Where the hub is out of reach, "
             "download the model's file elsewhere and name it in MODEL.TIMM.PRETRAINED_FILE (goes before "
-            "MODEL.TIMM.PRETRAINED), or "
+            f"MODEL.TIMM.PRETRAINED), {without_hub()}, or "
             f"train from scratch with MODEL.TIMM.PRETRAINED False ({error})"
         ) from error
 

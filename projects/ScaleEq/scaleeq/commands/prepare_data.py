@@ -6,7 +6,7 @@
     python tools/prepare_dataset.py ...           the same
 
 Stop it and start it again as you like: what is there and right is kept. A second run checks every picture.
-MATLAB's files need two libraries more: pip install -e '.[prepare]'.
+HDF5 files of MATLAB's and COCO's masks need two libraries more: pip install 'scaleeq[data]'.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from scaleeq import console
 
-from .words import is_key, refuse_early
+from .words import is_key, refuse_early, shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,8 +70,12 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 def run(arguments: argparse.Namespace) -> None:
     """Start the job. Its names and values are read here first, without torch."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun one process of a machine tells what is wrong
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # under torchrun one process of a machine tells what is wrong
+    if first:
         refuse_early(arguments.config_file, arguments.opts)
+    arguments.opts, notices = shortened(arguments.config_file, arguments.opts)
+    for notice in notices if first else ():
+        print(f"note: {notice}", file=sys.stderr)
     from scaleeq.engine import run_job
 
     run_job(main, arguments, check=check)

@@ -31,3 +31,27 @@ def refuse_early(config: str, opts: Sequence[object]) -> None:
     from scaleeq.engine.config_io import read_config
 
     read_config(config, opts)
+
+
+def shortened(config: str, opts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The KEY VALUE pairs of a run, and what was added to them where it is shorter than its config says: in words.
+
+    A MAX_ITER below the config's own has a warm-up that fits it, a tenth, and expects no results: those of the config
+    are of the whole schedule. Whoever gives these keys has them as given.
+    """
+    from scaleeq.engine.config_io import read_config
+
+    given, added = dict(zip(opts[::2], opts[1::2], strict=False)), list(opts)
+    told: list[str] = []
+    whole, run = read_config(config), read_config(config, opts)
+    length = run.SOLVER.MAX_ITER
+    if "SOLVER.MAX_ITER" not in given or not 0 < length < whole.SOLVER.MAX_ITER:
+        return added, told
+    why = f"SOLVER.MAX_ITER is {length} instead of {whole.SOLVER.MAX_ITER}"
+    if "SOLVER.WARMUP_ITERS" not in given and (warmup := length // 10) < run.SOLVER.WARMUP_ITERS:
+        added += ["SOLVER.WARMUP_ITERS", str(warmup)]
+        told.append(f"{why}: SOLVER.WARMUP_ITERS is {warmup} instead of {run.SOLVER.WARMUP_ITERS}")
+    if "TEST.EXPECTED_RESULTS" not in given and run.TEST.EXPECTED_RESULTS:
+        added += ["TEST.EXPECTED_RESULTS", "[]"]
+        told.append(f"{why}: TEST.EXPECTED_RESULTS, of the whole schedule, are not compared")
+    return added, told

@@ -22,7 +22,7 @@ from scaleeq.tasks import build_tasks
 from .check_data import check_first_records, check_labels, check_overlap
 from .expected import check_rows
 from .step import micro_batch_size
-from .writers import import_wandb
+from .writers import require_wandb
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def check_before_training(cfg: CfgNode) -> None:
     check_evaluation(cfg)
     check_rows(cfg)
     if cfg.WANDB.ENABLED:
-        import_wandb()
+        require_wandb()
     check_labels(cfg)
     build_mapper(cfg, is_train=True)
     check_first_records(cfg)

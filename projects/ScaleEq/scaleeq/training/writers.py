@@ -6,20 +6,24 @@ where it was put so); Weights & Biases' documentation of `wandb.init`.
 
 from __future__ import annotations
 
-import importlib
 import json
+import logging
 import math
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import yaml
 
 from scaleeq.engine import CfgNode, EventWriter, HookBase, PeriodicWriter, default_writers, get_event_storage
+from scaleeq.extras import how_to_get, installed, require
 from scaleeq.files import write_text
+
+logger = logging.getLogger(__name__)
 
 
 def no_pictures() -> dict[str, np.ndarray]:
@@ -93,7 +97,11 @@ def run_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
     """Log lines, metrics.json and TensorBoard; Weights & Biases where WANDB.ENABLED."""
     printer, json_lines, board = default_writers(cfg.OUTPUT_DIR, max_iter)
     json_lines.close()
-    writers = [printer, JsonLines(Path(cfg.OUTPUT_DIR) / "metrics.json"), board]
+    writers = [printer, JsonLines(Path(cfg.OUTPUT_DIR) / "metrics.json")]
+    if installed("tensorboard"):  # its writer imports it at the first scalar
+        writers.append(board)
+    else:
+        logger.info("No TensorBoard events: %s", how_to_get("tensorboard"))
     return [*writers, WandbWriter.from_config(cfg)] if cfg.WANDB.ENABLED else writers
 
 
@@ -173,7 +181,7 @@ class WandbWriter(EventWriter):
 
         ImportError: wandb is not installed.
         """
-        wandb = import_wandb()
+        wandb = require_wandb()
         # One id for all of a run's processes, one after the other.
         id_file = Path(output_dir) / "wandb_run_id.txt"
         if not id_file.is_file():
@@ -206,11 +214,6 @@ class WandbWriter(EventWriter):
         self._run.finish()
 
 
-def import_wandb() -> Any:
+def require_wandb() -> ModuleType:
     """The package. ImportError: it is not installed; says how to get it."""
-    try:
-        return importlib.import_module("wandb")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "WANDB.ENABLED is set, but wandb is not installed: pip install wandb (or scaleeq[wandb]), or switch it off"
-        ) from error
+    return require("wandb", why="WANDB.ENABLED is set, but ")

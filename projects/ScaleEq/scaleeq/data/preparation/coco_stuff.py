@@ -14,6 +14,9 @@ import functools
 import os
 
 import numpy as np
+from scipy import io as matlab
+
+from scaleeq.extras import require
 
 from ..picture_file import require_file
 from ..sets.catalog import IGNORE_LABEL
@@ -24,16 +27,14 @@ from .conversion import (
     convert,
     find_source,
     find_sources,
-    import_reader,
     select_present,
 )
 
 NUM_IMAGES = {"train": 9_000, "test": 1_000}
 WHAT = "COCO-Stuff-10K"
 GET_IT = "cocostuff-10k-v1.1.zip (or v1.0): https://github.com/nightrome/cocostuff10k"
-# How a file begins, and the library that reads it.
+# How a file begins.
 HEADERS = {b"MATLAB 7.3 MAT-file": "v10", b"MATLAB 5.0 MAT-file": "v11"}
-READERS = {"v10": "h5py", "v11": "scipy.io"}
 UNUSED_V11 = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 UNLABELLED = {"v10": 1, "v11": 0}
 # The raw value of each class, in the order of the labels 0..170.
@@ -74,7 +75,8 @@ def _convert_copy(base: str, workers: int, allow_incomplete: bool) -> str:
         )
     ]
     version = version_of(os.path.join(folder, sources[names[0]]))
-    import_reader(READERS[version])
+    if version == "v10":
+        require("h5py", why=f"{WHAT} 1.0 is in MATLAB's 7.3 files, but ")
     conversions = [
         Conversion(
             target=os.path.join(base, LABELS[version], f"{name}.png"),
@@ -119,9 +121,9 @@ def read_labels(path: str, version: str) -> np.ndarray:
 
 
 def _read_matlab5(path: str) -> np.ndarray:
-    return import_reader("scipy.io").loadmat(path, variable_names=["S"])["S"]
+    return matlab.loadmat(path, variable_names=["S"])["S"]
 
 
 def _read_hdf5(path: str) -> np.ndarray:
-    with import_reader("h5py").File(path, "r") as file:
+    with require("h5py").File(path, "r") as file:
         return np.asarray(file["S"]).T  # MATLAB stores columns first

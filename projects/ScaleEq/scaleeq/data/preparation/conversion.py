@@ -7,13 +7,11 @@ holds the labels of its source, so one more run is a check of everything, and no
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 from PIL import Image
@@ -141,18 +139,6 @@ def select_present(
         raise ValueError(f"{message}. Complete the copy, or go on with these images: --allow-incomplete")
     logger.warning("%s; the scores on it are not those of the official data set", message)
     return found
-
-
-def import_reader(module: str) -> ModuleType:
-    """A module that reads MATLAB's files. ImportError: it is not installed; the message says what to do."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(
-            f"{package} reads MATLAB's files, and is not installed: pip install -e '.[prepare]' "
-            f"(or 'scaleeq[prepare]', or {package})"
-        ) from error
 
 
 def _holds(path: str, labels: np.ndarray) -> bool:

@@ -15,6 +15,7 @@ import os
 import shutil
 
 import numpy as np
+from scipy import io as matlab
 
 from scaleeq.files import replacing
 
@@ -25,7 +26,6 @@ from .conversion import (
     Conversion,
     convert,
     find_source,
-    import_reader,
     select_present,
     write_list,
 )
@@ -48,7 +48,6 @@ GET_SBD = (
 def prepare(root: str, *, workers: int = 0, allow_incomplete: bool = False) -> list[str]:
     """Convert; see prepare_dataset."""
     # Find both sources.
-    import_reader("scipy.io")
     devkit = find_source(root, ("VOCdevkit/VOC2012",), what=WHAT, get_it=GET_VOC)
     sbd = find_source(root, [f"{folder}/cls" for folder in SBD_FOLDERS], what=WHAT, get_it=GET_SBD)
     sbd = os.path.dirname(sbd)
@@ -88,7 +87,7 @@ def read_sbd(path: str) -> np.ndarray:
     """Labels: (H, W) uint8 of one of SBD's .mat files, 0..20. ValueError: it is none, or cannot be read."""
     require_file(path)
     try:
-        content = import_reader("scipy.io").loadmat(path, variable_names=["GTcls"])
+        content = matlab.loadmat(path, variable_names=["GTcls"])
         labels = content["GTcls"]["Segmentation"].item()
     except Exception as error:  # a damaged file makes scipy and zlib raise nearly anything
         raise ValueError(f"{path} cannot be read as SBD's labels (GTcls.Segmentation): {error}. {GET_SBD}") from error

@@ -18,6 +18,7 @@ from scaleeq import engine
 from scaleeq.config import config_files
 from scaleeq.engine import CfgNode, comm, default_setup, load_config, setup_logger
 
+from .console_log import first_lines
 from .output_dir import RunLock, check_output_dir, evaluation_config, log_changes
 from .recipe import Recipe
 from .rehearsal import rehearse
@@ -58,8 +59,11 @@ def _set_up(args: argparse.Namespace, cfg: CfgNode, warnings: Sequence[str]) -> 
     setup_logger(written.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="scaleeq")
     choose_device(cfg)
     cfg.freeze()
-    # It logs the one file that it is told, and a name may stand for several.
-    default_setup(written, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    # As default_setup does, whose long records are cut on the console.
+    setup_logger(written.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
+    setup_logger(written.OUTPUT_DIR, distributed_rank=comm.get_rank())
+    with first_lines():  # it logs the one file that it is told, and a name may stand for several
+        default_setup(written, argparse.Namespace(**{**vars(args), "config_file": ""}))
     logger.info("Engine: %s %s", engine.NAME, engine.VERSION)
     if args.config_file:
         logger.info("Config %s: %s", args.config_file, ", ".join(map(str, config_files(args.config_file))))

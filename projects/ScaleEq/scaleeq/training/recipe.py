@@ -30,6 +30,7 @@ from scaleeq.names import check_names
 from scaleeq.tasks import build_tasks
 from scaleeq.tasks.metric import Metric
 
+from .console_log import first_lines
 from .evaluators import build_evaluator, one_each
 from .examples import draw_examples
 from .expected import check_expected_results, check_rows
@@ -69,7 +70,8 @@ class Recipe:
         model = build_model(cfg)
         if cfg.MODEL.CHANNELS_LAST:
             model = model.to(memory_format=torch.channels_last)
-        logger.info("Model:\n%s", model)
+        with first_lines():
+            logger.info("Model:\n%s", model)
         return model
 
     @classmethod

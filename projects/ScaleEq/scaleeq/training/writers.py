@@ -23,6 +23,8 @@ from scaleeq.engine import CfgNode, EventWriter, HookBase, PeriodicWriter, defau
 from scaleeq.extras import how_to_get, installed, require
 from scaleeq.files import write_text
 
+from .console_log import ProgressBar, is_terminal
+
 logger = logging.getLogger(__name__)
 
 
@@ -94,7 +96,7 @@ class EvaluationWriter(PeriodicWriter):
 
 
 def run_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
-    """Log lines, metrics.json and TensorBoard; Weights & Biases where WANDB.ENABLED."""
+    """Log lines, metrics.json, TensorBoard where it is installed, a bar on a terminal; and W&B where WANDB.ENABLED."""
     printer, json_lines, board = default_writers(cfg.OUTPUT_DIR, max_iter)
     json_lines.close()
     writers = [printer, JsonLines(Path(cfg.OUTPUT_DIR) / "metrics.json")]
@@ -102,6 +104,8 @@ def run_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
         writers.append(board)
     else:
         logger.info("No TensorBoard events: %s", how_to_get("tensorboard"))
+    if is_terminal():
+        writers.append(ProgressBar(max_iter, instead_of=printer))
     return [*writers, WandbWriter.from_config(cfg)] if cfg.WANDB.ENABLED else writers
 
 

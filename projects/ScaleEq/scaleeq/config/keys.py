@@ -63,6 +63,9 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # "", "bilinear", "nearest", "bicubic", "bilinear_corners", "gated", "supervised_gated", "aligned"
     cfg.MODEL.FUSION.TRANSFER = ""
     cfg.MODEL.FUSION.COMBINE = ""  # "", "concat", "sum", "softmax", "fast_normalized"
+    # Of every Fusion, and of the loss on upsampled logits: "": exact rewrites that take less time and memory, equal to
+    # rounding; "plain": as the formulas are written, as runs of before had it.
+    cfg.MODEL.FUSION.EVALUATE = ""
 
     _add_loss_keys(cfg, node)
 

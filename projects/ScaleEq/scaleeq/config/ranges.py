@@ -219,6 +219,7 @@ _DATA = {
 
 _SOLVER = {
     "OPTIMIZER": _one_of("SGD", "ADAMW"),
+    "FUSED": _FLAG,
     "LR_SCHEDULER_NAME": _one_of("WarmupPolyLR", "WarmupCosineLR", "WarmupMultiStepLR"),
     "MAX_ITER": _count("[1, 1e9]", "iterations"),
     "IMS_PER_BATCH": _count("[1, 1048576]", "images of a whole step"),

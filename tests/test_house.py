@@ -185,3 +185,15 @@ def test_repeated_keys_are_found(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_config_says_only_what_differs(path):
     assert repeated_keys(path) == [], "these repeat the base"
+
+
+@pytest.mark.parametrize("module", ["scaleeq.segmentor", "scaleeq.training", "scaleeq.create"])
+def test_what_takes_a_second_to_import_waits_for_its_use(module):
+    """torch's compiler, which torchvision's operators import, and timm."""
+    code = (
+        f"import sys, {module}; "
+        "print([name for name in ('torch._dynamo', 'torchvision.ops', 'timm') if name in sys.modules])"
+    )
+    environment = {**os.environ, "SCALEEQ_ENGINE": "standalone"}  # Detectron2 imports torchvision's operators itself
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "[]"

@@ -97,6 +97,7 @@ WORDS = {
 }
 # Compared with a literal where they are read, or read by the engine.
 ELSEWHERE = {
+    "MODEL.FUSION.EVALUATE",
     "MODEL.HRNET.TRANSFER",
     "MODEL.SEM_SEG_HEAD.LOSS_TYPE",
     "MODEL.SCALE_EQUALIZER.SCOPE",

@@ -97,6 +97,22 @@ def test_a_resumed_run_is_of_the_same_model(tmp_path):
     assert "WEIGHTS" not in str(error.value) and "MAX_ITER" not in str(error.value)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_resumed_run_computes_as_it_began(tmp_path, known):
+    """A run that began before there were the keys computed plainly."""
+    plain = tiny_config(tmp_path, SOLVER__FUSED=False, MODEL__FUSION__EVALUATE="plain")
+    run_of(plain, "last_checkpoint")
+    if not known:
+        tree = yaml.safe_load(plain.dump())
+        del tree["SOLVER"]["FUSED"], tree["MODEL"]["FUSION"]["EVALUATE"]
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    assert check_output_dir(plain, resume=True) == []
+    with pytest.raises(ValueError, match="--resume") as error:
+        check_output_dir(tiny_config(tmp_path), resume=True)
+    assert "SOLVER.FUSED: False -> True" in str(error.value)
+    assert "MODEL.FUSION.EVALUATE: 'plain' -> ''" in str(error.value)
+
+
 def test_a_config_that_a_kill_cut_short_is_not_compared(tmp_path):
     cfg = run_of(tiny_config(tmp_path), "last_checkpoint")
     text = (tmp_path / "config.yaml").read_text()

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from scaleeq.engine import load_config
-from scaleeq.training.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer, lr_multiplier
+from scaleeq.engine.checkpoint_misfits import optimizer_misfits
+from scaleeq.training.solver import (
+    build_gradient_clipper,
+    build_lr_scheduler,
+    build_optimizer,
+    lr_multiplier,
+    takes_fused_steps,
+)
 
 SCHEDULES = {
     "poly": ["LR_SCHEDULER_NAME", "WarmupPolyLR"],
@@ -119,6 +126,48 @@ def test_optimizer_names():
         build_optimizer(solver_config("OPTIMIZER", "Lion"), nn.Linear(2, 2))
     with pytest.raises(ValueError, match="frozen"):
         build_optimizer(solver_config(), nn.Linear(2, 2).requires_grad_(False))
+
+
+def trained(*options, kind="SGD", steps=5):
+    """The weights of a model after a few steps, and the state of its optimizer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 1))
+    optimizer = build_optimizer(solver_config("OPTIMIZER", kind, "WEIGHT_DECAY", 0.01, *options), model)
+    x = torch.randn(2, 3, 9, 9)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    return [p.detach().clone() for p in model.parameters()], optimizer
+
+
+@pytest.mark.parametrize("kind", ["SGD", "ADAMW"])
+def test_a_fused_step_is_the_step_but_for_rounding(kind):
+    plain, fused = (trained("FUSED", flag, kind=kind) for flag in (False, True))
+    assert {group["fused"] for group in plain[1].param_groups} == {None}
+    assert {group["fused"] for group in fused[1].param_groups} == {True}
+    for one, other in zip(plain[0], fused[0], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_which_models_have_a_fused_step():
+    model = nn.Linear(2, 2)
+    assert takes_fused_steps(solver_config(), model)
+    assert takes_fused_steps(solver_config("AMP.ENABLED", True), model)
+    assert not takes_fused_steps(solver_config("FUSED", False), model)
+    assert not takes_fused_steps(solver_config("AMP.ENABLED", True, "AMP.DTYPE", "float16"), model)
+    assert not takes_fused_steps(solver_config(), nn.Linear(2, 2, device="meta"))
+    assert not takes_fused_steps(solver_config(), nn.Linear(2, 2).bfloat16())
+    assert not takes_fused_steps(solver_config(), nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2).double()]))
+
+
+@pytest.mark.parametrize("kind", ["SGD", "ADAMW"])
+def test_a_state_says_how_its_optimizer_steps(kind):
+    _, plain = trained("FUSED", False, kind=kind)
+    _, fused = trained("FUSED", True, kind=kind)
+    assert not optimizer_misfits(fused, plain.state_dict(), "optimizer")
+    fused.load_state_dict(plain.state_dict())
+    assert {group["fused"] for group in fused.param_groups} == {None}
 
 
 # ---------------------------------------------------------------------------------------------------- clipping

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from timm.models.efficientnet import _gen_efficientnet
 from torch import nn
 
 # The models that multipliers apply to, whose own are 1. "tf_": TensorFlow's padding and batch norm epsilon.
@@ -31,6 +30,8 @@ def scaled_efficientnet(
             f"MODEL.TIMM.WIDTH_MULTIPLIER and MODEL.TIMM.DEPTH_MULTIPLIER are of {' and '.join(BASES)}, not of NAME "
             f"{name!r}"
         )
+    from timm.models.efficientnet import _gen_efficientnet
+
     width, depth = multipliers
     if width <= 0 or depth <= 0:
         raise ValueError(f"MODEL.TIMM: WIDTH_MULTIPLIER {width} and DEPTH_MULTIPLIER {depth} must be positive")

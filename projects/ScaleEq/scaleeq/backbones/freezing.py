@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from timm.models.twins import Twins
 from torch import nn
 
 STEM = 1  # stages are numbered as in FREEZE_AT: 1 is the stem, 2 computes res2, ..., 5 computes res5
@@ -53,6 +52,8 @@ def stages_of(body: nn.Module, model_name: str) -> dict[str, int]:
 
     Raises ValueError for a model whose stages are not known.
     """
+    from timm.models.twins import Twins
+
     names = [name for name, _ in body.named_modules() if name]
     if isinstance(getattr(body, "model", None), Twins):
         return stages_of_twins(names)

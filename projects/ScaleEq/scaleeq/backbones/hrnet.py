@@ -16,7 +16,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
-import timm
 import torch
 from torch import nn
 
@@ -185,6 +184,8 @@ class HRNetBackbone(PlainBackbone):
         """
         super().__init__()
         if not name.startswith("hrnet"):
+            import timm
+
             raise ValueError(
                 f"MODEL.TIMM.NAME is {name!r}, but this backbone is an HRNet; choose one of "
                 f"{', '.join(timm.list_models('hrnet*'))}"

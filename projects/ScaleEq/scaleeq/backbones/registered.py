@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import load_state_dict
 from torch import Tensor
 
 from scaleeq.engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
@@ -122,6 +121,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     ValueError: damaged, foreign, or with something else than floats as weights.
     """
     if file.suffix == ".safetensors":
+        from timm.models import load_state_dict
+
         try:
             content: Any = load_state_dict(str(file))
         except Exception as error:  # the reader's own class of error is not public

@@ -14,6 +14,8 @@ Source: timm (github.com/huggingface/pytorch-image-models). Differences from tim
 - NCHW for all. Stochastic depth only as asked: 0.0 turns off what a model has by default (Swin).
 - On request a layer norm, trained from scratch, on each level that leaves the backbone, as the dense-prediction code of
   Swin, ConvNeXt and Twins-SVT has them (mmsegmentation's included); what enters the next stage stays as it is.
+
+timm is imported where a model is made: it takes a second, with the parts of torchvision and torch that it needs.
 """
 
 from __future__ import annotations
@@ -23,10 +25,8 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -91,6 +91,8 @@ class TimmBackbone(PlainBackbone):
         stages or no dilated convolutions where they are asked for; OSError where pretrained
         weights cannot be had.
         """
+        from timm.layers import LayerNorm2d
+
         super().__init__()
         self.name = name
         self._strides = {level: min(stride, output_stride) for stride, level in LEVELS.items()}
@@ -173,6 +175,8 @@ def create_body(
     output_stride: int = 32,
 ) -> nn.Module:
     """The timm model that returns the four levels and has nothing that they do not need; see TimmBackbone."""
+    import timm
+
     if ":" not in name and not timm.is_model(name):  # "hf-hub:..." and "local-dir:..." name a place, not a model
         near = nearest(name, timm.list_models(), count=5, cutoff=0.4)
         raise ValueError(
@@ -249,6 +253,8 @@ def _require_loaded(body: nn.Module, weights: dict[str, Tensor], message: str) -
 
 
 def _set_drop_path(body: nn.Module, name: str, rate: float) -> None:
+    from timm.layers import DropPath
+
     drop_paths = [module for module in body.modules() if isinstance(module, DropPath)]
     if rate == 0:
         for module in drop_paths:

@@ -63,6 +63,9 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # "", "bilinear", "nearest", "bicubic", "bilinear_corners", "gated", "supervised_gated", "aligned"
     cfg.MODEL.FUSION.TRANSFER = ""
     cfg.MODEL.FUSION.COMBINE = ""  # "", "concat", "sum", "softmax", "fast_normalized"
+    # Of every Fusion, and of the loss on upsampled logits: "": exact rewrites that take less time and memory, equal to
+    # rounding; "plain": as the formulas are written, as runs of before had it.
+    cfg.MODEL.FUSION.EVALUATE = ""
 
     _add_loss_keys(cfg, node)
 
@@ -145,6 +148,7 @@ def _add_data_and_solver_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # MaskFormer's key: SSD's photometric distortion.
     cfg.INPUT.COLOR_AUG_SSD = False
     cfg.SOLVER.OPTIMIZER = "SGD"  # "SGD", "ADAMW"
+    cfg.SOLVER.FUSED = True  # the optimizer's step as one kernel, where torch has it; False: operation by operation
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone / BASE_LR
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # of learned position tables (MaskFormer's key)
     cfg.SOLVER.POLY_LR_POWER = 0.9

@@ -149,7 +149,7 @@ def optimizer_misfits(optimizer: Optimizer, saved: Any, path: str) -> list[str]:
         at = f"{path}.param_groups.{number}"
         numbers = [k for k, v in own.items() if isinstance(v, (int, float, tuple)) and not isinstance(v, bool)]
         lines += [f"missing in the file: {at}.{key}" for key in numbers if key not in group]
-        lines += state_misfits({key: value for key, value in own.items() if key != "params"}, group, at)
+        lines += state_misfits({key: value for key, value in own.items() if key not in ("params", "fused")}, group, at)
     # States of parameters.
     if strangers := [index for index in states if index not in places]:
         lines.append(f"unknown to the optimizer: {path}.state of the parameters {strangers[:8]}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
 TAPS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))  # of a 3x3 kernel, row-major
 
@@ -38,7 +37,9 @@ def deform_conv3x3(
             bias = None if bias is None else bias.float()
         if x.device.type == "cpu":
             return sampled_deform_conv3x3(x, offset, mask, weight, bias)
-        return torchvision_deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+        from torchvision.ops import deform_conv2d  # takes a second, and torch's compiler with it
+
+        return deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
 
 
 def sampled_deform_conv3x3(

@@ -27,7 +27,12 @@ from .semantic import SemanticTask
 def auxiliary_loss(cfg: Any, weight: float) -> SegmentationLoss:
     """The loss of MODEL.LOSS with that weight, and without OHEM."""
     options = LossOptions.from_config(cfg).without_ohem()
-    return SegmentationLoss(ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, weight=weight, options=options)
+    return SegmentationLoss(
+        ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        weight=weight,
+        options=options,
+        in_strips=cfg.MODEL.FUSION.EVALUATE != "plain",
+    )
 
 
 def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, nn.Module]:

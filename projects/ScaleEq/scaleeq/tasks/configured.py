@@ -204,6 +204,8 @@ def refuse_keys(cfg: Any, head: str, lacks: Mapping[str, str]) -> None:
     for part, reason in lacks.items():
         node, _, only = part.partition(".")
         for key in [only] if only else cfg.MODEL[node]:
+            if (node, key) == ("FUSION", "EVALUATE"):  # of the loss and the pyramid, too
+                continue
             value, default = cfg.MODEL[node][key], defaults.MODEL[node][key]
             if value != default:
                 raise ValueError(f"MODEL.{node}.{key} is {value!r}, but {head} has no {reason}; leave it {default!r}")

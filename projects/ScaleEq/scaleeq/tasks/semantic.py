@@ -77,7 +77,12 @@ class SemanticTask(Task):
         options = LossOptions.from_config(cfg)
         return cls(
             num_classes=head.NUM_CLASSES,
-            loss=SegmentationLoss(ignore_value=head.IGNORE_VALUE, weight=head.LOSS_WEIGHT, options=options),
+            loss=SegmentationLoss(
+                ignore_value=head.IGNORE_VALUE,
+                weight=head.LOSS_WEIGHT,
+                options=options,
+                in_strips=cfg.MODEL.FUSION.EVALUATE != "plain",
+            ),
             absent=test.ABSENT_CLASSES,
             boundary=test.BOUNDARY,
             validation_loss=test.VALIDATION_LOSS,
@@ -133,5 +138,8 @@ class SemanticTask(Task):
 def gate_loss(loss: SegmentationLoss) -> SegmentationLoss:
     """What the predictions of supervised gates are trained with, beside that loss of the logits themselves."""
     return SegmentationLoss(
-        ignore_value=loss.ignore_value, weight=GATE_LOSS_WEIGHT, options=loss.options.without_ohem()
+        ignore_value=loss.ignore_value,
+        weight=GATE_LOSS_WEIGHT,
+        options=loss.options.without_ohem(),
+        in_strips=loss.in_strips,
     )

@@ -37,6 +37,8 @@ FREE_MODEL_KEYS = (
     "MODEL.TIMM.PRETRAINED_FILE",
     "MODEL.SCALE_EQUALIZER.STATISTICS_PERIOD",
 )
+# A resumed run has the digits that it began with. What a run did that began before there was the key:
+KEPT_KEYS = {"MODEL.FUSION.EVALUATE": "plain", "SOLVER.FUSED": False}
 # These make no difference to the run, or cannot be compared.
 IGNORED_KEYS = ("OUTPUT_DIR", "VERSION", "DATALOADER.", "TEST.EXPECTED_RESULTS")
 STATES_PER_PARAMETER = {"SGD": 1, "ADAMW": 2}  # tensors that the optimizer keeps (SGD: where there is momentum)
@@ -141,12 +143,13 @@ def _check_output_dir(cfg: CfgNode, *, resume: bool) -> list[str]:
         )
     # A resumed run needs the model that is there.
     changes = _changed_keys(cfg, folder / "config.yaml")
-    other = [key for key in changes if key.startswith("MODEL.") and key not in FREE_MODEL_KEYS]
+    other = [key for key in changes if key in KEPT_KEYS or (key.startswith("MODEL.") and key not in FREE_MODEL_KEYS)]
     refused = [f"{key}: {changes[key]}" for key in other]
     if refused:
         lines = "\n  ".join(refused)
         raise ValueError(
-            f"--resume in {folder}, but its checkpoints are of another model; in its config.yaml -> now:\n  {lines}\n"
+            f"--resume in {folder}, but its checkpoints are of another model or optimizer; in its config.yaml -> now:"
+            f"\n  {lines}\n"
             "Resume with the config of that run, or start a new one in another OUTPUT_DIR"
         )
     # And its data.
@@ -191,6 +194,8 @@ def _fingerprint(cfg: CfgNode) -> DataFingerprint | None:
 def _changed_keys(cfg: CfgNode, file: Path) -> dict[str, str]:
     """Key -> "old -> new" for every key that both a run's config.yaml and this config have, with other values.
 
+    A file without one of KEPT_KEYS is of a run that began before there was that key.
+
     The file is written in place at every start, so a kill may have cut it short; then it is not compared.
     """
     if not file.is_file():
@@ -202,7 +207,7 @@ def _changed_keys(cfg: CfgNode, file: Path) -> dict[str, str]:
         return {"config.yaml": f"not compared, {error}"}
     if not old.keys() >= new.keys():
         return {"config.yaml": "not compared, it lacks whole sections"}
-    before, now = dict(flatten(old)), dict(flatten(new))
+    before, now = KEPT_KEYS | dict(flatten(old)), dict(flatten(new))
     return {
         key: f"{before[key]!r} -> {now[key]!r}"
         for key in sorted(before.keys() & now.keys())

@@ -5,7 +5,7 @@ MaskFormer (OPTIMIZER, CLIP_TYPE "full_model"). Every schedule is a pure functio
 learning rate, so that a resumed run needs nothing but its iteration.
 
 Deviations: clipping is a function that the trainer calls, not a patched optimizer class; unknown names list the
-choices.
+choices; the optimizer's step is one kernel where torch has it (SOLVER.FUSED), equal but for rounding.
 """
 
 from __future__ import annotations
@@ -43,13 +43,28 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     one_of(solver.OPTIMIZER, OPTIMIZERS, key="SOLVER.OPTIMIZER")
     groups = groups_from_config(cfg, model)
+    fused = True if takes_fused_steps(cfg, model) else None  # None, not False: the checkpoints of before have that
     optimizer: torch.optim.Optimizer
     if solver.OPTIMIZER == "SGD":
-        optimizer = torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+        optimizer = torch.optim.SGD(
+            groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, fused=fused
+        )
     else:
-        optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR)
+        optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR, fused=fused)
     scale_optimizer_steps(model, optimizer)
     return optimizer
+
+
+def takes_fused_steps(cfg: CfgNode, model: nn.Module) -> bool:
+    """Whether the optimizer's step is one kernel: SOLVER.FUSED, for weights on a CPU or CUDA device, without a scaler.
+
+    With a loss scaler torch's fused SGD leaves the momentum undefined where the first update is skipped. A resumed run
+    has what its checkpoint says, which is part of the optimizer's state.
+    """
+    scaled = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16"
+    places = {(p.device.type, p.dtype) for p in model.parameters() if p.requires_grad}
+    fits = {(device, dtype) for device in ("cpu", "cuda") for dtype in (torch.float32, torch.float64)}
+    return bool(cfg.SOLVER.FUSED and not scaled and len(places) == 1 and places <= fits)
 
 
 # ---------------------------------------------------------------------------------------------------- schedule

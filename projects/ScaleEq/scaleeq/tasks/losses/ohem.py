@@ -52,6 +52,14 @@ def top_k_labels(
     """
     weights = None if class_weights is None else class_weights.to(logits.dtype)
     hardness = F.cross_entropy(logits, labels, weights, ignore_index=ignore_value, reduction="none")
+    return hardest_labels(hardness, labels, share=share, ignore_value=ignore_value)
+
+
+@torch.no_grad()
+def hardest_labels(
+    hardness: torch.Tensor, labels: torch.Tensor, *, share: torch.Tensor, ignore_value: int = 255
+) -> torch.Tensor:
+    """`top_k_labels` of pixels whose hardness is known: (N, H, W), their weighted cross entropy."""
     valid = labels != ignore_value
     num_valid = valid.sum()
     num_dropped = ((1 - share) * num_valid).round().long()  # counted from the easy end: share 1 drops exactly none
@@ -80,6 +88,14 @@ def threshold_labels(
         (N, H, W): the labels, `ignore_value` where a pixel is not kept.
     """
     hardness = F.cross_entropy(logits, labels, ignore_index=ignore_value, reduction="none")
+    return improbable_labels(hardness, labels, threshold=threshold, min_kept=min_kept, ignore_value=ignore_value)
+
+
+@torch.no_grad()
+def improbable_labels(
+    hardness: torch.Tensor, labels: torch.Tensor, *, threshold: float, min_kept: int, ignore_value: int = 255
+) -> torch.Tensor:
+    """`threshold_labels` of pixels whose hardness is known: (N, H, W), their cross entropy, 0 at void ones."""
     valid = labels != ignore_value
     kept = _hardest(hardness, valid, min_kept * len(labels))
     if threshold:

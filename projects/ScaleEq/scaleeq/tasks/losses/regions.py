@@ -16,12 +16,30 @@ they are: it would compile them again for each number of classes.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch
 
 from .pixels import precise
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
-@torch.compiler.disable
+
+def uncompiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """torch.compiler.disable, which imports the whole compiler where it decorates; this does so where one compiles."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        run = torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+        return run(*args, **kwargs)
+
+    return call
+
+
+@uncompiled
 @torch.no_grad()
 def labelled_classes(labels: torch.Tensor, *, num_classes: int, ignore_value: int = 255) -> torch.Tensor:
     """labels: (N, H, W), 0..num_classes-1 or `ignore_value` -> (C,) int64, those that are there, in ascending order.
@@ -34,7 +52,7 @@ def labelled_classes(labels: torch.Tensor, *, num_classes: int, ignore_value: in
     return found[:num_classes].nonzero().flatten()
 
 
-@torch.compiler.disable
+@uncompiled
 def dice_loss(
     logits: torch.Tensor, labels: torch.Tensor, *, ignore_value: int = 255, classes: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -54,7 +72,7 @@ def dice_loss(
     return (1 - 2 * overlap / size).sum() / max(1, len(size))
 
 
-@torch.compiler.disable
+@uncompiled
 def lovasz_softmax(
     logits: torch.Tensor, labels: torch.Tensor, *, ignore_value: int = 255, classes: torch.Tensor | None = None
 ) -> torch.Tensor:

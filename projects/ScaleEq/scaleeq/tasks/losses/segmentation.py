@@ -1,20 +1,22 @@
 """SegmentationLoss: logits of any stride and labels -> one number, as a head's options say.
 
 Computed in float32 (float64 for float64 logits): sums over a million pixels have no digits left in half precision.
-Under autocast too, which lowers matrix products and convolutions: there is none in a loss.
+Under autocast too. A loss of single pixels is computed in strips of rows (`strips`), without the upsampled map.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from scaleeq.ops import resize
 
 from .averaging import Averaging
-from .ohem import annealed_share, threshold_labels, top_k_labels
+from .ohem import annealed_share, hardest_labels, improbable_labels
 from .options import LossOptions
-from .pixels import cross_entropy, focal_loss, pixel_count, precise
+from .pixels import average, cross_entropy, focal_loss, pixel_count, precise
 from .regions import dice_loss, labelled_classes, lovasz_softmax
+from .strips import PixelLoss, strip_loss, strip_pixel_losses
 
 
 class SegmentationLoss(Averaging):
@@ -29,12 +31,21 @@ class SegmentationLoss(Averaging):
     Args:
         weight: of the whole loss.
         options: which loss; by default plain cross entropy.
+        in_strips: whether it may be computed in strips; False: as the formulas are written, on the upsampled map.
     """
 
     class_weights: torch.Tensor | None
 
-    def __init__(self, *, ignore_value: int = 255, weight: float = 1.0, options: LossOptions | None = None):
+    def __init__(
+        self,
+        *,
+        ignore_value: int = 255,
+        weight: float = 1.0,
+        options: LossOptions | None = None,
+        in_strips: bool = True,
+    ):
         super().__init__()
+        self.in_strips = in_strips
         self.ignore_value = ignore_value
         self.weight = weight
         self.options = options or LossOptions()
@@ -63,10 +74,14 @@ class SegmentationLoss(Averaging):
 
         mean_count: what a mean over pixels divides by, as the sum of its elements; None: what the step has told.
         """
-        options, labels = self.options, labels.long()
+        options = self.options
         options.check_classes(logits.shape[1])
-        upsampled = resize(precise(logits), (labels.shape[-2], labels.shape[-1]))
-        loss = self._pixel_loss(upsampled, labels, self.mean_count if mean_count is None else mean_count)
+        size, told = (labels.shape[-2], labels.shape[-1]), self.mean_count if mean_count is None else mean_count
+        if self._takes_strips(logits, size):
+            return self.weight * self._loss_in_strips(precise(logits), labels, told)
+        labels = labels.long()
+        upsampled = resize(precise(logits), size)
+        loss = self._pixel_loss(upsampled, labels, told)
         if options.dice_weight or options.lovasz_weight:
             classes = labelled_classes(labels, num_classes=logits.shape[1], ignore_value=self.ignore_value)
         if options.dice_weight:
@@ -77,12 +92,40 @@ class SegmentationLoss(Averaging):
             loss = loss + options.lovasz_weight * lovasz
         return self.weight * loss
 
+    def _takes_strips(self, logits: torch.Tensor, size: tuple[int, int]) -> bool:
+        """Region losses need the whole map, and so does a compiler, which fuses what it sees whole."""
+        of_pixels = not (self.options.dice_weight or self.options.lovasz_weight)
+        resized = tuple(logits.shape[-2:]) != size
+        return self.in_strips and of_pixels and resized and not torch.compiler.is_compiling()
+
+    def _loss_in_strips(self, logits: torch.Tensor, labels: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """logits: (N, K, h, w), labels: (N, H, W) -> (), equal to `_pixel_loss` of the upsampled logits."""
+        options, weights = self.options, self.class_weights
+        weights = None if weights is None else weights.to(logits.dtype)
+        mean_count: torch.Tensor | None = told.to(logits.dtype).sum()
+        if options.ohem != "off":
+            of_hardness = PixelLoss(
+                ignore_value=self.ignore_value, class_weights=weights if options.ohem == "top_k" else None
+            )
+            hardness = strip_pixel_losses(logits, labels, of_hardness)
+            labels, mean_count = self._hard_labels(hardness, labels), None
+        loss = PixelLoss(
+            ignore_value=self.ignore_value,
+            class_weights=weights,
+            label_smoothing=options.label_smoothing,
+            focal_gamma=options.focal_gamma,
+        )
+        count = pixel_count(
+            labels, ignore_value=self.ignore_value, average_over=options.average_over, class_weights=weights
+        )
+        return average(strip_loss(logits, labels, loss), count, mean_count)
+
     def _pixel_loss(self, logits: torch.Tensor, labels: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """logits: (N, K, H, W), labels: (N, H, W) -> ()."""
         options = self.options
         mean_count: torch.Tensor | None = told.to(logits.dtype).sum()
         if options.ohem != "off":
-            labels, mean_count = self._hard_labels(logits, labels), None
+            labels, mean_count = self._hard_labels(self._hardness(logits, labels), labels), None
         if options.focal_gamma:
             return focal_loss(
                 logits,
@@ -103,16 +146,21 @@ class SegmentationLoss(Averaging):
             mean_count=mean_count,
         )
 
-    def _hard_labels(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """logits: (N, K, H, W), labels: (N, H, W) -> (N, H, W), void where OHEM drops a pixel."""
+    @torch.no_grad()
+    def _hardness(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """logits: (N, K, H, W), labels: (N, H, W) -> (N, H, W), what OHEM ranks pixels by."""
+        weights = self.class_weights if self.options.ohem == "top_k" else None
+        weights = None if weights is None else weights.to(logits.dtype)
+        return F.cross_entropy(logits, labels, weights, ignore_index=self.ignore_value, reduction="none")
+
+    def _hard_labels(self, hardness: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """hardness, labels: (N, H, W) -> (N, H, W), void where OHEM drops a pixel."""
         options = self.options
         if options.ohem == "top_k":
             share = annealed_share(self.iteration, top_k=options.ohem_top_k, anneal_iters=options.ohem_anneal_iters)
-            return top_k_labels(
-                logits, labels, share=share, ignore_value=self.ignore_value, class_weights=self.class_weights
-            )
-        return threshold_labels(
-            logits,
+            return hardest_labels(hardness, labels, share=share, ignore_value=self.ignore_value)
+        return improbable_labels(
+            hardness,
             labels,
             threshold=options.ohem_threshold,
             min_kept=options.ohem_min_kept,

@@ -52,10 +52,7 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.AUX_HEAD.LOSS_WEIGHTS = [0.4]
     cfg.MODEL.AUX_HEAD.CONVS_DIM = 256
 
-    # What is predicted: a task's name is also its group of results, its key in a sample and its losses' suffix.
-    cfg.MODEL.TASKS = node()
-    cfg.MODEL.TASKS.NAMES = ["sem_seg"]
-
+    _add_task_keys(cfg, node)
     _add_pyramid_keys(cfg, node)
 
     # The head's final Fusion.
@@ -69,6 +66,23 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.WEIGHTS_STRICT = True  # False: of MODEL.WEIGHTS, load what fits and list the rest (a new NUM_CLASSES)
     cfg.MODEL.CHANNELS_LAST = False  # memory format of convolutions and maps
     cfg.MODEL.COMPILE = False  # torch.compile for backbone and heads
+
+
+def _add_task_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
+    # What is predicted: a task's name is also its group of results, its key in a sample and its losses' suffix. One
+    # task has the keys "sem_seg_head.*" in a checkpoint; several have "decoders.*" and "tasks.*", and the keys below.
+    cfg.MODEL.TASKS = node()
+    tasks = cfg.MODEL.TASKS
+    tasks.NAMES = ["sem_seg"]
+    tasks.HEADS = []  # of each task in the order of NAMES, a name as SEM_SEG_HEAD.NAME; empty: that one for all
+    # What the tasks have in common: "backbone"; "pyramid": that too, where heads have one, with the context before it,
+    # and the rest of a decoder for each task; "decoder": all but the predictors.
+    tasks.SHARE = "pyramid"
+    tasks.WEIGHTS = []  # factor on each task's losses, in the order of NAMES; empty: all 1
+    # "fixed": WEIGHTS; "uncertainty": the total is the sum of loss / (2 exp(s)) + s / 2 with one s a task, learned from
+    # -0.5 without weight decay (arXiv 1705.07115 in the form of LibMTL; the total may be negative); "pcgrad": WEIGHTS,
+    # and of gradients of shared parameters that contradict each other, that part is taken out (arXiv 2001.06782).
+    tasks.WEIGHTING = "fixed"
 
 
 def _add_pyramid_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
@@ -173,6 +187,12 @@ def _add_test_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # torchmetrics, cityscapesscripts); "zero" (ADE20K's devkit); "one" where it is not predicted either
     # (segmentation_models_pytorch); "truth": left out, predicted or not (Detectron2).
     test.ABSENT_CLASSES = "exclude"
+    # The metric that picks the best weights and stops early: task/metric, as "depth/rmse" or "multi_task/delta_m".
+    # Empty: the headline of the first of MODEL.TASKS.NAMES.
+    test.BEST_METRIC = ""
+    # With several tasks: a JSON file {task: {metric: value}} of models with one task each, to compare with: the results
+    # then have multi_task/delta_m, in percent (arXiv 2004.13379). Empty: none.
+    test.SINGLE_TASK_RESULTS = ""
     test.BOUNDARY = False  # also trimap mIoU, boundary F-score and boundary IoU
     test.OUTPUT = []  # written under OUTPUT_DIR/inference: "labels", "overlays", "submission"
     # Sliding window, in pixels of the image that the model sees: one number, or height and width. Empty: whole image.

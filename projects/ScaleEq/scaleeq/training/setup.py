@@ -72,6 +72,9 @@ def compile_parts(model: nn.Module, *, enabled: bool) -> None:
     for name, part in model.named_children():
         if enabled and name in ("backbone", "sem_seg_head"):
             part.compile()
+        if enabled and name == "decoders":  # of several tasks, whose decoders are called in steps
+            for step in (step for decoder in part.children() for step in decoder.children()):
+                step.compile()
 
 
 def check_before_training(cfg: CfgNode) -> None:

@@ -24,6 +24,7 @@ from scaleeq.engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, load_config
 from scaleeq.equalization import spec as equalizer_spec
 from scaleeq.evaluation import ABSENT_POLICIES, writing
 from scaleeq.layers import gate, norm
+from scaleeq.tasks import joint, weighting
 from scaleeq.tasks.losses import ohem, pixels
 from scaleeq.training import solver, step
 from tests.training.tiny import BASE
@@ -84,6 +85,8 @@ WORDS = {
     "INPUT.RANDOM_FLIP": augmentation.FLIPS,
     "INPUT.FORMAT": reading.IMAGE_FORMATS,
     "INPUT.CROP.TYPE": augmentation.CROP_TYPES,
+    "MODEL.TASKS.SHARE": joint.SHARES,
+    "MODEL.TASKS.WEIGHTING": weighting.WEIGHTINGS,
     "SOLVER.OPTIMIZER": solver.OPTIMIZERS,
     "SOLVER.LR_SCHEDULER_NAME": solver.SCHEDULES,
     "SOLVER.WARMUP_METHOD": solver.WARMUPS,

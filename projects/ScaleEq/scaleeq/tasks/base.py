@@ -18,6 +18,7 @@ from torch import nn
 
 from scaleeq.geometry import Geometry
 from scaleeq.ops import resize, send
+from scaleeq.pictures import colorize, directions, heat, palette
 
 from .losses.averaging import Averaging
 from .metric import Metric
@@ -195,6 +196,25 @@ class Task(Averaging):
     def settled(self, values: torch.Tensor) -> torch.Tensor:
         """What a mean of predictions, (channels, H, W), is as one prediction: normals get their length again."""
         return values
+
+    def picture(self, values: torch.Tensor) -> np.ndarray:
+        """What people see of it: (H, W, 3) uint8 in RGB.
+
+        values: a finished prediction (channels, H, W), or a truth as a sample has it, (H, W) or (C, H, W). By default
+        labels in PASCAL VOC's colours, one channel as heat from its lowest to its highest value, three as directions,
+        where a flip negates one of them, or else as red, green and blue in [0, 1].
+        """
+        array = values.detach().float().cpu().numpy()
+        several = array.ndim == 3 and len(array) > 1
+        if several and (self.averages == "logits" or len(array) != 3):  # scores: the best one's label
+            array = array.argmax(0)
+        if self.geometry.labels:
+            return colorize(array.astype(np.uint8), palette(self.channels), 255)
+        if array.ndim == 2 or len(array) == 1:
+            return heat(array.reshape(array.shape[-2:]))
+        if self.geometry.negated_x:
+            return directions(array)
+        return (np.clip(array, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0).copy()
 
     def evaluators(self, dataset_name: str, *, distributed: bool = True) -> list[DatasetEvaluator]:
         """What scores its predictions on a data set, with results {name: {metric: value}, ...}; [] without a truth.

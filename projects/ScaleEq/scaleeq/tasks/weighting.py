@@ -21,6 +21,8 @@ import torch
 
 from .base import Losses, Task
 
+WEIGHTINGS = ("fixed", "uncertainty", "pcgrad")  # the last one is a training step's: training/pcgrad.py
+
 
 @dataclasses.dataclass
 class TaskLosses:

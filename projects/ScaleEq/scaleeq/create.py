@@ -9,13 +9,14 @@ Its state dict has the keys of a checkpoint of `scaleeq train`, "backbone.*" and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from scaleeq import decoders
 from scaleeq.backbones import PlainBackbone, TimmBackbone
 from scaleeq.choices import one_of
+from scaleeq.decoders import Decoder
 from scaleeq.model import Segmentation
 from scaleeq.tasks import SemanticTask, Task
 from scaleeq.tasks.head import SegmentationHead
@@ -91,16 +92,23 @@ def create_model(
         raise ValueError(f"num_classes is {num_classes} and tasks {[task.name for task in tasks]}; give one of the two")
     make = partial(kind.make, {name: offered[name] for name in read}, channels, **(options or {}))
     if len(tasks) > 1:
-        named = {task.name: task for task in tasks}
-        if len(named) < len(tasks):
-            raise ValueError(f"tasks has {[task.name for task in tasks]}; give each task once")
-        for each in tasks:  # predictors draw before the decoders, as a config's
-            each.attach(channels)
-        shared = share_decoders(dict.fromkeys(named, make), share)
+        model = _create_joint(backbone, make, tasks, channels=channels, share=share)
         backbone.keep_levels(read)
-        return Segmentation(backbone=backbone, decoders=shared, tasks=named)
+        return model
     task = tasks[0] if tasks else SemanticTask(num_classes=num_classes)
     predictor = task.predictor(channels)  # draws before the decoder, as a config's
     built = make()
     backbone.keep_levels(read)
     return Segmentation(backbone=backbone, sem_seg_head=SegmentationHead(built, task, predictor=predictor))
+
+
+def _create_joint(
+    backbone: PlainBackbone, make: Callable[[], Decoder], tasks: Sequence[Task], *, channels: int, share: str
+) -> Segmentation:
+    """make: makes a decoder of that many channels. ValueError: a task twice."""
+    named = {task.name: task for task in tasks}
+    if len(named) < len(tasks):
+        raise ValueError(f"tasks has {[task.name for task in tasks]}; give each task once")
+    for task in tasks:  # predictors draw before the decoders, as a config's
+        task.attach(channels)
+    return Segmentation(backbone=backbone, decoders=share_decoders(dict.fromkeys(named, make), share), tasks=named)

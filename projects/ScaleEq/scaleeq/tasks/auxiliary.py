@@ -31,7 +31,13 @@ def auxiliary_loss(cfg: Any, weight: float) -> SegmentationLoss:
 
 
 def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, nn.Module]:
-    """The losses of a backbone's "aux_logits": name -> auxiliary_loss."""
+    """The losses of a backbone's "aux_logits": name -> auxiliary_loss. ValueError: the model has no classes."""
+    names = task_names(cfg)
+    if weights and SemanticTask.name not in names:
+        raise ValueError(
+            f"MODEL.HRNET.GATES is {cfg.MODEL.HRNET.GATES!r}, whose supervised gates predict classes, but "
+            f"MODEL.TASKS.NAMES is {names}; take 'unsupervised' or 'none'"
+        )
     return {name: auxiliary_loss(cfg, weight) for name, weight in weights.items()}
 
 

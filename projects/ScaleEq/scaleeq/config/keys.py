@@ -62,6 +62,7 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.FUSION.COMBINE = ""  # "", "concat", "sum", "softmax", "fast_normalized"
 
     _add_loss_keys(cfg, node)
+    _add_dense_task_keys(cfg, node)
 
     cfg.MODEL.WEIGHTS_STRICT = True  # False: of MODEL.WEIGHTS, load what fits and list the rest (a new NUM_CLASSES)
     cfg.MODEL.CHANNELS_LAST = False  # memory format of convolutions and maps
@@ -132,6 +133,17 @@ def _add_loss_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     loss.LOVASZ_WEIGHT = 0.0  # of a Lovasz-softmax loss beside the cross entropy (arXiv 1705.08790)
 
 
+def _add_dense_task_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
+    # Where the predictions of a task start, and how its loss is balanced.
+    cfg.MODEL.DEPTH = node()
+    cfg.MODEL.DEPTH.MEAN = 3.0  # metres, of the training set
+    for task, weight, frequency in (("EDGES", 0.95, 0.05), ("SALIENCY", 0.0, 0.25)):
+        cfg.MODEL[task] = node()
+        # Of the cross entropy of marked pixels, 1 minus it is the others'; 0: each image's share of the others (HED).
+        cfg.MODEL[task].POSITIVE_WEIGHT = weight
+        cfg.MODEL[task].FREQUENCY = frequency  # share of marked pixels in the training set
+
+
 def _add_scale_equalizer_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # Scale equalizers (arXiv 2402.01149).
     cfg.MODEL.SCALE_EQUALIZER = node()
@@ -195,6 +207,18 @@ def _add_test_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     test.SINGLE_TASK_RESULTS = ""
     test.BOUNDARY = False  # also trimap mIoU, boundary F-score and boundary IoU
     test.OUTPUT = []  # written under OUTPUT_DIR/inference: "labels", "overlays", "submission"
+    # Which pixels of a depth map are scored; the work on several tasks has no crop and no limits, that on depth both.
+    test.DEPTH = node()
+    test.DEPTH.CROP = ""  # "", "eigen_nyu": rows 45 to 470, columns 41 to 600 of 480 x 640
+    test.DEPTH.MIN = 0.0  # metres; only farther pixels count
+    test.DEPTH.MAX = 0.0  # metres; only nearer pixels count; 0: no limit
+    test.EDGES = node()
+    test.EDGES.MATCH = True  # odsF and oisF, by matching: seconds an image; False: the F of plain pixels alone
+    test.EDGES.MAX_DISTANCE = 0.0075  # of a match, share of the diagonal; 0.011 on NYUD
+    # What maxF is: "pooled_19": counts of all images, 19 thresholds (ATRC); "pooled_255"; "images_15": precision and
+    # recall averaged over images, 15 thresholds (MTI-Net).
+    test.SALIENCY = node()
+    test.SALIENCY.MAX_F = "pooled_19"
     # Sliding window, in pixels of the image that the model sees: one number, or height and width. Empty: whole image.
     test.SLIDE = node()
     test.SLIDE.WINDOW = []

@@ -9,7 +9,7 @@ from typing import Any
 from scaleeq.choices import one_of
 
 # A name is here with its registration; those that come with ScaleEq, from the beginning.
-KNOWN_TASKS = ["sem_seg"]
+KNOWN_TASKS = ["sem_seg", "depth", "normals", "edges", "saliency", "human_parts"]
 DEFAULTS = {"HEADS": [], "SHARE": "pyramid", "WEIGHTS": [], "WEIGHTING": "fixed"}
 MULTI_TASK = "multi_task"  # the group of results that compares several tasks with single ones
 SHARED = "shared"  # the part of a model's decoders that all tasks have

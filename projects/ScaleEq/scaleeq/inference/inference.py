@@ -84,7 +84,8 @@ class Inference(nn.Module):
         """What takes a task's predictions of all views of an image."""
         if task.averages == "values":
             return Values(task, flip=self.options.flip)
-        return Scores(flip=self.options.flip, combine=self.options.combine, flip_pairs=self.flip_pairs)
+        pairs = self.flip_pairs if task.geometry.labels else ()  # of the data set's labels, no other task's
+        return Scores(flip=self.options.flip, combine=self.options.combine, flip_pairs=pairs)
 
     def _maps(self, image: torch.Tensor, size: tuple[int, int]) -> Maps:
         """image: (3, h, w) -> task -> (K, *size)."""

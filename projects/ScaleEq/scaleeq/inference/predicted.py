@@ -43,7 +43,7 @@ class Classes:
 
     name: str = "sem_seg"
     averages: str = "logits"
-    geometry: Geometry = dataclasses.field(default_factory=Geometry)
+    geometry: Geometry = dataclasses.field(default_factory=lambda: Geometry(labels=True))
 
     def settled(self, values: torch.Tensor) -> torch.Tensor:
         """values: (K, H, W) -> the same."""

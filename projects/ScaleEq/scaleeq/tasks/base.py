@@ -208,7 +208,7 @@ class Task(Averaging):
         several = array.ndim == 3 and len(array) > 1
         if several and (self.averages == "logits" or len(array) != 3):  # scores: the best one's label
             array = array.argmax(0)
-        if self.geometry.labels:
+        if self.geometry.labels or self.averages == "logits":
             return colorize(array.astype(np.uint8), palette(self.channels), 255)
         if array.ndim == 2 or len(array) == 1:
             return heat(array.reshape(array.shape[-2:]))

@@ -23,7 +23,10 @@ from scaleeq.decoders import pyramid as build
 from scaleeq.engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, load_config
 from scaleeq.equalization import spec as equalizer_spec
 from scaleeq.evaluation import ABSENT_POLICIES, writing
+from scaleeq.evaluation import depth as depth_metrics
+from scaleeq.evaluation import saliency as saliency_metrics
 from scaleeq.layers import gate, norm
+from scaleeq.tasks import joint, weighting
 from scaleeq.tasks.losses import ohem, pixels
 from scaleeq.training import solver, step
 from tests.training.tiny import BASE
@@ -84,6 +87,8 @@ WORDS = {
     "INPUT.RANDOM_FLIP": augmentation.FLIPS,
     "INPUT.FORMAT": reading.IMAGE_FORMATS,
     "INPUT.CROP.TYPE": augmentation.CROP_TYPES,
+    "MODEL.TASKS.SHARE": joint.SHARES,
+    "MODEL.TASKS.WEIGHTING": weighting.WEIGHTINGS,
     "SOLVER.OPTIMIZER": solver.OPTIMIZERS,
     "SOLVER.LR_SCHEDULER_NAME": solver.SCHEDULES,
     "SOLVER.WARMUP_METHOD": solver.WARMUPS,
@@ -92,6 +97,8 @@ WORDS = {
     "SOLVER.AMP.DTYPE": step.DTYPES,
     "TEST.ABSENT_CLASSES": ABSENT_POLICIES,
     "TEST.OUTPUT": writing.KINDS,
+    "TEST.DEPTH.CROP": ("", *depth_metrics.CROPS),
+    "TEST.SALIENCY.MAX_F": saliency_metrics.KINDS,
     "TEST.SLIDE.AGGREGATE_ON": inference.AGGREGATE_ON,
     "TEST.AUG.COMBINE": inference.COMBINES,
 }

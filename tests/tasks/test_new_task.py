@@ -133,7 +133,7 @@ def test_flips_and_scales_follow_the_tasks_geometry(tmp_path):
     ("changes", "message"),
     [
         ({"MODEL__TASKS__NAMES": ["mean_color"]}, r"MODEL.TASKS.NAMES is 'mean_color'; .*did you mean mean_colour"),
-        ({"MODEL__TASKS__NAMES": ["sem_seg", "mean_colour"]}, "a model has one task"),
+        ({"MODEL__TASKS__NAMES": ["mean_colour", "mean_colour"]}, "name mean_colour once"),
         (
             {"MODEL__AUX_HEAD__IN_FEATURES": ["res4"], "MODEL__AUX_HEAD__LOSS_WEIGHTS": [0.4]},
             "AUX_HEAD.*classes",
@@ -142,8 +142,8 @@ def test_flips_and_scales_follow_the_tasks_geometry(tmp_path):
     ],
 )
 def test_refusals(tmp_path, changes, message):
-    cfg = tiny_config(tmp_path, **ALONE | changes)
     with pytest.raises(ValueError, match=message):
+        cfg = tiny_config(tmp_path, **ALONE | changes)
         Trainer.build_model(cfg).train()([{"image": torch.zeros(3, 64, 64), "mean_colour": torch.zeros(3, 64, 64)}] * 2)
 
 

@@ -90,9 +90,9 @@ class Measured(Trainer):
         return SemSegEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR)
 
 
-def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
+def train(cfg: CfgNode, *, resume: bool = False, make: type[Measured] = Measured) -> dict[str, Any]:
     seed_all_rng(comm.get_rank())  # ranks start apart; the job makes their weights rank 0's
-    trainer = Measured(cfg)
+    trainer = make(cfg)
     trainer.resume_or_load(resume=resume)
     results = trainer.train()
     model = trainer.step.plain_model

@@ -42,10 +42,12 @@ class Row:
     resumed_equal: bool
 
 
-def measure(folder: Path, way: str, weights: str = "", **environment: str) -> list[dict[str, Any]]:
+def measure(
+    folder: Path, way: str, weights: str = "", *, program: list[str] = PROGRAM, **environment: str
+) -> list[dict[str, Any]]:
     """Start the program in one way ("": one process), and return what each rank found."""
     words = [str(folder), weights] if weights else [str(folder)]
-    Job(commands(way, PROGRAM, words), folder, environment).run()
+    Job(commands(way, program, words), folder, environment).run()
     return [torch.load(file, weights_only=True) for file in sorted(folder.glob("rank*.pt"))]
 
 

@@ -14,29 +14,48 @@ from torch import nn
 
 from scaleeq.ops import resize, send
 from scaleeq.tasks import Task
+from scaleeq.tasks.base import Losses
 from scaleeq.tasks.head import SegmentationHead
+from scaleeq.tasks.joint import TaskDecoders, joint_losses, joint_predictions
+from scaleeq.tasks.weighting import weighted
 
 
 class Segmentation(nn.Module):
-    """Normalized images -> logits at their size, or the map of another dense task.
+    """Normalized images -> logits at their size, or the map of another dense task; of several tasks, a map for each.
 
     Args:
         backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride).
         sem_seg_head: a decoder with its task; the name is that of checkpoints.
+        decoders, tasks: instead of a head, where there are several tasks: features -> task -> map, and the tasks with
+            their predictors.
     """
 
-    def __init__(self, *, backbone: Any, sem_seg_head: SegmentationHead):
+    def __init__(
+        self,
+        *,
+        backbone: Any,
+        sem_seg_head: SegmentationHead | None = None,
+        decoders: TaskDecoders | None = None,
+        tasks: Mapping[str, Task] | None = None,
+    ):
         super().__init__()
         self.backbone = backbone
-        self.sem_seg_head = sem_seg_head
+        if sem_seg_head is not None:
+            self.sem_seg_head = sem_seg_head
+        else:
+            self.decoders, self.tasks = decoders, nn.ModuleDict(tasks)
 
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """images: (N, 3, H, W), normalized -> (N, K, h, w) at the decoder's stride."""
-        return self.sem_seg_head.logits(self.backbone(images))
+    def logits(self, images: torch.Tensor) -> Any:
+        """images: (N, 3, H, W), normalized -> (N, K, h, w) at the decoder's stride; of several tasks, task -> map."""
+        features = self.backbone(images)
+        if hasattr(self, "sem_seg_head"):
+            return self.sem_seg_head.logits(features)
+        return joint_predictions(self.decoders, self.tasks, features)  # type: ignore[arg-type]
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """images: (N, 3, H, W), normalized -> (N, K, H, W)."""
-        return resize(self.logits(images), (images.shape[-2], images.shape[-1]))
+    def forward(self, images: torch.Tensor) -> Any:
+        """images: (N, 3, H, W), normalized -> (N, K, H, W); of several tasks, task -> (N, K, H, W)."""
+        found, size = self.logits(images), (images.shape[-2], images.shape[-1])
+        return {n: resize(x, size) for n, x in found.items()} if isinstance(found, dict) else resize(found, size)
 
 
 class Images(NamedTuple):
@@ -75,13 +94,16 @@ def padded(images: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
 
 
 class ScaleEqSegmentor(nn.Module):
-    """Semantic segmentation, or another dense task: normalises and pads the images, runs backbone and head, trains the
-    auxiliary heads.
+    """Semantic segmentation, or other dense tasks: normalises and pads the images, runs backbone and decoders, trains
+    the auxiliary heads.
 
     Args:
         backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride). In training it may add "aux_logits",
             name -> (N, num_classes, h, w), which become losses "loss_aux_<name>"; heads do not see them.
         sem_seg_head: a decoder with the task.
+        decoders, tasks: instead of a head, where there are several tasks: features -> task -> map, and the tasks with
+            their predictors.
+        task_weights: task -> factor on its losses; 1 for those that it does not name.
         aux_heads: level -> head, in training only.
         aux_losses: name -> loss of these logits of the backbone.
         pixel_mean, pixel_std: per channel, in INPUT.FORMAT order, in units of the image (0..255).
@@ -94,23 +116,41 @@ class ScaleEqSegmentor(nn.Module):
         self,
         *,
         backbone: Any,
-        sem_seg_head: SegmentationHead,
+        sem_seg_head: SegmentationHead | None = None,
+        decoders: TaskDecoders | None = None,
+        tasks: Mapping[str, Task] | None = None,
+        task_weights: Mapping[str, float] | None = None,
         aux_heads: Mapping[str, nn.Module] | None = None,
         aux_losses: Mapping[str, nn.Module] | None = None,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     ):
+        """ValueError: neither a head nor decoders with tasks, or both."""
         super().__init__()
+        if (sem_seg_head is None) == (decoders is None or not tasks):
+            raise ValueError("give either sem_seg_head, for one task, or decoders and tasks, for several")
         self.backbone = backbone
-        self.sem_seg_head = sem_seg_head
+        if sem_seg_head is not None:
+            self.sem_seg_head = sem_seg_head
+        else:
+            self.decoders = decoders
+            self._modules["tasks"] = nn.ModuleDict(tasks)  # under the name of the property, which hands it out
+        self.task_weights = dict(task_weights or {})
         self.aux_heads = nn.ModuleDict(aux_heads or {})
         self.aux_losses = nn.ModuleDict(aux_losses or {})
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @property
-    def tasks(self) -> dict[str, Task]:
-        """Name -> task: what training, inference and evaluation ask. There is one."""
+    def is_joint(self) -> bool:
+        """Whether it has several tasks."""
+        return "tasks" in self._modules
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """Name -> task: what training, inference and evaluation ask."""
+        if self.is_joint:
+            return self._modules["tasks"]  # type: ignore[return-value]
         task = self.sem_seg_head.task
         return {task.name: task}
 
@@ -119,25 +159,30 @@ class ScaleEqSegmentor(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """One dict per image: "image" (3, H, W); in training the task's target, as "sem_seg" (H, W); "height" and
-        "width" of the result.
+        """One dict per image: "image" (3, H, W); in training the tasks' targets, as "sem_seg" (H, W); "height" and
+        "width" of the result. Of several tasks, a sample may be without any target.
 
         Returns:
-            In training, name -> loss; else, per image, {"sem_seg": logits (num_classes, height, width)}, or of another
-            task its prediction.
+            In training, name -> loss, whose sum is the total; else, per image, {"sem_seg": logits (num_classes, height,
+            width)}, or of other tasks their predictions.
         """
         images = self.preprocess(batched_inputs)
         size = images.tensor.shape[-2:]
-        task = self.sem_seg_head.task
         if self.training:
-            targets = task.targets(batched_inputs, size, self.device)
+            targets = {
+                name: task.targets(batched_inputs, size, self.device, partial=self.is_joint)
+                for name, task in self.tasks.items()
+            }
             return self.losses(self.backbone(images.tensor), targets)
         sizes = [
             (record.get("height", image_size[0]), record.get("width", image_size[1]))
             for record, image_size in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        predictions = task.finish(self._inference_logits(images.tensor), size, images.image_sizes, sizes)
-        return [{task.name: prediction} for prediction in predictions]
+        finished = {
+            name: self.tasks[name].finish(prediction, size, images.image_sizes, sizes)
+            for name, prediction in self._inference_predictions(images.tensor).items()
+        }
+        return [dict(zip(finished, each, strict=True)) for each in zip(*finished.values(), strict=True)]
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Images:
         """The images of a batch, normalised, and padded with zeros at the right and the bottom to one size."""
@@ -149,27 +194,41 @@ class ScaleEqSegmentor(nn.Module):
     def _padded_size(self, sizes: Sequence[Sequence[int]]) -> tuple[int, int]:
         return padded_size(sizes, self.backbone.size_divisibility, self.backbone.padding_constraints)
 
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """images: (N, 3, H, W), normalised -> (N, num_classes, h, w) at the head's stride."""
-        return self.sem_seg_head.logits(self.backbone(images))
+    def logits(self, images: torch.Tensor) -> Any:
+        """images: (N, 3, H, W), normalised -> (N, num_classes, h, w) at the head's stride; of several tasks, task ->
+        map.
+        """
+        features = self.backbone(images)
+        if self.is_joint:
+            return joint_predictions(self.decoders, self.tasks, features)  # type: ignore[arg-type]
+        return self.sem_seg_head.logits(features)
 
-    def _inference_logits(self, images: torch.Tensor) -> torch.Tensor:
-        """`logits` by the head's compiled path, where it has one."""
+    def _inference_predictions(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Task -> its map, by the head's compiled path, where it has one."""
+        if self.is_joint:
+            return self.logits(images)
         head = self.sem_seg_head
-        return getattr(head, "inference_logits", head.logits)(self.backbone(images))
+        return {head.task.name: getattr(head, "inference_logits", head.logits)(self.backbone(images))}
 
-    def losses(self, features: Mapping[str, Any], targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """features: the backbone's; targets: (N, H, W), or as the task makes them -> name -> loss, the auxiliary ones
-        named after their level.
+    def losses(self, features: Mapping[str, Any], targets: Mapping[str, torch.Tensor | None]) -> Losses:
+        """features: the backbone's; targets: task -> as it makes them -> name -> loss, the auxiliary ones named after
+        their level.
         """
         features = dict(features)
         aux_logits = features.pop("aux_logits", {})
-        _, losses = self.sem_seg_head(features, targets)
-        losses |= {f"loss_aux_{name}": loss(aux_logits[name], targets) for name, loss in self.aux_losses.items()}
+        if self.is_joint:
+            losses = joint_losses(self.decoders, self.tasks, features, targets)  # type: ignore[arg-type]
+            of_classes = "sem_seg"
+        else:
+            (of_classes,) = self.tasks
+            losses = {of_classes: self.sem_seg_head(features, targets[of_classes])[1]}
+        # The auxiliary ones are of the classes.
+        for name, loss in self.aux_losses.items():
+            losses[of_classes][f"loss_aux_{name}"] = loss(aux_logits[name], targets[of_classes])
         for level, head in self.aux_heads.items():
-            _, auxiliary = head(features, targets)
-            losses |= {f"{name}_aux_{level}": loss for name, loss in auxiliary.items()}
-        return losses
+            _, auxiliary = head(features, targets[of_classes])
+            losses[of_classes] |= {f"{name}_aux_{level}": loss for name, loss in auxiliary.items()}
+        return weighted(losses, self.tasks, self.task_weights) if self.is_joint else losses[of_classes]
 
     def counts(self, batched_inputs: list[dict[str, Any]]) -> dict[str, float]:
         """Task -> what the mean over elements of this batch's loss divides by; counted where the targets are, without

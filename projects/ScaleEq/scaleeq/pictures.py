@@ -25,6 +25,42 @@ def colorize(labels: np.ndarray, colors: Sequence[Sequence[int]], ignore_label: 
     return cv2.LUT(cv2.merge([labels] * 3), table)  # five times faster than indexing
 
 
+def palette(num: int) -> list[tuple[int, int, int]]:
+    """(r, g, b) of so many labels, as unlike as their bits: PASCAL VOC's colours."""
+    colors = []
+    for label in range(num):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= (label >> (3 * bit + channel) & 1) << (7 - bit)
+        colors.append((channels[0], channels[1], channels[2]))
+    return colors
+
+
+def heat(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+    """values: (H, W) -> (H, W, 3) uint8 RGB, from low (dark) to high (bright); by default those of the finite values.
+
+    What is not finite is black.
+    """
+    finite = np.isfinite(values)
+    known = values[finite] if finite.any() else np.zeros(1)
+    low, high = (known.min() if low is None else low), (known.max() if high is None else high)
+    shares = (np.where(finite, values, low) - low) / max(high - low, 1e-12)
+    grey = (np.clip(shares, 0, 1) * 255).round().astype(np.uint8)
+    picture = cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
+    picture[~finite] = VOID_COLOR
+    return picture
+
+
+def directions(values: np.ndarray) -> np.ndarray:
+    """values: (3, H, W) of unit vectors -> (H, W, 3) uint8 RGB: (n + 1) / 2; no direction is black."""
+    length = np.linalg.norm(values, axis=0)
+    unit = values / np.maximum(length, 1e-12)
+    picture = ((unit + 1) / 2 * 255).round().astype(np.uint8).transpose(1, 2, 0).copy()
+    picture[length < 0.5] = VOID_COLOR
+    return picture
+
+
 def blend(image: np.ndarray, labels: np.ndarray, colors: Sequence[Sequence[int]], opacity: float = 0.5) -> np.ndarray:
     """The image with its labels' colours over it: (H, W, 3) uint8 in RGB.
 

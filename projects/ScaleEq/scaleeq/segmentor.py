@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from scaleeq.backbones import PlainBackbone
@@ -9,9 +10,10 @@ from scaleeq.backbones import registered as backbones  # noqa: F401  (registers 
 from scaleeq.engine import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head, get_cfg
 from scaleeq.model import ScaleEqSegmentor
 from scaleeq.names import check_names
-from scaleeq.tasks import build_tasks
 from scaleeq.tasks import detectron2 as heads  # noqa: F401  (registers them)
 from scaleeq.tasks.auxiliary import auxiliary_heads, auxiliary_losses
+from scaleeq.tasks.detectron2 import build_joint
+from scaleeq.tasks.registry import task_names
 
 
 def build_segmentor(cfg: Any) -> ScaleEqSegmentor:
@@ -21,19 +23,32 @@ def build_segmentor(cfg: Any) -> ScaleEqSegmentor:
         raise ValueError("MODEL.FPN is set, but ScaleEqSegmentor does not read it; use MODEL.PYRAMID")
     backbone: Any = build_backbone(cfg)
     shapes = backbone.output_shape()
-    (task,) = build_tasks(cfg).values()
-    head, aux_heads = build_sem_seg_head(cfg, shapes), auxiliary_heads(cfg, task, shapes)
+    parts, in_features = build_parts(cfg, shapes)
+    aux_heads = auxiliary_heads(cfg, shapes)
     plain = isinstance(backbone, PlainBackbone)  # or Detectron2's own
     if plain:
-        backbone.keep_levels({*getattr(head, "in_features", shapes), *aux_heads})
+        backbone.keep_levels({*in_features, *aux_heads})
     return ScaleEqSegmentor(
         backbone=backbone,
-        sem_seg_head=head,
+        **parts,
         aux_heads=aux_heads,
         aux_losses=auxiliary_losses(cfg, backbone.aux_loss_weights if plain else {}),
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
     )
+
+
+def build_parts(cfg: Any, shapes: dict[str, Any]) -> tuple[dict[str, Any], Iterable[str]]:
+    """The head of one task, or the decoders of several: arguments of ScaleEqSegmentor; and the levels that they read.
+
+    shapes: of the backbone's levels.
+    """
+    if len(task_names(cfg)) == 1:
+        head = build_sem_seg_head(cfg, shapes)
+        return {"sem_seg_head": head}, getattr(head, "in_features", shapes)
+    decoders, tasks = build_joint(cfg, shapes)
+    weights = dict(zip(tasks, cfg.MODEL.TASKS.WEIGHTS, strict=True)) if cfg.MODEL.TASKS.WEIGHTS else {}
+    return {"decoders": decoders, "tasks": tasks, "task_weights": weights}, decoders.in_features
 
 
 build_segmentor.__name__ = ScaleEqSegmentor.__name__  # a registry knows a function by it

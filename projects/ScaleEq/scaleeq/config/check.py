@@ -13,6 +13,7 @@ from typing import Any
 from scaleeq.choices import flatten
 
 from .ranges import RANGES, UNREAD
+from .tasks import check_tasks
 
 # Under other architectures, which are Detectron2's or a user's own, keys of MODEL and UNREAD may mean something else.
 OUR_ARCHITECTURES = ("ScaleEqSegmentor",)
@@ -44,6 +45,7 @@ def check_config(cfg: Values, defaults: Values | None = None) -> None:
         _check_solver(values)
         if is_ours:
             _check_classes(values)
+            check_tasks(values)
 
 
 def _refuse_unread(values: Values, defaults: Values) -> None:

@@ -52,10 +52,7 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.AUX_HEAD.LOSS_WEIGHTS = [0.4]
     cfg.MODEL.AUX_HEAD.CONVS_DIM = 256
 
-    # What is predicted: a task's name is also its group of results, its key in a sample and its losses' suffix.
-    cfg.MODEL.TASKS = node()
-    cfg.MODEL.TASKS.NAMES = ["sem_seg"]
-
+    _add_task_keys(cfg, node)
     _add_pyramid_keys(cfg, node)
 
     # The head's final Fusion.
@@ -68,10 +65,28 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.FUSION.EVALUATE = ""
 
     _add_loss_keys(cfg, node)
+    _add_dense_task_keys(cfg, node)
 
     cfg.MODEL.WEIGHTS_STRICT = True  # False: of MODEL.WEIGHTS, load what fits and list the rest (a new NUM_CLASSES)
     cfg.MODEL.CHANNELS_LAST = False  # memory format of convolutions and maps
     cfg.MODEL.COMPILE = False  # torch.compile for backbone and heads
+
+
+def _add_task_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
+    # What is predicted: a task's name is also its group of results, its key in a sample and its losses' suffix. One
+    # task has the keys "sem_seg_head.*" in a checkpoint; several have "decoders.*" and "tasks.*", and the keys below.
+    cfg.MODEL.TASKS = node()
+    tasks = cfg.MODEL.TASKS
+    tasks.NAMES = ["sem_seg"]
+    tasks.HEADS = []  # of each task in the order of NAMES, a name as SEM_SEG_HEAD.NAME; empty: that one for all
+    # What the tasks have in common: "backbone"; "pyramid": that too, where heads have one, with the context before it,
+    # and the rest of a decoder for each task; "decoder": all but the predictors.
+    tasks.SHARE = "pyramid"
+    tasks.WEIGHTS = []  # factor on each task's losses, in the order of NAMES; empty: all 1
+    # "fixed": WEIGHTS; "uncertainty": the total is the sum of loss / (2 exp(s)) + s / 2 with one s a task, learned from
+    # -0.5 without weight decay (arXiv 1705.07115 in the form of LibMTL; the total may be negative); "pcgrad": WEIGHTS,
+    # and of gradients of shared parameters that contradict each other, that part is taken out (arXiv 2001.06782).
+    tasks.WEIGHTING = "fixed"
 
 
 def _add_pyramid_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
@@ -119,6 +134,17 @@ def _add_loss_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     loss.OHEM_MIN_KEPT = 100000  # "threshold": at least so many pixels an image
     loss.DICE_WEIGHT = 0.0  # of a Dice loss beside the cross entropy (arXiv 1606.04797)
     loss.LOVASZ_WEIGHT = 0.0  # of a Lovasz-softmax loss beside the cross entropy (arXiv 1705.08790)
+
+
+def _add_dense_task_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
+    # Where the predictions of a task start, and how its loss is balanced.
+    cfg.MODEL.DEPTH = node()
+    cfg.MODEL.DEPTH.MEAN = 3.0  # metres, of the training set
+    for task, weight, frequency in (("EDGES", 0.95, 0.05), ("SALIENCY", 0.0, 0.25)):
+        cfg.MODEL[task] = node()
+        # Of the cross entropy of marked pixels, 1 minus it is the others'; 0: each image's share of the others (HED).
+        cfg.MODEL[task].POSITIVE_WEIGHT = weight
+        cfg.MODEL[task].FREQUENCY = frequency  # share of marked pixels in the training set
 
 
 def _add_scale_equalizer_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
@@ -177,8 +203,26 @@ def _add_test_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # torchmetrics, cityscapesscripts); "zero" (ADE20K's devkit); "one" where it is not predicted either
     # (segmentation_models_pytorch); "truth": left out, predicted or not (Detectron2).
     test.ABSENT_CLASSES = "exclude"
+    # The metric that picks the best weights and stops early: task/metric, as "depth/rmse" or "multi_task/delta_m".
+    # Empty: the headline of the first of MODEL.TASKS.NAMES.
+    test.BEST_METRIC = ""
+    # With several tasks: a JSON file {task: {metric: value}} of models with one task each, to compare with: the results
+    # then have multi_task/delta_m, in percent (arXiv 2004.13379). Empty: none.
+    test.SINGLE_TASK_RESULTS = ""
     test.BOUNDARY = False  # also trimap mIoU, boundary F-score and boundary IoU
     test.OUTPUT = []  # written under OUTPUT_DIR/inference: "labels", "overlays", "submission"
+    # Which pixels of a depth map are scored; the work on several tasks has no crop and no limits, that on depth both.
+    test.DEPTH = node()
+    test.DEPTH.CROP = ""  # "", "eigen_nyu": rows 45 to 470, columns 41 to 600 of 480 x 640
+    test.DEPTH.MIN = 0.0  # metres; only farther pixels count
+    test.DEPTH.MAX = 0.0  # metres; only nearer pixels count; 0: no limit
+    test.EDGES = node()
+    test.EDGES.MATCH = True  # odsF and oisF, by matching: seconds an image; False: the F of plain pixels alone
+    test.EDGES.MAX_DISTANCE = 0.0075  # of a match, share of the diagonal; 0.011 on NYUD
+    # What maxF is: "pooled_19": counts of all images, 19 thresholds (ATRC); "pooled_255"; "images_15": precision and
+    # recall averaged over images, 15 thresholds (MTI-Net).
+    test.SALIENCY = node()
+    test.SALIENCY.MAX_F = "pooled_19"
     # Sliding window, in pixels of the image that the model sees: one number, or height and width. Empty: whole image.
     test.SLIDE = node()
     test.SLIDE.WINDOW = []

@@ -1,7 +1,7 @@
 """Decoders and pyramids: graphs of Fusions, from features to one map. They know no classes, loss, config or engine."""
 
 from .aspp import ASPP
-from .base import Decoder
+from .base import Decoder, PyramidDecoder
 from .bifpn import BiFPN
 from .context import AtrousOptions, PoolingOptions
 from .eseg import ESeg
@@ -28,6 +28,7 @@ __all__ = [
     "FusionOptions",
     "NoPyramid",
     "PoolingOptions",
+    "PyramidDecoder",
     "PyramidOptions",
     "SemanticFPN",
     "SepASPP",

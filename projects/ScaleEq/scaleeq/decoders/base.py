@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -33,6 +33,33 @@ class Decoder(nn.Module):
     def forward(self, features: Features) -> torch.Tensor:
         """features: level -> (N, C_level, H_level, W_level) -> (N, channels, H, W) of the finest level's size."""
         raise NotImplementedError
+
+
+class PyramidDecoder(Decoder):
+    """A decoder in two steps: `pyramid_levels`, which several tasks may share, and what makes one map of them.
+
+    pyramid_parts: the modules of the first step, by their names: the pyramid, and a context that makes its top level.
+    """
+
+    pyramid_parts: ClassVar[tuple[str, ...]] = ("pyramid",)
+
+    def pyramid_levels(self, features: Features) -> dict[str, torch.Tensor]:
+        """features: level -> (N, C_level, H_level, W_level) -> level -> map of the pyramid."""
+        raise NotImplementedError
+
+    def fused(self, levels: Features) -> torch.Tensor:
+        """levels: of `pyramid_levels` -> (N, channels, H, W) of the finest level's size."""
+        raise NotImplementedError
+
+    def forward(self, features: Features) -> torch.Tensor:
+        """features: level -> (N, C_level, H_level, W_level) -> (N, channels, H, W) of the finest level's size."""
+        return self.fused(self.pyramid_levels(features))
+
+    def drop_parts(self, *, of_pyramid: bool) -> None:
+        """Remove the modules of the first step, or those of the second one, which another decoder then has."""
+        for name in list(self._modules):
+            if (name in self.pyramid_parts) == of_pyramid:
+                delattr(self, name)
 
 
 def widths_of(levels: Mapping[str, Level]) -> dict[str, int]:

@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from scaleeq.layers import Level, NormFactory, SeparableConv, batch_norm
 
-from .base import Decoder, Features, widths_of
+from .base import Features, PyramidDecoder, widths_of
 from .final import FusionOptions
 from .pyramid import PyramidOptions, build_pyramid
 
@@ -35,7 +35,7 @@ COARSEST_STRIDE = 512  # pixels; P9
 BN_EPS, BN_MOMENTUM = 1e-3, 0.01  # TensorFlow's 0.99 is torch's 0.01
 
 
-class ESeg(Decoder):
+class ESeg(PyramidDecoder):
     """context (pooled levels) -> pyramid (BiFPN) -> fusion (softmax sum, 3x3), at the finest stride."""
 
     def __init__(
@@ -73,15 +73,19 @@ class ESeg(Decoder):
             if isinstance(module, _BatchNorm):
                 module.eps, module.momentum = BN_EPS, BN_MOMENTUM
 
-    def forward(self, features: Features) -> torch.Tensor:
-        """features: level -> (N, C_level, H_level, W_level) -> (N, channels, H, W) of the finest level's size."""
+    def pyramid_levels(self, features: Features) -> dict[str, torch.Tensor]:
+        """features: level -> (N, C_level, H_level, W_level) -> level -> map of the pyramid, of pooled levels too."""
         levels = {level: features[level] for level in self.in_features}
         x = features[self.in_features[-1]]
         for level in self.pooled_levels:
             # Half the size, rounded up; what lies outside of the map does not count.
             x = F.avg_pool2d(x, 2, stride=2, ceil_mode=True)
             levels[level] = x
-        return self.fusion(self.pyramid(levels))
+        return self.pyramid(levels)
+
+    def fused(self, levels: Features) -> torch.Tensor:
+        """levels: of the pyramid -> (N, channels, H, W) of the finest level's size."""
+        return self.fusion(levels)
 
 
 def pooled_levels(levels: Mapping[str, Level]) -> list[str]:

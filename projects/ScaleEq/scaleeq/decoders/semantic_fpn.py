@@ -23,14 +23,14 @@ import torch
 from scaleeq.fusion import Branch, Fusion, Progressive, make_combine
 from scaleeq.layers import Level, NormFactory, norm_factory
 
-from .base import Decoder, Features, widths_of
+from .base import Features, PyramidDecoder, widths_of
 from .pyramid import PyramidOptions, build_pyramid
 
 PYRAMID_CHANNELS = 256  # of Panoptic FPN
 GROUP_NORM = norm_factory("GN")
 
 
-class SemanticFPN(Decoder):
+class SemanticFPN(PyramidDecoder):
     """pyramid (FPN) -> fusion (sum of progressive branches), at the finest stride."""
 
     def __init__(
@@ -64,9 +64,13 @@ class SemanticFPN(Decoder):
         }
         self.fusion = Fusion(branches, combine=make_combine(combine, len(branches)))
 
-    def forward(self, features: Features) -> torch.Tensor:
-        """features: level -> (N, C_level, H_level, W_level) -> (N, channels, H, W) of the finest level's size."""
-        return self.fusion(self.pyramid({level: features[level] for level in self.in_features}))
+    def pyramid_levels(self, features: Features) -> dict[str, torch.Tensor]:
+        """features: level -> (N, C_level, H_level, W_level) -> level -> map of the pyramid."""
+        return self.pyramid({level: features[level] for level in self.in_features})
+
+    def fused(self, levels: Features) -> torch.Tensor:
+        """levels: of the pyramid -> (N, channels, H, W) of the finest level's size."""
+        return self.fusion(levels)
 
 
 def doublings(levels: Mapping[str, Level]) -> list[int]:

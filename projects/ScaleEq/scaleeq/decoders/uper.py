@@ -13,14 +13,16 @@ import torch
 
 from scaleeq.layers import ConvNormAct, Level, NormFactory, batch_norm
 
-from .base import Decoder, Features, widths_of
+from .base import Features, PyramidDecoder, widths_of
 from .context import PoolingOptions
 from .final import FusionOptions
 from .pyramid import PyramidOptions, build_pyramid
 
 
-class UPer(Decoder):
+class UPer(PyramidDecoder):
     """context (pyramid pooling) -> pyramid (FPN) -> fusion (concat, 3x3), at the finest stride."""
+
+    pyramid_parts = ("context", "pyramid")
 
     def __init__(
         self,
@@ -51,8 +53,12 @@ class UPer(Decoder):
             self.pyramid.out_channels, mix=lambda width: ConvNormAct(width, channels, kernel_size=3, norm=norm)
         )
 
-    def forward(self, features: Features) -> torch.Tensor:
-        """features: level -> (N, C_level, H_level, W_level) -> (N, channels, H, W) of the finest level's size."""
+    def pyramid_levels(self, features: Features) -> dict[str, torch.Tensor]:
+        """features: level -> (N, C_level, H_level, W_level) -> level -> map of the pyramid, which has the context."""
         levels = {level: features[level] for level in self.in_features[:-1]}
         levels[self.top] = self.context(features[self.top])
-        return self.fusion(self.pyramid(levels))
+        return self.pyramid(levels)
+
+    def fused(self, levels: Features) -> torch.Tensor:
+        """levels: of the pyramid -> (N, channels, H, W) of the finest level's size."""
+        return self.fusion(levels)

@@ -92,11 +92,16 @@ def count_on_meta(build: Callable[[], nn.Module], size: Sequence[int]) -> Count:
 
 def parts_of(model: nn.Module) -> dict[nn.Module, str]:
     """Every module of `model` -> the part that it belongs to: one of PARTS, or AUXILIARY."""
-    head = getattr(model, "sem_seg_head", None)
-    owners = zip(PARTS, (getattr(model, "backbone", None), getattr(head, "pyramid", None), head, model), strict=True)
+    # One head, or the decoders of several tasks, which may share a pyramid.
+    parts = dict(model.named_children())
+    heads = [parts[name] for name in ("sem_seg_head", "decoders", "tasks") if name in parts]
+    decoders = [*heads[:1], *(parts["decoders"].children() if "decoders" in parts else ())]
+    pyramids = [getattr(decoder, "pyramid", None) for decoder in decoders]
+    auxiliary, backbone = parts.get("aux_heads"), parts.get("backbone")
     part_of: dict[nn.Module, str] = {}
-    for part, owner in ((AUXILIARY, getattr(model, "aux_heads", None)), *owners):
-        for module in owner.modules() if isinstance(owner, nn.Module) else ():
+    owners_of: list[list[Any]] = [[auxiliary], [backbone], pyramids, heads, [model]]
+    for part, owners in zip((AUXILIARY, *PARTS), owners_of, strict=True):
+        for module in (module for owner in owners if isinstance(owner, nn.Module) for module in owner.modules()):
             part_of.setdefault(module, part)
     return part_of
 

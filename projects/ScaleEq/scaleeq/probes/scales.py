@@ -12,6 +12,8 @@ The numbers of a branch, each where it has a meaning, and of the branch as it is
     std_equalized, energy_share_equalized                 after its equalizer
     map_gradient                                          root mean square of the loss's gradient by the branch
     weight_gradient                                       that of the weights that consume it, as the optimizer sees it
+    map_gradient_<task>, weight_gradient_<task>           the same of each task's share of the loss, where several tasks
+                                                          have the fusion in common: which of them pulls the branch
     relative_step                                         |change of these weights| / |weights| in the optimizer's step
 and of a fusion, largest over smallest: spread (std), spread_equalized, gradient_spread (weight_gradient) and
 map_gradient_spread.
@@ -20,8 +22,9 @@ map_gradient_spread.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -63,8 +66,12 @@ class Recorder:
     Several steps in the block are averaged, but for relative_step, which is the last one's.
     """
 
-    def __init__(self, model: nn.Module, *, maps: bool = True):
-        """maps: False for compiled models, where an observer would have them compiled again: weights alone."""
+    def __init__(self, model: nn.Module, *, maps: bool = True, tasks: bool = False):
+        """
+        maps: False for compiled models, where an observer would have them compiled again: weights alone.
+        tasks: whether `read_tasks` will be called, for which what is combined has to be kept.
+        """
+        self._tasks = tasks
         self.fusions = fusions_of(model, equalized=False)
         self._watched = self.fusions if maps else {}
         self._seen: dict[str, dict[str, _Branch]] = {}
@@ -72,23 +79,62 @@ class Recorder:
         self._weights: dict[str, torch.Tensor] = {}
         self._watching = ExitStack()
         self._gradient_scale = 1.0
+        self._combined: dict[str, torch.Tensor] = {}  # fusion -> what it combined in the latest forward, with its graph
+        self._of_tasks: dict[str, dict[str, torch.Tensor]] = {}  # fusion -> task -> gradient of its weights
 
     def __enter__(self) -> Recorder:
         observers: dict[Fusion, Observer | None] = {}
         for name, fusion in self._watched.items():
             seen = self._seen[name] = {branch: _Branch() for branch in fusion.branches}
             observers[fusion] = lambda fusion, o, seen=seen: seen[o.branch].observe(fusion, o)  # type: ignore[misc]
-            hook = fusion.get_submodule("combine").register_forward_hook(_gradient_reader(fusion, seen))
-            self._watching.enter_context(hook)
+            combine = fusion.get_submodule("combine")
+            self._watching.enter_context(combine.register_forward_hook(_gradient_reader(fusion, seen)))
+            if self._tasks:
+                self._watching.enter_context(combine.register_forward_hook(partial(self._keep_combined, name)))
         self._watching.enter_context(observed_by(observers))
         return self
 
     def __exit__(self, *error: object) -> None:
         self._watching.close()
 
-    def read_gradients(self, gradient_scale: float = 1.0) -> None:
-        """gradient_scale: what a loss scaler multiplied the losses with, if the weights' gradients are without it."""
+    def _keep_combined(self, name: str, module: nn.Module, args: object, out: torch.Tensor) -> None:
+        if out.requires_grad:
+            self._combined[name] = out
+
+    def read_tasks(self, shares: Mapping[str, torch.Tensor]) -> None:
+        """After a forward, before its backward: task -> (), its share of the loss, with its graph, which stays.
+
+        Takes a backward pass down to the fusions for each task; parameters get no gradient of it.
+        """
+        weights = {name: w for name, fusion in self.fusions.items() if (w := _consumed_by(fusion)) is not None}
+        maps = dict(self._combined)
+        for task, share in shares.items():
+            inputs = [*maps.values(), *weights.values()]
+            found = torch.autograd.grad(share, inputs, retain_graph=True, allow_unused=True)
+            for name, gradient in zip(maps, found, strict=False):
+                if gradient is not None:
+                    parts = {branch: seen.parts[-1] for branch, seen in self._seen[name].items()}
+                    _read(self.fusions[name], parts, gradient, task=task)
+            for name, gradient in zip(weights, found[len(maps) :], strict=True):
+                if gradient is not None:
+                    own = self._of_tasks.setdefault(name, {})
+                    own[task] = own[task] + gradient if task in own else gradient
+        self._combined.clear()
+
+    def read_gradients(
+        self, gradient_scale: float = 1.0, *, average: Callable[[torch.Tensor], torch.Tensor] = lambda each: each
+    ) -> None:
+        """gradient_scale: what a loss scaler multiplied the losses with, if the weights' gradients are without it.
+
+        average: a gradient of one process -> the mean of all processes, which those of tasks are not yet.
+        """
         self._gradient_scale = gradient_scale
+        self._combined.clear()
+        self._of_tasks = {
+            name: {task: branch_rms(self.fusions[name], average(gradient)) for task, gradient in of_tasks.items()}
+            for name, of_tasks in self._of_tasks.items()
+            if len(of_tasks) > 1
+        }
         for name, fusion in self.fusions.items():
             weight = _consumed_by(fusion)
             if weight is not None and weight.grad is not None:
@@ -107,7 +153,7 @@ class Recorder:
             values = {branch: self._summary(fusion, branch, seen, len(shares)) for branch, seen in parts.items()}
             self._add_weights(name, fusion, values)
             record |= {name: _with_shares(fusion, values)} if all(values.values()) else {}
-        self._seen, self._gradients, self._weights = {}, {}, {}
+        self._seen, self._gradients, self._weights, self._of_tasks = {}, {}, {}, {}
         return record
 
     def _summary(self, fusion: Fusion, branch: str, parts: list[Part], processes: int) -> Numbers:
@@ -133,6 +179,11 @@ class Recorder:
         squares, count = (sum(part[key] for part in parts) for key in ("gradient_squares", "gradient_count"))
         if count:
             values["map_gradient"] = math.sqrt(squares / count) / (self._gradient_scale * processes)
+        tasks = {task for part in parts for task in part["task_squares"]}
+        if count and len(tasks) > 1:
+            for task in sorted(tasks):
+                squares = sum(part["task_squares"].get(task, 0.0) for part in parts)
+                values[f"map_gradient_{task}"] = math.sqrt(squares / count) / processes
         return {key: value for key, value in values.items() if math.isfinite(value)}
 
     def _add_weights(self, name: str, fusion: Fusion, values: dict[str, Numbers]) -> None:
@@ -147,6 +198,9 @@ class Recorder:
         for branch, gradient, step in zip(values, gradients, steps, strict=True):
             numbers = {"weight_gradient": gradient, "relative_step": step}
             values[branch] |= {key: value for key, value in numbers.items() if math.isfinite(value)}
+        for task, rms in self._of_tasks.get(name, {}).items():
+            for branch, gradient in zip(values, rms.tolist(), strict=True):
+                values[branch] |= {f"weight_gradient_{task}": gradient} if math.isfinite(gradient) else {}
 
 
 class _Branch:
@@ -162,7 +216,7 @@ class _Branch:
         same = seen.source is seen.transferred or seen.source.data_ptr() == seen.transferred.data_ptr()
         source = transferred if same else map_statistics(seen.source, seen.scale, seen.offset)
         sizes = {"source_size": tuple(seen.source.shape[-2:]), "size": tuple(seen.transferred.shape[-2:])}
-        gradient = {"gradient_squares": 0.0, "gradient_count": 0}
+        gradient: Part = {"gradient_squares": 0.0, "gradient_count": 0, "task_squares": {}}
         self.parts.append({"source": source, "transferred": transferred, **sizes, **gradient})
 
     def to_cpu(self) -> list[Part]:
@@ -170,6 +224,7 @@ class _Branch:
         parts = tree_map_only(torch.Tensor, lambda value: value.double().cpu(), self.parts)
         for part in parts:
             part["gradient_squares"] = float(part["gradient_squares"])
+            part["task_squares"] = {task: float(squares) for task, squares in part["task_squares"].items()}
         return parts
 
 
@@ -269,8 +324,10 @@ def _gradient_reader(fusion: Fusion, seen: dict[str, _Branch]) -> Callable[..., 
 
 
 @torch.no_grad()
-def _read(fusion: Fusion, parts: dict[str, Part], gradient: torch.Tensor) -> None:
-    """gradient: of the combined map. Adds to `parts` the squares of the gradients by the branches."""
+def _read(fusion: Fusion, parts: dict[str, Part], gradient: torch.Tensor, *, task: str = "") -> None:
+    """gradient: of the combined map, of a task's share of the loss or of all of it. Puts the squares of the gradients
+    by the branches into `parts`.
+    """
     precise = torch.promote_types(gradient.dtype, torch.float32)
     # A branch's gradient is that of the combined map, times the slope of the combination.
     per_channel = torch.linalg.vector_norm(gradient, dim=(0, 2, 3), dtype=precise).square()
@@ -279,8 +336,11 @@ def _read(fusion: Fusion, parts: dict[str, Part], gradient: torch.Tensor) -> Non
         width = fusion.branches[name].channels
         squares = per_channel[start : start + width] if fusion.combine.concatenates else per_channel
         start += width
-        part["gradient_squares"] = (squares * _slope(fusion, name, index).to(squares).square()).sum()
-        part["gradient_count"] = pixels * width
+        squares = (squares * _slope(fusion, name, index).to(squares).square()).sum()
+        if task:
+            part["task_squares"][task] = squares
+            continue
+        part["gradient_squares"], part["gradient_count"] = squares, pixels * width
 
 
 def _slope(fusion: Fusion, branch: str, index: int) -> torch.Tensor:

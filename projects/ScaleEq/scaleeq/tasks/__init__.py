@@ -5,7 +5,25 @@ its name. tests/tasks/mean_colour.py is an example.
 """
 
 from .base import Metric, Task
+from .depth import DepthTask
+from .edges import EdgesTask
+from .human_parts import HumanPartsTask
+from .normals import NormalsTask
 from .registry import TASKS, build_tasks, register, task_names
+from .saliency import SaliencyTask
 from .semantic import SemanticTask
 
-__all__ = ["TASKS", "Metric", "SemanticTask", "Task", "build_tasks", "register", "task_names"]
+__all__ = [
+    "TASKS",
+    "DepthTask",
+    "EdgesTask",
+    "HumanPartsTask",
+    "Metric",
+    "NormalsTask",
+    "SaliencyTask",
+    "SemanticTask",
+    "Task",
+    "build_tasks",
+    "register",
+    "task_names",
+]

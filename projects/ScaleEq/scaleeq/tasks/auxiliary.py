@@ -15,12 +15,12 @@ from torch import nn
 from scaleeq.decoders.fcn import FCN
 from scaleeq.engine import ShapeSpec
 
-from .base import Task
 from .configured import resolve_norm
 from .detectron2 import resolve_levels
 from .head import SegmentationHead
 from .losses.options import LossOptions
 from .losses.segmentation import SegmentationLoss
+from .registry import task_names
 from .semantic import SemanticTask
 
 
@@ -36,14 +36,20 @@ def auxiliary_loss(cfg: Any, weight: float) -> SegmentationLoss:
 
 
 def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, nn.Module]:
-    """The losses of a backbone's "aux_logits": name -> auxiliary_loss."""
+    """The losses of a backbone's "aux_logits": name -> auxiliary_loss. ValueError: the model has no classes."""
+    names = task_names(cfg)
+    if weights and SemanticTask.name not in names:
+        raise ValueError(
+            f"MODEL.HRNET.GATES is {cfg.MODEL.HRNET.GATES!r}, whose supervised gates predict classes, but "
+            f"MODEL.TASKS.NAMES is {names}; take 'unsupervised' or 'none'"
+        )
     return {name: auxiliary_loss(cfg, weight) for name, weight in weights.items()}
 
 
-def auxiliary_heads(cfg: Any, task: Task, input_shape: Mapping[str, ShapeSpec]) -> dict[str, SegmentationHead]:
+def auxiliary_heads(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, SegmentationHead]:
     """The heads of MODEL.AUX_HEAD: level -> one convolution and a predictor of classes, with its loss weight.
 
-    ValueError: the model's task is another one; not one weight per level; a level that there is not.
+    ValueError: the model has no classes; not one weight per level; a level that there is not.
     """
     keys, head = cfg.MODEL.AUX_HEAD, cfg.MODEL.SEM_SEG_HEAD
     if len(keys.IN_FEATURES) != len(keys.LOSS_WEIGHTS):
@@ -51,10 +57,11 @@ def auxiliary_heads(cfg: Any, task: Task, input_shape: Mapping[str, ShapeSpec]) 
             f"MODEL.AUX_HEAD.IN_FEATURES has {len(keys.IN_FEATURES)} levels {keys.IN_FEATURES} but "
             f"MODEL.AUX_HEAD.LOSS_WEIGHTS {len(keys.LOSS_WEIGHTS)} {keys.LOSS_WEIGHTS}; give one weight per level"
         )
-    if keys.IN_FEATURES and not isinstance(task, SemanticTask):
+    names = task_names(cfg)
+    if keys.IN_FEATURES and SemanticTask.name not in names:
         raise ValueError(
             f"MODEL.AUX_HEAD.IN_FEATURES has {', '.join(keys.IN_FEATURES)}, whose heads predict classes, but "
-            f"MODEL.TASKS.NAMES is {[task.name]}; set MODEL.AUX_HEAD.IN_FEATURES [] and MODEL.AUX_HEAD.LOSS_WEIGHTS []"
+            f"MODEL.TASKS.NAMES is {names}; set MODEL.AUX_HEAD.IN_FEATURES [] and MODEL.AUX_HEAD.LOSS_WEIGHTS []"
         )
     heads = {}
     for level, weight in zip(keys.IN_FEATURES, keys.LOSS_WEIGHTS, strict=True):

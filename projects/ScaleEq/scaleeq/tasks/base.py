@@ -18,6 +18,7 @@ from torch import nn
 
 from scaleeq.geometry import Geometry
 from scaleeq.ops import resize, send
+from scaleeq.pictures import colorize, directions, heat, palette
 
 from .losses.averaging import Averaging
 from .metric import Metric
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from scaleeq.engine import DatasetEvaluator
 
 Losses = dict[str, torch.Tensor]
+INITIAL_LOG_VARIANCE = -0.5  # LibMTL's
 
 
 class Task(Averaging):
@@ -55,9 +57,12 @@ class Task(Averaging):
     requires_all: ClassVar[bool] = False
     initial_bias: float | Sequence[float] = 0.0
 
+    log_variance: nn.Parameter | None
+
     def __init__(self) -> None:
         super().__init__()
         self.task = self.name
+        self.register_parameter("log_variance", None)
 
     @classmethod
     def from_config(cls, cfg: Any) -> Task:
@@ -71,15 +76,23 @@ class Task(Averaging):
         raise NotImplementedError
 
     def targets(
-        self, batched_inputs: Sequence[Mapping[str, Any]], size: Sequence[int], device: torch.device
-    ) -> torch.Tensor:
+        self,
+        batched_inputs: Sequence[Mapping[str, Any]],
+        size: Sequence[int],
+        device: torch.device,
+        *,
+        partial: bool = False,
+    ) -> torch.Tensor | None:
         """The targets of a batch: (N, H, W) or (N, C, H, W) of the size, padded; all padding where a sample has none.
 
-        ValueError, naming the file: no sample of the batch has any.
+        partial: of one of several tasks, so that any sample may be without: None where no sample has any.
+        ValueError, naming the file: no sample of the batch has any, or one has none although the task requires all.
         """
         maps = [record.get(self.target_key) for record in batched_inputs]
         known = next((each for each in maps if each is not None), None)
-        if known is None or (self.requires_all and any(each is None for each in maps)):
+        if known is None and partial:
+            return None
+        if known is None or (self.requires_all and not partial and any(each is None for each in maps)):
             record = next(record for record in batched_inputs if self.target_key not in record)
             what = "labels" if self.geometry.labels else "target"
             raise ValueError(f"{record.get('file_name', 'a sample')} has no {self.target_key!r} {what} to train on")
@@ -105,6 +118,22 @@ class Task(Averaging):
         with torch.no_grad():
             conv.bias.copy_(torch.as_tensor(self.initial_bias, dtype=conv.bias.dtype).expand_as(conv.bias))
         return conv
+
+    def attach(self, width: int, *, dropout: float = 0.0) -> None:
+        """Give it a predictor of its own, for maps of so many channels, as one of several tasks of a model.
+
+        dropout: share of channels dropped before the predictor.
+        """
+        self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()
+        self.classifier = self.predictor(width)
+
+    def predict(self, fused: torch.Tensor) -> torch.Tensor:
+        """fused: (N, width, h, w) -> (N, channels, h, w); after `attach`."""
+        return self.classifier(self.dropout(fused))
+
+    def learn_weight(self) -> None:
+        """Give it the uncertainty by which its losses are weighted among others' (tasks/weighting.py)."""
+        self.log_variance = nn.Parameter(torch.tensor(INITIAL_LOG_VARIANCE))
 
     def losses(self, prediction: torch.Tensor, targets: torch.Tensor, mean_count: torch.Tensor | None = None) -> Losses:
         """prediction: (N, channels, h, w), any stride; targets: as `targets` makes them -> "loss_<name>" -> ().
@@ -167,6 +196,25 @@ class Task(Averaging):
     def settled(self, values: torch.Tensor) -> torch.Tensor:
         """What a mean of predictions, (channels, H, W), is as one prediction: normals get their length again."""
         return values
+
+    def picture(self, values: torch.Tensor) -> np.ndarray:
+        """What people see of it: (H, W, 3) uint8 in RGB.
+
+        values: a finished prediction (channels, H, W), or a truth as a sample has it, (H, W) or (C, H, W). By default
+        labels in PASCAL VOC's colours, one channel as heat from its lowest to its highest value, three as directions,
+        where a flip negates one of them, or else as red, green and blue in [0, 1].
+        """
+        array = values.detach().float().cpu().numpy()
+        several = array.ndim == 3 and len(array) > 1
+        if several and (self.averages == "logits" or len(array) != 3):  # scores: the best one's label
+            array = array.argmax(0)
+        if self.geometry.labels or self.averages == "logits":
+            return colorize(array.astype(np.uint8), palette(self.channels), 255)
+        if array.ndim == 2 or len(array) == 1:
+            return heat(array.reshape(array.shape[-2:]))
+        if self.geometry.negated_x:
+            return directions(array)
+        return (np.clip(array, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0).copy()
 
     def evaluators(self, dataset_name: str, *, distributed: bool = True) -> list[DatasetEvaluator]:
         """What scores its predictions on a data set, with results {name: {metric: value}, ...}; [] without a truth.

@@ -6,8 +6,11 @@ head by name: ScaleEqSegmentor, and Detectron2's SemanticSegmentor and PanopticF
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
+
+from torch import nn
 
 from scaleeq.choices import one_of
 from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec
@@ -15,9 +18,11 @@ from scaleeq.equalization import equalize_as_configured
 from scaleeq.layers import Level
 from scaleeq.layers.gate import GATES
 
+from .base import Task
 from .configured import HEADS, KEYS_OF_SOME, refuse_keys
 from .head import SegmentationHead
-from .registry import build_tasks
+from .joint import TaskDecoders, share_decoders
+from .registry import build_tasks, the_task
 
 
 def build_head(name: str, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> SegmentationHead:
@@ -25,28 +30,54 @@ def build_head(name: str, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> Seg
 
     ValueError: a value of the config that cannot be meant, or that this head has no use for.
     """
-    levels = checked_levels(name, cfg, input_shape)
+    levels = checked_levels([name], cfg, input_shape)
     head = cfg.MODEL.SEM_SEG_HEAD
-    one_of(head.LOSS_TYPE, ("cross_entropy",), key="MODEL.SEM_SEG_HEAD.LOSS_TYPE")
-    one_of(cfg.MODEL.GATE, GATES, key="MODEL.GATE")
-    (task,) = build_tasks(cfg).values()
+    task = the_task(cfg)
     predictor = task.predictor(head.CONVS_DIM)  # draws before the decoder, as it always has
     built = SegmentationHead(HEADS[name].make(cfg, levels), task, dropout=head.DROPOUT, predictor=predictor)
     equalize_as_configured(built, cfg)
     return built
 
 
-def checked_levels(name: str, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Level]:
-    """The levels that a head reads; ValueError for a number of them, or for a key, that means nothing for it."""
-    keys, registered = cfg.MODEL.SEM_SEG_HEAD, HEADS[name]
+def build_joint(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> tuple[TaskDecoders, dict[str, Task]]:
+    """The decoders of several tasks, equalized as the config says, and the tasks with their predictors.
+
+    ValueError: a value of the config that cannot be meant, or that no head has a use for.
+    """
+    keys, head, tasks = cfg.MODEL.TASKS, cfg.MODEL.SEM_SEG_HEAD, build_tasks(cfg)
+    names = list(keys.HEADS) or [head.NAME] * len(tasks)
+    for name in names:
+        one_of(name, HEADS, key="MODEL.TASKS.HEADS" if keys.HEADS else "MODEL.SEM_SEG_HEAD.NAME")
+    levels = checked_levels(list(dict.fromkeys(names)), cfg, input_shape)
+    # As one head: the predictors first.
+    for task in tasks.values():
+        task.attach(head.CONVS_DIM, dropout=head.DROPOUT)
+        if keys.WEIGHTING == "uncertainty":
+            task.learn_weight()
+    makers = {task: partial(HEADS[name].make, cfg, levels) for task, name in zip(tasks, names, strict=True)}
+    decoders = share_decoders(makers, keys.SHARE)
+    equalize_as_configured(nn.ModuleDict({"decoders": decoders}), cfg)
+    return decoders, tasks
+
+
+def checked_levels(names: Sequence[str], cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Level]:
+    """The levels that heads read; ValueError for a number of them, or for a key, that means nothing for any head."""
+    keys = cfg.MODEL.SEM_SEG_HEAD
+    one_of(keys.LOSS_TYPE, ("cross_entropy",), key="MODEL.SEM_SEG_HEAD.LOSS_TYPE")
+    one_of(cfg.MODEL.GATE, GATES, key="MODEL.GATE")
     levels = resolve_levels(keys.IN_FEATURES, input_shape)
-    if registered.num_levels and len(levels) != registered.num_levels:
-        raise ValueError(
-            f"{name} reads {registered.num_levels} {'level' if registered.num_levels == 1 else 'levels'}; "
-            f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {keys.IN_FEATURES}"
-        )
-    unread = {f"SEM_SEG_HEAD.{key}": part for key, part in KEYS_OF_SOME.items() if key not in registered.reads}
-    refuse_keys(cfg, name, {**unread, **registered.lacks})
+    unread: dict[str, str] = {}
+    for number, name in enumerate(names):
+        registered = HEADS[name]
+        if registered.num_levels and len(levels) != registered.num_levels:
+            raise ValueError(
+                f"{name} reads {registered.num_levels} {'level' if registered.num_levels == 1 else 'levels'}; "
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {keys.IN_FEATURES}"
+            )
+        own = {f"SEM_SEG_HEAD.{key}": part for key, part in KEYS_OF_SOME.items() if key not in registered.reads}
+        own |= registered.lacks
+        unread = own if not number else {key: reason for key, reason in unread.items() if key in own}
+    refuse_keys(cfg, " and ".join(names), unread)
     stride = next(iter(levels.values())).stride
     if stride != keys.COMMON_STRIDE:
         raise ValueError(

@@ -17,6 +17,7 @@ from scaleeq.decoders.base import Decoder, Features
 from scaleeq.layers import collected_logits
 
 from .base import Losses, Task
+from .joint import gate_name
 from .losses.segmentation import SegmentationLoss
 
 
@@ -124,7 +125,4 @@ class SegmentationHead(nn.Module):
         if not predicted:
             return {}
         paths = {path: gate for path, gate in self.named_modules() if gate in predicted}
-        return {
-            "_".join(part for part in path.split(".") if part not in ("branches", "transfer", "gate")): predicted[gate]
-            for path, gate in paths.items()
-        }
+        return {gate_name(path): predicted[gate] for path, gate in paths.items()}

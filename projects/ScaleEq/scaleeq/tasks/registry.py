@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from scaleeq.choices import one_of
+from scaleeq.config.tasks import know_task
 
 from .base import Task
 
@@ -13,7 +14,8 @@ TaskClass = TypeVar("TaskClass", bound=type[Task])
 
 
 def register(task: TaskClass) -> TaskClass:
-    """Make a task known under its name; a class decorator. ValueError: another class has the name."""
+    """Make a task known under its name; a class decorator. ValueError: the name is another's, or means something."""
+    know_task(task.name)
     known = TASKS.setdefault(task.name, task)
     if (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
         raise ValueError(
@@ -24,13 +26,24 @@ def register(task: TaskClass) -> TaskClass:
 
 
 def task_names(cfg: Any) -> list[str]:
-    """MODEL.TASKS.NAMES; ValueError for a name that no task has, with the choices, and for more than one."""
+    """MODEL.TASKS.NAMES; ValueError for a name that no task has, with the choices, and for no name or one twice."""
     names = list(cfg.MODEL.TASKS.NAMES)
     for name in names:
         one_of(name, TASKS, key="MODEL.TASKS.NAMES")
-    if len(names) != 1:
-        raise ValueError(f"MODEL.TASKS.NAMES is {names}; a model has one task")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"MODEL.TASKS.NAMES is {names}; name each task once, and one at least")
     return names
+
+
+def the_task(cfg: Any) -> Task:
+    """That of a model that has one. ValueError: MODEL.TASKS.NAMES has several."""
+    names = task_names(cfg)
+    if len(names) > 1:
+        raise ValueError(
+            f"MODEL.TASKS.NAMES is {names}, but a head has one task; MODEL.META_ARCHITECTURE ScaleEqSegmentor takes "
+            "several"
+        )
+    return TASKS[names[0]].from_config(cfg)
 
 
 def build_tasks(cfg: Any) -> dict[str, Task]:

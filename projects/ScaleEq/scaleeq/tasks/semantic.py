@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,6 +98,21 @@ class SemanticTask(Task):
         from scaleeq.data.targets import Labels
 
         return Labels(num_classes=self.channels, ignore_label=self.ignore_value).read(record)
+
+    def targets(
+        self,
+        batched_inputs: Sequence[Mapping[str, Any]],
+        size: Sequence[int],
+        device: torch.device,
+        *,
+        partial: bool = False,
+    ) -> torch.Tensor:
+        """(N, H, W) labels of the size, of int64; partial: void where a sample has none."""
+        found = super().targets(batched_inputs, size, device, partial=partial)
+        if found is None:
+            shape = (len(batched_inputs), *size)
+            found = torch.full(shape, self.ignore_value, dtype=self.dtype, device=device)
+        return found
 
     def losses(self, prediction: torch.Tensor, targets: torch.Tensor, mean_count: torch.Tensor | None = None) -> Losses:
         """prediction: (N, K, h, w); targets: (N, H, W) labels -> {"loss_sem_seg": ()}."""

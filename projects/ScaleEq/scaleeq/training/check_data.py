@@ -6,6 +6,7 @@ A missing test set is told before the first step, not at the first evaluation.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from scaleeq.data.rules import check_classes, check_train_sets
 from scaleeq.data.sets.catalog import ONE_CLASS, Record, datasets_root
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog
 from scaleeq.tasks import build_tasks
+
+logger = logging.getLogger(__name__)
 
 NUM_FIRST_RECORDS = 4  # of each data set are read before training
 DATASET_KEYS = ("TRAIN", "TEST")  # of DATASETS
@@ -57,10 +60,11 @@ def check_first_records(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> Non
     if "TRAIN" in keys:
         check_train_sets(cfg)
     tasks = build_tasks(cfg)
+    seen: set[str] = set()
     for key, names in ((f"DATASETS.{key}", cfg.DATASETS[key]) for key in keys):
         for name in names:
             for record in _records(name, key)[:NUM_FIRST_RECORDS]:
-                if "sem_seg" in tasks and not has_labels(record):
+                if list(tasks) == ["sem_seg"] and not has_labels(record):
                     if key == "DATASETS.TEST" and MetadataCatalog.get(name).get("evaluator_type") != "sem_seg":
                         continue
                     raise ValueError(
@@ -69,13 +73,23 @@ def check_first_records(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> Non
                     )
                 try:
                     # Every task's truth against the image.
-                    image = read_image(record)
+                    image, known = read_image(record), []
                     for task in tasks.values():
                         if (values := task.read(record, image)) is not None:
                             check_same_size(record, image.shape[:2], values.shape[:2], key=task.target_key)
+                            known.append(task.name)
+                    seen.update(known if key == "DATASETS.TRAIN" else ())
+                    if not known and key == "DATASETS.TRAIN":
+                        raise ValueError(f"{record['file_name']} has nothing to train {' and '.join(tasks)} on")
                 except (ValueError, OSError) as error:  # PIL's for a file that is no picture is an OSError
                     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
                     raise kind(f"{key} names {name}: {error}") from error
+    if "TRAIN" in keys and (unseen := [name for name in tasks if name not in seen]) and seen:
+        logger.warning(
+            "No truth for %s in the first %d images of any data set of DATASETS.TRAIN: without one it is not trained",
+            " and ".join(unseen),
+            NUM_FIRST_RECORDS,
+        )
 
 
 def check_overlap(cfg: CfgNode) -> None:

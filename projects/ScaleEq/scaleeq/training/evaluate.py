@@ -22,6 +22,7 @@ from scaleeq.probes.counting import count
 from scaleeq.stopping import stop_signals
 
 from .expected import require_expected
+from .multi_task import describe
 from .recipe import Recipe
 from .setup import check_before_evaluation, compile_parts
 from .testing import Evaluation, InferenceClock, Results, build_predictor, run_test
@@ -78,6 +79,7 @@ def describe_run(
         "multiply_adds": count(model, first, call=build_predictor(cfg, model)).macs,
         "device": cfg.MODEL.DEVICE,
         "engine": engine.NAME,
+        **describe(cfg),
     }
 
 

@@ -38,7 +38,12 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         folder /= dataset_name
     # Files, then metrics where there is a truth.
     evaluators = output_writers(test.OUTPUT, dataset_name, folder, image_format=cfg.INPUT.FORMAT)
-    scoring = [evaluator for task in tasks.values() for evaluator in task.evaluators(dataset_name)]
+    scoring = []
+    for name, task in tasks.items():
+        own = task.evaluators(dataset_name)
+        if not own and len(tasks) > 1:
+            logger.info("%s has no truth for %s: it is not scored", dataset_name, name)
+        scoring += own
     if scoring:
         evaluators = [*scoring, *evaluators]
     elif evaluators:

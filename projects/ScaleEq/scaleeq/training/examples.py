@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from scaleeq.engine import CfgNode, DatasetEvaluator, MetadataCatalog
 from scaleeq.evaluation.argmax import LABELS
 from scaleeq.pictures import colorize
+from scaleeq.tasks import Task, build_tasks
 
 WIDTH = 320  # of one image in the picture, pixels
 
 
 @dataclass(frozen=True)
 class Example:
-    """image: (h, w, 3) uint8 RGB, as the model saw it; prediction, truth: (H, W) uint8; truth None: there is none."""
+    """image: (h, w, 3) uint8 RGB, as the model saw it; prediction, truth: (H, W) uint8 labels; None: there is none.
+
+    pictures: title -> (H, W, 3) uint8: of other tasks than classes, each one's truth, where there is one, and
+    prediction.
+    """
 
     file_name: str
     image: np.ndarray
-    prediction: np.ndarray
+    prediction: np.ndarray | None = None
     truth: np.ndarray | None = None
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class ExampleCollector(DatasetEvaluator):
@@ -34,6 +41,7 @@ class ExampleCollector(DatasetEvaluator):
 
     def __init__(self, cfg: CfgNode, num: int, *, total: int) -> None:
         """total: images that will be shown."""
+        self.tasks = build_tasks(cfg)
         self.is_bgr = cfg.INPUT.FORMAT != "RGB"
         self.examples: list[Example] = []
         self._chosen = {index * total // num for index in range(num)}
@@ -49,33 +57,53 @@ class ExampleCollector(DatasetEvaluator):
         inputs: samples with "image": (3, h, w) uint8.
         """
         for sample, output in zip(inputs, outputs, strict=True):
-            if self._index in self._chosen and LABELS in output:
+            pictures = task_pictures(self.tasks, sample, output) if self._index in self._chosen else {}
+            if self._index in self._chosen and (LABELS in output or pictures):
                 # To (H, W, 3) RGB.
                 image, truth = np.asarray(sample["image"]), sample.get("sem_seg_truth")
                 image = (image[::-1] if self.is_bgr else image).transpose(1, 2, 0).astype(np.uint8, order="C")
                 truth = None if truth is None else np.asarray(truth)
                 name = str(sample.get("file_name", self._index))
-                self.examples.append(Example(name, image, output[LABELS], truth))
+                self.examples.append(Example(name, image, output.get(LABELS), truth, pictures))
             self._index += 1
 
     def evaluate(self) -> None:
         """Nothing."""
 
 
+def task_pictures(
+    tasks: Mapping[str, Task], sample: Mapping[str, Any], output: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Title -> (H, W, 3) uint8: truth, where the sample has one, and prediction of each task but that of classes."""
+    found = {}
+    for name, task in tasks.items():
+        if name == "sem_seg" or name not in output:
+            continue
+        if (truth := sample.get(f"{task.target_key}_truth")) is not None:
+            found[f"{name}, truth"] = task.picture(torch.as_tensor(truth))
+        found[name] = task.picture(output[name])
+    return found
+
+
 def draw_examples(dataset_name: str, examples: Sequence[Example]) -> np.ndarray:
-    """A row each of image, truth (where there is one) and prediction, in the data set's colours: (H, W, 3) uint8."""
+    """A row each of image, truth (where there is one) and prediction, in the data set's colours, and those of other
+    tasks: (H, W, 3) uint8.
+    """
     metadata = MetadataCatalog.get(dataset_name)
     colors, ignore_label = metadata.get("stuff_colors", []), metadata.get("ignore_label", 255)
     rows = []
     for example in examples:
         # Nearest, so that labels stay labels.
-        height, width = example.prediction.shape
+        others = list(example.pictures.values())
+        height, width = (others[0] if example.prediction is None else example.prediction).shape[:2]
         size = WIDTH, max(1, round(height * WIDTH / width))
         # A row: image, truth, prediction.
         maps = [labels for labels in (example.truth, example.prediction) if labels is not None]
         small = [cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST) for labels in maps]
         panels = [cv2.resize(example.image, size, interpolation=cv2.INTER_AREA)]
-        rows.append(np.concatenate([*panels, *(colorize(each, colors, ignore_label) for each in small)], axis=1))
+        panels += [colorize(each, colors, ignore_label) for each in small]
+        panels += [cv2.resize(each, size, interpolation=cv2.INTER_NEAREST) for each in others]
+        rows.append(np.concatenate(panels, axis=1))
     # Rows of one width.
     widest = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0))) for row in rows])

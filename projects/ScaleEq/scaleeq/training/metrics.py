@@ -50,9 +50,10 @@ def gather_metrics(
         _refuse(step, batch, own_losses, own[num], iteration, scale=scale)
     # Means over ranks.
     mean = {name: sum(row[index] for row in rows) / len(rows) for index, name in enumerate(names)}
+    total = mean.pop("total_loss", None)  # of several tasks it is not the losses' sum
     return {
         "data_time": max(row[-1] for row in rows),
-        "total_loss": sum(mean.values()),
+        "total_loss": sum(mean.values()) if total is None else total,
         "grad_norm": math.nan if overflowed else own[num],
         **mean,
     }

@@ -29,6 +29,7 @@ NORM_TYPES = (
 # Depthwise convolutions that Twins has instead of them.
 POSITION_TABLES = ("absolute_pos_embed", "relative_position_bias_table", "pos_embed")
 POSITION_MODULES = ("pos_block",)
+UNDECAYED = ("log_variance",)  # by which a task is weighted: zero is nothing that it should be pulled to
 
 
 def parameter_groups(
@@ -68,6 +69,8 @@ def parameter_groups(
                 decay = weight_decay_norm
             if weight_decay_position is not None and _is_position(module_name, name):
                 decay = weight_decay_position
+            if name in UNDECAYED:
+                decay = 0.0
             if name == "bias":
                 lr *= bias_lr_factor
                 decay = decay if weight_decay_bias is None else weight_decay_bias

@@ -12,7 +12,6 @@ training needs the recipe alone.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -27,13 +26,13 @@ import scaleeq.segmentor
 from scaleeq.engine import CfgNode, DatasetEvaluator, build_model
 from scaleeq.equalization.calibration import require_calibrated
 from scaleeq.names import check_names
-from scaleeq.tasks import build_tasks
 from scaleeq.tasks.metric import Metric
 
 from .console_log import first_lines
 from .evaluators import build_evaluator, one_each
 from .examples import draw_examples
 from .expected import check_expected_results, check_rows
+from .multi_task import best_metric, compared
 from .setup import build_mapper, check_before_training
 from .solver import build_lr_scheduler, build_optimizer
 from .testing import Evaluation, Results, test_on_dataset
@@ -103,9 +102,10 @@ class Recipe:
 
     @classmethod
     def headline(cls, cfg: CfgNode) -> Metric:
-        """The metric by which a training keeps its best weights and stops early, of DATASETS.TEST's first data set."""
-        task = next(iter(build_tasks(cfg).values()))
-        return dataclasses.replace(task.metrics[task.headline], name=f"{task.name}/{task.headline}")
+        """The metric by which a training keeps its best weights and stops early, of DATASETS.TEST's first data set:
+        that of TEST.BEST_METRIC, or the first task's headline.
+        """
+        return best_metric(cfg)
 
     @classmethod
     def test(
@@ -120,6 +120,7 @@ class Recipe:
 
         evaluators: one for each data set, instead of the recipe's. evaluation: to be filled.
         Returns {"sem_seg": {...}} of one data set, {name: {"sem_seg": {...}}} of several; on the main process only.
+        With TEST.SINGLE_TASK_RESULTS there is {"multi_task": {"delta_m": ...}} beside the tasks.
         ValueError: as many evaluators as data sets are needed; or a scale equalizer was never calibrated.
         Stopped: a signal has come (scaleeq.stopping); at the next image.
         """
@@ -134,7 +135,7 @@ class Recipe:
             results[name] = test_on_dataset(
                 cfg, model, name, evaluator=evaluator, loader=loader, evaluation=evaluation or Evaluation(cfg)
             )
-        return results[names[0]] if len(names) == 1 else results
+        return results[names[0]] | compared(cfg, results[names[0]]) if len(names) == 1 else results
 
     @classmethod
     def pictures(cls, evaluation: Evaluation) -> Mapping[str, np.ndarray]:

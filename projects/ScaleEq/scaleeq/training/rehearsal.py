@@ -21,6 +21,7 @@ from .evaluate import evaluated_file
 from .norms import refuse_single_values
 from .on_meta import build_on_meta
 from .output_dir import check_output_dir
+from .pcgrad import refuse_processes
 from .recipe import Recipe
 from .setup import check_before_evaluation, choose_device
 from .solver import build_gradient_clipper
@@ -51,6 +52,7 @@ def rehearse(
         else:
             recipe.check(cfg)
             micro_batch_size(cfg, num_processes)
+            refuse_processes(cfg, num_processes)
             autocast_dtype(cfg)
             build_gradient_clipper(cfg)
         # Folder.

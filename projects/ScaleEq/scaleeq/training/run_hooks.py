@@ -79,6 +79,7 @@ def standard_hooks(trainer: Run) -> list[HookBase | None]:
             period=equalizer.STATISTICS_PERIOD,
             output_dir=cfg.OUTPUT_DIR,
             gradient_scale=trainer.step.scaler.get_scale,
+            step=trainer.step,
         ),
         PeriodicCheckpointer(trainer.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
         evaluation,

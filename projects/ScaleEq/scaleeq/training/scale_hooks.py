@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
@@ -20,7 +22,7 @@ from scaleeq.equalization.calibration import calibrate, fusions_of, is_calibrate
 from scaleeq.files import read_json, set_aside, write_json
 from scaleeq.probes.scales import Recorder
 
-from .step import unwrapped
+from .step import TrainingStep, unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ class ScaleStatisticsHook(HookBase):
 
     Args:
         gradient_scale: what the losses of the current iteration are multiplied with (mixed precision).
+        step: of the training, which hands out the shares of several tasks.
     """
 
     def __init__(
@@ -96,11 +99,13 @@ class ScaleStatisticsHook(HookBase):
         period: int = 100,
         output_dir: str = ".",
         gradient_scale: Callable[[], float] = lambda: 1.0,
+        step: TrainingStep | None = None,
     ):
         self.model = model
         self.period = period
         self.path = Path(output_dir) / FILE_NAME
         self.gradient_scale = gradient_scale
+        self.step = step
         self._watching = ExitStack()  # from before a step to after it
         self._recorder: Recorder | None = None
         self._latest: Content = {}
@@ -126,11 +131,17 @@ class ScaleStatisticsHook(HookBase):
         if not self.period or (self.trainer.iter % self.period and not last):
             return
         model = unwrapped(self.model)
-        self._recorder = self._watching.enter_context(Recorder(model, maps=not is_compiled(model)))
+        several = self.step is not None and len(getattr(model, "tasks", ())) > 1  # another's model has none
+        recorder = Recorder(model, maps=not is_compiled(model), tasks=several)
+        self._recorder = self._watching.enter_context(recorder)
+        if several:
+            assert self.step is not None
+            self.step.watch_tasks = self._recorder.read_tasks
+            self._watching.callback(setattr, self.step, "watch_tasks", None)
 
     def after_backward(self) -> None:
         if self._recorder:
-            self._recorder.read_gradients(self.gradient_scale())
+            self._recorder.read_gradients(self.gradient_scale(), average=mean_over_ranks)
 
     def after_step(self) -> None:
         if not self._recorder:
@@ -171,6 +182,15 @@ class ScaleStatisticsHook(HookBase):
             else:
                 content[key] = record
             write_json(self.path, content)
+
+
+def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """The mean over all processes, each of which has to ask for it."""
+    if comm.get_world_size() == 1:
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / comm.get_world_size()
 
 
 def is_sound(content: Content) -> bool:

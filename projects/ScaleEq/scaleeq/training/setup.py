@@ -21,6 +21,8 @@ from scaleeq.tasks import build_tasks
 
 from .check_data import check_first_records, check_labels, check_overlap
 from .expected import check_rows
+from .multi_task import check_multi_task
+from .pcgrad import refuse_processes
 from .step import micro_batch_size
 from .writers import require_wandb
 
@@ -72,6 +74,9 @@ def compile_parts(model: nn.Module, *, enabled: bool) -> None:
     for name, part in model.named_children():
         if enabled and name in ("backbone", "sem_seg_head"):
             part.compile()
+        if enabled and name == "decoders":  # of several tasks, whose decoders are called in steps
+            for step in (step for decoder in part.children() for step in decoder.children()):
+                step.compile()
 
 
 def check_before_training(cfg: CfgNode) -> None:
@@ -83,6 +88,7 @@ def check_before_training(cfg: CfgNode) -> None:
     check_names(cfg)
     # Numbers that do not fit together.
     micro_batch_size(cfg, comm.get_world_size())
+    refuse_processes(cfg, comm.get_world_size())
     check_schedule(cfg)
     check_evaluation(cfg)
     check_rows(cfg)
@@ -101,6 +107,7 @@ def check_before_evaluation(cfg: CfgNode) -> None:
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty; name a data set, for example \"('toy_sem_seg_val',)\"")
     InferenceOptions.from_config(cfg)
+    check_multi_task(cfg)
     check_labels(cfg, keys=("TEST",))
     build_mapper(cfg, is_train=False)
     check_first_records(cfg, keys=("TEST",))
@@ -132,6 +139,7 @@ def check_evaluation(cfg: CfgNode) -> None:
     """ValueError: what the config expects of evaluations cannot be, because of how it sets them up."""
     InferenceOptions.from_config(cfg)
     tests = cfg.DATASETS.TEST
+    check_multi_task(cfg)
     patience = cfg.SOLVER.EARLY_STOP_PATIENCE
     if patience < 0 or (patience and not (tests and 0 < cfg.TEST.EVAL_PERIOD < cfg.SOLVER.MAX_ITER)):
         raise ValueError(

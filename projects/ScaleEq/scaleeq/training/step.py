@@ -14,7 +14,7 @@ optimizers take one, and its fused SGD leaves the momentum undefined where the f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from scaleeq.choices import one_of
 from scaleeq.data.rules import samples_per_pass
 from scaleeq.engine import CfgNode, comm, seed_all_rng
 from scaleeq.tasks.losses.averaging import Count, prepare_step
+from scaleeq.tasks.weighting import TaskLosses, collected_task_losses
 
 from .batches import Batch, cut, to_device
 from .solver import Clipper
@@ -99,6 +100,7 @@ class TrainingStep:
         self.clip_gradients = clip_gradients
         self.scaler = torch.amp.GradScaler(device_type, enabled=dtype == torch.float16)
         self.skipped = 0
+        self.watch_tasks: Callable[[Losses], None] | None = None  # sees each task's share of a loss, with its graph
 
     @property
     def plain_model(self) -> nn.Module:
@@ -108,7 +110,8 @@ class TrainingStep:
     def backward(self, batch: Batch, iteration: int) -> tuple[Losses, torch.Tensor]:
         """Leave the gradients of `batch`, this process's share, in the parameters.
 
-        Returns name -> (), each loss averaged over the micro-batches, detached; and (), the norm of the gradients.
+        Returns name -> (), each loss averaged over the micro-batches, detached; and (), the norm of the gradients. Of
+        several tasks the losses are without their weights, and "total_loss" is with them.
         """
         parts = self.micro_batches(batch)
         self.optimizer.zero_grad()
@@ -117,14 +120,30 @@ class TrainingStep:
         with prepare_step(self.plain_model, iteration=iteration, mean_count=self._mean_counts(parts)):
             for index, part in enumerate(parts):
                 with self._exchange(index == len(parts) - 1):
-                    losses = self.forward(part)
+                    with collected_task_losses() as told:
+                        losses = self.forward(part)
                     total = torch.stack(list(losses.values())).sum() / len(parts)
-                    self.scaler.scale(total).backward()
+                    self.add_gradients(total, told, num_parts=len(parts))
+                if told.unweighted:
+                    losses = told.unweighted | {"total_loss": total * len(parts)}
                 for name, loss in losses.items():
                     sums[name] = sums.get(name, 0.0) + loss.detach() / len(parts)
+        self.complete_gradients()
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         return sums, gradient_norm(self.plain_model)
+
+    def add_gradients(self, total: torch.Tensor, told: TaskLosses, *, num_parts: int) -> None:
+        """Add the gradients of a micro-batch to the parameters'.
+
+        total: (), its loss, divided by num_parts, the micro-batches of the step. told: what its tasks say of theirs.
+        """
+        if self.watch_tasks is not None and len(told.totals) > 1:
+            self.watch_tasks({name: share / num_parts for name, share in told.totals.items()})
+        self.scaler.scale(total).backward()
+
+    def complete_gradients(self) -> None:
+        """After the last micro-batch of a step: nothing is left to do."""
 
     def update(self, *, finite: bool | None = None) -> None:
         """Clip the gradients and step the optimizer; where a scaled gradient overflowed, only lower the scale.

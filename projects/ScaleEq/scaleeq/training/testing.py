@@ -105,9 +105,8 @@ def run_test(test: Callable[..., Results], cfg: CfgNode, model: nn.Module, evalu
 
 
 def build_predictor(cfg: CfgNode, model: nn.Module, flip_pairs: Sequence[tuple[int, int]] = ()) -> nn.Module:
-    """The model as TEST.SLIDE and TEST.AUG call it for the task of MODEL.TASKS."""
-    task = next(iter(build_tasks(cfg).values()))
-    return Inference.from_config(cfg, model, flip_pairs=flip_pairs, task=task)
+    """The model as TEST.SLIDE and TEST.AUG call it for the tasks of MODEL.TASKS."""
+    return Inference.from_config(cfg, model, flip_pairs=flip_pairs, tasks=list(build_tasks(cfg).values()))
 
 
 def test_on_dataset(

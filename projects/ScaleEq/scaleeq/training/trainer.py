@@ -43,6 +43,7 @@ from .hooks import EarlyStop, StopTraining
 from .metrics import gather_metrics
 from .norms import warn_of_single_values
 from .output_dir import RunLock, check_disk_space, other_data
+from .pcgrad import ProjectedStep
 from .recipe import Recipe
 from .run_hooks import standard_hooks
 from .setup import compile_parts
@@ -94,7 +95,8 @@ class Trainer(Recipe, TrainerBase):
             compile_parts(each, enabled=cfg.MODEL.COMPILE)
         self.model = wrap_ddp(model)
         self.model.train()
-        self.step = TrainingStep(
+        make_step = ProjectedStep if cfg.MODEL.TASKS.WEIGHTING == "pcgrad" else TrainingStep
+        self.step = make_step(
             self.model,
             self.optimizer,
             micro_batch=micro_batch_size(cfg, comm.get_world_size()),

@@ -16,7 +16,10 @@ def evaluation_sheets(evaluation: Evaluation) -> dict[str, np.ndarray]:
     """Name -> (H, W, 3) uint8, a sheet for each data set: image, truth, prediction and errors, with a legend."""
     sheets = {}
     for name, examples in evaluation.examples.items():
-        seen = {Path(each.file_name).name: Seen(each.image, each.prediction, each.truth) for each in examples}
+        seen = {
+            Path(each.file_name).name: Seen(each.image, each.prediction, each.truth, pictures=each.pictures)
+            for each in examples
+        }
         metadata = MetadataCatalog.get(name)
         if seen and metadata.get("stuff_colors"):  # a data set of another project may have none
             sheets[f"predictions/{name}"] = overview_sheet(name, seen, Classes.of(metadata))

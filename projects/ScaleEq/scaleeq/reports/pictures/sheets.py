@@ -8,7 +8,7 @@ the kernel, weighted by their masks, from a pixel to where its value is taken fr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from .drawing import (
     resize_image,
     resize_labels,
 )
-from .layout import Legend, Panel, Section, draw_sheet, number
+from .layout import NO_LEGEND, Legend, Panel, Section, draw_sheet, number
 
 STRUCTURE = ("fusions", "branches", "lateral", "transfer")
 LARGE, SMALL, TINY = 640, 320, 240  # the longer side of a panel, pixels: predictions; gates, alignment; branches
@@ -54,16 +54,24 @@ class Classes:
 class Seen:
     """An image and what is known of it.
 
-    image: (H, W, 3) uint8 RGB. prediction, truth: (H, W) uint8; truth None: there is none. maps: as capture_maps gives
-    them; fusions: as capture_fusions. visible: the shares of height and width of those that are not padding.
+    image: (H, W, 3) uint8 RGB. prediction, truth: (H, W) uint8 labels; None: there is none. maps: as capture_maps gives
+    them; fusions: as capture_fusions. visible: the shares of height and width of those that are not padding. pictures:
+    title -> (H, W, 3) uint8, of other tasks than classes.
     """
 
     image: np.ndarray
-    prediction: np.ndarray
+    prediction: np.ndarray | None = None
     truth: np.ndarray | None = None
     maps: Mapping[str, torch.Tensor] | None = None
     fusions: Mapping[str, FusionMaps] | None = None
     visible: tuple[float, float] = (1.0, 1.0)
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what is predicted."""
+        of = self.prediction if self.prediction is not None else next(iter(self.pictures.values()), self.image)
+        return of.shape[0], of.shape[1]
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Score:
 
 def score(seen: Seen, classes: Classes) -> Score | None:
     """The image's own score (classes that are in neither truth nor prediction are left out); None without truth."""
-    if seen.truth is None:
+    if seen.truth is None or seen.prediction is None:
         return None
     confusion = ConfusionMatrix(num_classes=len(classes.names), ignore_label=classes.ignore_label)
     confusion.update(seen.prediction, seen.truth)
@@ -92,16 +100,23 @@ def score(seen: Seen, classes: Classes) -> Score | None:
 
 
 def prediction_panels(seen: Seen, classes: Classes, side: int = LARGE) -> list[Panel]:
-    """Image, truth, prediction, error; without truth image, prediction, both."""
-    size = fitted(seen.prediction.shape, side)  # type: ignore[arg-type]
-    image, prediction = resize_image(seen.image, size), resize_labels(seen.prediction, size)
+    """Image, truth, prediction, error; without truth image, prediction, both; then those of other tasks."""
+    size = fitted(seen.size, side)
+    others = [Panel(resize_image(picture, size), title) for title, picture in seen.pictures.items()]
+    if seen.prediction is None:
+        return [Panel(resize_image(seen.image, size), "image"), *others]
+    return [*_label_panels(seen, seen.prediction, classes, size), *others]
+
+
+def _label_panels(seen: Seen, predicted: np.ndarray, classes: Classes, size: tuple[int, int]) -> list[Panel]:
+    image, prediction = resize_image(seen.image, size), resize_labels(predicted, size)
     panels = [Panel(image, "image")]
     colored = Panel(colorize(prediction, classes.colors, classes.ignore_label), "prediction")
     if seen.truth is None:
         return [*panels, colored, Panel(blend(image, prediction, classes.colors), "prediction over the image")]
     # Errors are found at full size, and then made smaller.
     truth = resize_labels(seen.truth, size)
-    errors = resize_labels(error_map(seen.prediction, seen.truth, classes.ignore_label), size)
+    errors = resize_labels(error_map(predicted, seen.truth, classes.ignore_label), size)
     return [
         *panels,
         Panel(colorize(truth, classes.colors, classes.ignore_label), "truth"),
@@ -115,10 +130,14 @@ def legend(seen: Sequence[Seen], classes: Classes, scores: Score | None = None) 
     # Areas.
     predicted, true = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for each in seen:
+        if each.prediction is None:
+            continue
         predicted += np.bincount(each.prediction.ravel(), minlength=256)
         if each.truth is not None:
             true += np.bincount(each.truth.ravel(), minlength=256)
     areas = true + predicted
+    if not predicted.any():
+        return NO_LEGEND
     # Labels by area.
     order = [int(label) for label in np.argsort(-areas, kind="stable") if areas[label]]
     order = sorted(order, key=lambda label: label == classes.ignore_label)
@@ -137,8 +156,9 @@ def legend(seen: Sequence[Seen], classes: Classes, scores: Score | None = None) 
 def prediction_sheet(name: str, seen: Seen, classes: Classes) -> np.ndarray:
     """The sheet of an image's prediction: (H, W, 3) uint8."""
     panels, scores = prediction_panels(seen, classes), score(seen, classes)
-    height, width = seen.prediction.shape
-    note = f"{width} x {height} pixels" + (f", {scores}" if scores else ", no truth")
+    height, width = seen.size
+    known = f", {scores}" if scores else "" if seen.prediction is None else ", no truth"
+    note = f"{width} x {height} pixels{known}"
     return draw_sheet(name, [Section(panels, columns=2)], note=note, legend=legend([seen], classes, scores))
 
 
@@ -252,7 +272,7 @@ def _offset_panel(offset: torch.Tensor, mask: torch.Tensor, visible: tuple[float
 
 
 def _heat_panel(title: str, values: torch.Tensor, seen: Seen) -> Panel:
-    heat = visible_map(values, seen.visible, fitted(seen.prediction.shape, TINY))[0]  # type: ignore[arg-type]
+    heat = visible_map(values, seen.visible, fitted(seen.size, TINY))[0]
     height, width = values.shape[-2:]
     return Panel(paint_heat(heat, heat_ends(heat)), f"{title} ({width} x {height})", heat_ends(heat))
 
@@ -267,7 +287,7 @@ def _of_aligned(key: str) -> bool:
 
 
 def _small(seen: Seen) -> np.ndarray:
-    return resize_image(seen.image, fitted(seen.prediction.shape, SMALL))  # type: ignore[arg-type]
+    return resize_image(seen.image, fitted(seen.size, SMALL))
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:

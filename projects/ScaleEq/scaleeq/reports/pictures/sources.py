@@ -6,17 +6,19 @@ A data set's images are chosen evenly over its list: neighbours in it are often 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from scaleeq.choices import nearest
-from scaleeq.data import SegmentationMapper, find_dataset, read_image, read_labels
+from scaleeq.data import find_dataset, read_image, read_labels
 from scaleeq.data.folder import IMAGE_SUFFIXES
 from scaleeq.data.loading import load_records
 from scaleeq.data.reading import has_labels, read_pair
@@ -29,10 +31,13 @@ from scaleeq.evaluation.argmax import predicted_labels
 from scaleeq.evaluation.predictions import match_pictures, prediction_record
 from scaleeq.evaluation.writing import prediction_names
 from scaleeq.fusion import Aligned, Fusion
-from scaleeq.inference import Inference
 from scaleeq.layers import Gate, LogitsGate
 from scaleeq.probes.maps import capture_fusions, capture_maps
+from scaleeq.tasks import build_tasks
+from scaleeq.training.examples import task_pictures
 from scaleeq.training.recipe import Recipe
+from scaleeq.training.setup import build_mapper
+from scaleeq.training.testing import build_predictor
 
 from .sheets import Classes, Seen
 
@@ -129,7 +134,8 @@ class ModelPredictions:
             raise ValueError("DATASETS.TEST is empty: no data set says what the classes are; set it, or --dataset")
         metadata = find_dataset(dataset_name)
         self.classes = Classes.of(metadata)
-        if len(self.classes.names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+        self.tasks = build_tasks(cfg)
+        if "sem_seg" in self.tasks and len(self.classes.names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
             load_records(cfg, dataset_name)  # says so
         # The model.
         cfg = cfg.clone()
@@ -142,8 +148,8 @@ class ModelPredictions:
         self.model.eval()
         # How it is called.
         self.kinds = frozenset(kinds)
-        self.mapper = SegmentationMapper.from_config(cfg, is_train=False)
-        self.predictor = Inference.from_config(cfg, self.model, flip_pairs=metadata.get("flip_pairs", ()))
+        self.mapper = build_mapper(cfg, is_train=False)
+        self.predictor = build_predictor(cfg, self.model, flip_pairs=metadata.get("flip_pairs", ()))
 
     @torch.no_grad()
     def __call__(self, record: Record) -> Seen:
@@ -153,9 +159,8 @@ class ModelPredictions:
         """
         sample = self.mapper(record)
         image = read_image(record)
-        truth = np.asarray(sample["sem_seg_truth"]) if "sem_seg_truth" in sample else None
         if not self.kinds:
-            return Seen(image, predicted_labels(self.predictor([sample])[0], str(record["file_name"])), truth)
+            return self._seen(record, sample, image, self.predictor([sample])[0])
         with contextlib.ExitStack() as stack:
             maps = stack.enter_context(capture_maps(self.model)) if self.kinds - {"features"} else None
             fusions = stack.enter_context(capture_fusions(self.model)) if "features" in self.kinds else None
@@ -163,9 +168,16 @@ class ModelPredictions:
             output = self.model([sample])[0]
         if self.predictor is not self.model:  # maps are of the whole image, seen once
             output = self.predictor([sample])[0]
-        return Seen(
-            image, predicted_labels(output, str(record["file_name"])), truth, maps, fusions, (visible[0], visible[1])
-        )
+        seen = self._seen(record, sample, image, output)
+        return dataclasses.replace(seen, maps=maps, fusions=fusions, visible=(visible[0], visible[1]))
+
+    def _seen(self, record: Record, sample: Mapping[str, Any], image: np.ndarray, output: dict[str, Any]) -> Seen:
+        """What the tasks predict of an image, and their truths."""
+        pictures = task_pictures(self.tasks, sample, output)
+        if "sem_seg" not in self.tasks:
+            return Seen(image, pictures=pictures)
+        truth = np.asarray(sample["sem_seg_truth"]) if "sem_seg_truth" in sample else None
+        return Seen(image, predicted_labels(output, str(record["file_name"])), truth, pictures=pictures)
 
 
 def kinds_of(model: nn.Module) -> dict[str, list[str]]:

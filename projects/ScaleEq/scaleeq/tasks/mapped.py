@@ -1,0 +1,37 @@
+"""MappedTask: a task whose truth is one of a record's maps (scaleeq.data.maps), scored by a Score."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .base import Task
+
+if TYPE_CHECKING:
+    from scaleeq.engine import DatasetEvaluator
+    from scaleeq.evaluation.values import Score
+
+
+class MappedTask(Task):
+    """Base of the dense tasks beside semantic segmentation. A subclass sets `score` too."""
+
+    def score(self) -> Score:
+        """What counts its metrics, fresh."""
+        raise NotImplementedError
+
+    def read(self, record: dict[str, Any], image: np.ndarray) -> np.ndarray | None:
+        """The record's map; None: it has none. ValueError, naming the file: values that cannot be meant."""
+        from scaleeq.data.maps import read_map
+
+        return read_map(record, self.target_key)
+
+    def evaluators(self, dataset_name: str, *, distributed: bool = True) -> list[DatasetEvaluator]:
+        """Its score over a data set; [] where no record has a truth."""
+        from scaleeq.data.maps import has_map
+        from scaleeq.engine import DatasetCatalog
+        from scaleeq.evaluation.values import ValuesEvaluator
+
+        if not any(has_map(record, self.target_key) for record in DatasetCatalog.get(dataset_name)):
+            return []
+        return [ValuesEvaluator(dataset_name, task=self.name, score=self.score(), distributed=distributed)]

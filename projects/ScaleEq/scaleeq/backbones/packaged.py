@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import timm
 import torch
 
 # Model of timm -> package that has its weights.
@@ -30,6 +29,8 @@ def packaged_file(name: str) -> Path | None:
 
 def packaged_weights(name: str, file: Path) -> dict[str, torch.Tensor]:
     """The state dict of timm's model, of a package's file. ValueError: the tensors are not those of the model."""
+    import timm  # not sooner: it takes a second
+
     theirs = {key: value for key, value in torch.load(file, weights_only=True).items() if _is_weight(key)}
     with torch.device("meta"):
         ours = {key: value for key, value in timm.create_model(name).state_dict().items() if _is_weight(key)}

@@ -74,6 +74,9 @@ def padded(images: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
     return torch.stack([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images])
 
 
+LABELS_SUFFICE = "labels_suffice"  # in every sample of a batch: whoever reads the results reads labels alone
+
+
 class ScaleEqSegmentor(nn.Module):
     """Semantic segmentation, or another dense task: normalises and pads the images, runs backbone and head, trains the
     auxiliary heads.
@@ -124,7 +127,7 @@ class ScaleEqSegmentor(nn.Module):
 
         Returns:
             In training, name -> loss; else, per image, {"sem_seg": logits (num_classes, height, width)}, or of another
-            task its prediction.
+            task its prediction. Where every sample has LABELS_SUFFICE, the logits' Argmax.
         """
         images = self.preprocess(batched_inputs)
         size = images.tensor.shape[-2:]
@@ -136,7 +139,12 @@ class ScaleEqSegmentor(nn.Module):
             (record.get("height", image_size[0]), record.get("width", image_size[1]))
             for record, image_size in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        predictions = task.finish(self._inference_logits(images.tensor), size, images.image_sizes, sizes)
+        logits = self._inference_logits(images.tensor)
+        predictions: Sequence[Any] | None = None
+        if all(record.get(LABELS_SUFFICE) for record in batched_inputs):
+            predictions = task.finish_labels(logits, size, images.image_sizes, sizes)
+        if predictions is None:
+            predictions = task.finish(logits, size, images.image_sizes, sizes)
         return [{task.name: prediction} for prediction in predictions]
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Images:

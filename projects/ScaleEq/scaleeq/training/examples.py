@@ -32,6 +32,8 @@ class ExampleCollector(DatasetEvaluator):
     examples: one list for good, filled again by each evaluation.
     """
 
+    labels_suffice = True
+
     def __init__(self, cfg: CfgNode, num: int, *, total: int) -> None:
         """total: images that will be shown."""
         self.is_bgr = cfg.INPUT.FORMAT != "RGB"

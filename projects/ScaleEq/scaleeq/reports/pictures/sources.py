@@ -31,6 +31,7 @@ from scaleeq.evaluation.writing import prediction_names
 from scaleeq.fusion import Aligned, Fusion
 from scaleeq.inference import Inference
 from scaleeq.layers import Gate, LogitsGate
+from scaleeq.model import LABELS_SUFFICE
 from scaleeq.probes.maps import capture_fusions, capture_maps
 from scaleeq.training.recipe import Recipe
 
@@ -155,7 +156,8 @@ class ModelPredictions:
         image = read_image(record)
         truth = np.asarray(sample["sem_seg_truth"]) if "sem_seg_truth" in sample else None
         if not self.kinds:
-            return Seen(image, predicted_labels(self.predictor([sample])[0], str(record["file_name"])), truth)
+            output = self.predictor([{**sample, LABELS_SUFFICE: True}])[0]
+            return Seen(image, predicted_labels(output, str(record["file_name"])), truth)
         with contextlib.ExitStack() as stack:
             maps = stack.enter_context(capture_maps(self.model)) if self.kinds - {"features"} else None
             fusions = stack.enter_context(capture_fusions(self.model)) if "features" in self.kinds else None

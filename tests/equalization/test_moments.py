@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from scaleeq.equalization.moments import BranchMoments
+from scaleeq.equalization.moments import BranchMoments, channel_moments
 
 
 def batches(count=5, mean=0.4, std=0.58, dtype=torch.float64, seed=0) -> list[torch.Tensor]:
@@ -47,6 +47,25 @@ def test_float32_maps_with_a_large_mean_keep_their_std(mean, std, error):
         everything = torch.cat(data)
         naive = (everything.square().mean() - everything.mean().square()).item()
         assert abs(naive - truth**2) > 0.1
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(2, 3, 128, 96), (1, 4, 5, 5000), (3, 2, 1, 1)])
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+def test_sums_in_float32_have_the_digits_of_float32(shape, layout, mean):
+    """Also where a row is longer than a sum may be, and where there are several sums an image."""
+    x = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + mean).contiguous(memory_format=layout)
+    variance, expected = torch.var_mean(x.double(), dim=(0, 2, 3), correction=0)
+    found, squares = channel_moments(x)
+    std = (squares / (x.numel() / x.shape[1])).sqrt()
+    assert found.dtype == squares.dtype == torch.float64
+    assert ((found - expected).abs() / torch.maximum(variance.sqrt(), expected.abs())).max() < 2e-7
+    assert ((std - variance.sqrt()).abs() / variance.sqrt()).max() < 3e-7 * (1 + mean / 30)
+
+
+def test_a_constant_channel_has_no_variance_whatever_its_value():
+    x = torch.tensor([0.1, 1 / 3, -7e5]).view(1, 3, 1, 1).expand(2, 3, 100, 90)
+    assert not channel_moments(x)[1].any()
 
 
 def test_merge_does_not_depend_on_order_or_shards():

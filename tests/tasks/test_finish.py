@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from scaleeq.tasks.base import Task
 from scaleeq.tasks.semantic import SemanticTask
 
 
@@ -28,3 +29,17 @@ def test_equals_detectron2(image_size, size):
     logits = torch.randn(3, 9, 11, generator=torch.Generator().manual_seed(0))
     (finished,) = SemanticTask(num_classes=3).finish(logits[None], (9, 11), [image_size], [size])
     assert torch.equal(finished, postprocessing.sem_seg_postprocess(logits, image_size, *size))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_labels_through_both_resizes_are_bit_for_bit_those_of_the_logits(dtype):
+    logits = torch.randn(2, 21, 16, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+    sizes = (64, 96), [(61, 90), (64, 77)], [(100, 141), (64, 77)]
+    task = SemanticTask(num_classes=21)
+    for finished, found in zip(task.finish(logits, *sizes), task.finish_labels(logits, *sizes), strict=True):
+        assert found.shape == finished.shape
+        assert torch.equal(found.labels.long(), finished.max(0)[1])
+
+
+def test_another_task_has_no_labels():
+    assert Task.finish_labels(SemanticTask(num_classes=2), torch.zeros(1, 2, 1, 1), (1, 1), [(1, 1)], [(1, 1)]) is None

@@ -5,13 +5,17 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+import torch
 
 from scaleeq.data import register_dataset
 from scaleeq.data.sets.toy import CLASSES, COLORS
 from scaleeq.engine import DatasetCatalog, DatasetEvaluators, MetadataCatalog
-from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator
+from scaleeq.evaluation import SemSegEvaluator, ValidationLossEvaluator, sem_seg
 from scaleeq.evaluation.ade20k import ADE20KScore
+from scaleeq.ops import Argmax
+from scaleeq.training import Recipe, testing
 from scaleeq.training.evaluators import build_evaluator
+from scaleeq.training.testing import labels_suffice
 from tests.training.tiny import OTHER_TEST_SET, TEST_SET, first_scenes, tiny_config
 
 
@@ -52,6 +56,38 @@ def test_all_that_test_asks_for(tmp_path, registered):
 
 def without_labels() -> list[dict]:
     return [{"file_name": "a.jpg", "image_id": "a"}]
+
+
+class ReadsScores(SemSegEvaluator):
+    def process(self, inputs, outputs):
+        raise AssertionError
+
+
+class RenamesResults(SemSegEvaluator):
+    def results(self, counts):
+        return {"other": super().results(counts)["sem_seg"]}
+
+
+@pytest.mark.parametrize(("kind", "suffice"), [(SemSegEvaluator, True), (RenamesResults, True), (ReadsScores, False)])
+def test_whether_labels_are_all_that_is_read(tmp_path, kind, suffice):
+    labels, loss = kind(TEST_SET), ValidationLossEvaluator(TEST_SET)
+    assert labels_suffice(labels) == suffice
+    assert labels_suffice([labels, build_evaluator(tiny_config(tmp_path), TEST_SET)]) == suffice
+    assert not labels_suffice(loss) and not labels_suffice(DatasetEvaluators([labels, loss]))
+
+
+def test_a_model_that_is_asked_for_labels_scores_the_same(tmp_path, monkeypatch):
+    cfg = tiny_config(tmp_path, MODEL__TIMM__NAME="test_resnet")
+    torch.manual_seed(0)
+    model = Recipe.build_model(cfg)
+    seen = []
+    predicted = sem_seg.predicted_labels
+    monkeypatch.setattr(sem_seg, "predicted_labels", lambda o, s: (seen.append(type(o["sem_seg"])), predicted(o, s))[1])
+    asked = Recipe.test(cfg, model)
+    monkeypatch.setattr(testing, "labels_suffice", lambda evaluator: False)
+    assert asked == Recipe.test(cfg, model)
+    half = len(seen) // 2
+    assert half and seen == [Argmax] * half + [torch.Tensor] * half
 
 
 def test_without_labels_there_are_files_alone(tmp_path, registered, caplog):

@@ -93,6 +93,9 @@ def padded(images: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
     return torch.stack([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images])
 
 
+LABELS_SUFFICE = "labels_suffice"  # in every sample of a batch: whoever reads the results reads labels alone
+
+
 class ScaleEqSegmentor(nn.Module):
     """Semantic segmentation, or other dense tasks: normalises and pads the images, runs backbone and decoders, trains
     the auxiliary heads.
@@ -164,7 +167,7 @@ class ScaleEqSegmentor(nn.Module):
 
         Returns:
             In training, name -> loss, whose sum is the total; else, per image, {"sem_seg": logits (num_classes, height,
-            width)}, or of other tasks their predictions.
+            width)}, or of other tasks their predictions. Where every sample has LABELS_SUFFICE, the logits' Argmax.
         """
         images = self.preprocess(batched_inputs)
         size = images.tensor.shape[-2:]
@@ -178,10 +181,13 @@ class ScaleEqSegmentor(nn.Module):
             (record.get("height", image_size[0]), record.get("width", image_size[1]))
             for record, image_size in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        finished = {
-            name: self.tasks[name].finish(prediction, size, images.image_sizes, sizes)
-            for name, prediction in self._inference_predictions(images.tensor).items()
-        }
+        labels_suffice = all(record.get(LABELS_SUFFICE) for record in batched_inputs)
+        finished: dict[str, Sequence[Any]] = {}
+        for name, prediction in self._inference_predictions(images.tensor).items():
+            task, labels = self.tasks[name], None
+            if labels_suffice:
+                labels = task.finish_labels(prediction, size, images.image_sizes, sizes)
+            finished[name] = labels or task.finish(prediction, size, images.image_sizes, sizes)
         return [dict(zip(finished, each, strict=True)) for each in zip(*finished.values(), strict=True)]
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Images:

@@ -1,7 +1,8 @@
 """Mean and variance of a branch over a data set, per channel, and how well they are known.
 
-Each batch's moments are taken in float32 (or the map's own precision, if higher) around the batch's own mean and merged
-in float64 by Chan's rule (1979). The relative standard error of a standard deviation from n independent batches is
+Each batch's moments are taken around the batch's own mean: sums of a few thousand numbers in float32 (or the map's own
+precision, if higher), which every device is fast at, and sums of these in float64. Batches are merged in float64 by
+Chan's rule (1979). The relative standard error of a standard deviation from n independent batches is
 CV(q) / (2 sqrt(n)), where q is a batch's mean squared deviation from the overall mean.
 """
 
@@ -11,6 +12,8 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+
+ROW = 4096  # numbers of one sum in the map's precision: such a sum has the rounding of a few additions
 
 
 @dataclass
@@ -31,11 +34,9 @@ class BranchMoments:
         """
         parts = BranchMoments()
         for pixels in _valid_pixels(x.detach(), valid):
-            precise = pixels if pixels.dtype == torch.float64 else pixels.float()
-            variance, mean = torch.var_mean(precise, dim=(0, 2, 3), correction=0)
+            mean, squares = channel_moments(pixels)
             count = float(pixels.numel() / pixels.shape[1])
-            mean, variance = mean.double().cpu(), variance.double().cpu()
-            parts._merge_moments(BranchMoments(count, mean, variance * count))
+            parts._merge_moments(BranchMoments(count, mean, squares))
         parts.batches = [parts.scalar()]
         self.merge(parts)
 
@@ -76,6 +77,27 @@ class BranchMoments:
             return 0.0
         deviations = torch.tensor([v + (m - mean) ** 2 for m, v in self.batches], dtype=torch.float64)
         return float(deviations.std() / deviations.mean()) / (2 * math.sqrt(len(self.batches)))
+
+
+def channel_moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x: (N, C, H, W) -> mean (C,) and sum of squared deviations from it (C,), float64, on the CPU.
+
+    Of float32 maps the standard deviation is known to about 1e-7 of itself, and the mean to 1e-7 of the larger of the
+    two; a constant has exactly none.
+    """
+    precise = torch.float64 if x.dtype == torch.float64 else torch.float32
+    num_rows = max(1, ROW // x.shape[3])
+    # An image at a time on a CPU: what is subtracted from stays in the cache.
+    pieces = [piece for part in (x.split(1) if x.device.type == "cpu" else (x,)) for piece in part.split(num_rows, 2)]
+    count = x.numel() // x.shape[1]
+    # Both sums are of small numbers: around one of the map's own, then around the mean.
+    start = x[0, :, 0, 0].to(precise)
+    sums = torch.cat([(piece.to(precise) - start.view(-1, 1, 1)).sum((2, 3)) for piece in pieces])
+    mean = start.double() + sums.double().sum(0) / count
+    center = mean.to(precise)
+    deviations = [(piece.to(precise) - center.view(-1, 1, 1)).square_().sum((2, 3)) for piece in pieces]
+    squares = torch.cat(deviations).double().sum(0) - count * (mean - center.double()).square()
+    return mean.cpu(), squares.clamp_(min=0).cpu()
 
 
 def _valid_pixels(x: torch.Tensor, valid: torch.Tensor | None) -> list[torch.Tensor]:

@@ -38,6 +38,8 @@ Counts = dict[str, np.ndarray]  # what an evaluator has counted: int64 arrays th
 class SemSegEvaluator(DatasetEvaluator):
     """Counts a confusion matrix, and what its parts count, over the images of all processes."""
 
+    labels_suffice = True
+
     def __init__(
         self,
         dataset_name: str,
@@ -83,7 +85,7 @@ class SemSegEvaluator(DatasetEvaluator):
         """Count a batch.
 
         inputs: samples with "file_name" and "sem_seg_truth": (H, W) uint8.
-        outputs: "sem_seg": (K, H, W) logits, or any scores whose largest is the prediction.
+        outputs: "sem_seg": (K, H, W) logits, any scores whose largest is the prediction, or their Argmax.
         Raises ValueError for another number of classes or another size than the truth's, FloatingPointError for scores
         that are not finite.
         """

@@ -90,6 +90,8 @@ class Output(Protocol):
 class PredictionWriter(DatasetEvaluator):
     """Writes the prediction of each image in several ways; has no results."""
 
+    labels_suffice = True
+
     def __init__(self, dataset_name: str, outputs: Sequence[Output]) -> None:
         self.dataset_name = dataset_name
         self.outputs = outputs

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scaleeq.geometry import Geometry
-from scaleeq.ops import resize, send
+from scaleeq.ops import Argmax, resize, send
 from scaleeq.pictures import colorize, directions, heat, palette
 
 from .losses.averaging import Averaging
@@ -192,6 +192,16 @@ class Task(Averaging):
             resized = F.interpolate(unpadded, size=tuple(size), mode="bilinear", align_corners=False)
             results.append(self.settled(resized[0]))
         return results
+
+    def finish_labels(
+        self,
+        prediction: torch.Tensor,
+        padded_size: Sequence[int],
+        image_sizes: Sequence[Sequence[int]],
+        sizes: Sequence[Sequence[int]],
+    ) -> list[Argmax] | None:
+        """The labels of what `finish` gives, which is asked for where nobody reads more; None: this task has none."""
+        return None
 
     def settled(self, values: torch.Tensor) -> torch.Tensor:
         """What a mean of predictions, (channels, H, W), is as one prediction: normals get their length again."""

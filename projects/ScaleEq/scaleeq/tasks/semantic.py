@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from scaleeq.geometry import Geometry
+from scaleeq.ops import Argmax, resize, resized_argmax
 
 from .base import Losses, Task
 from .losses.options import LossOptions
@@ -121,6 +123,26 @@ class SemanticTask(Task):
     def gate_losses(self, gate_logits: Mapping[str, torch.Tensor], targets: torch.Tensor) -> Losses:
         """name -> (N, K, h, w); targets: (N, H, W) -> "loss_gate_<name>" -> ()."""
         return {f"loss_gate_{name}": self.gate_loss(logits, targets) for name, logits in gate_logits.items()}
+
+    def finish_labels(
+        self,
+        prediction: torch.Tensor,
+        padded_size: Sequence[int],
+        image_sizes: Sequence[Sequence[int]],
+        sizes: Sequence[Sequence[int]],
+    ) -> list[Argmax]:
+        """Bit for bit the labels of `finish`, through both resizes a class at a time."""
+        results = []
+        for each, own, size in zip(prediction.float(), image_sizes, sizes, strict=True):
+
+            def resized(
+                maps: torch.Tensor, own: Sequence[int] = own, size: tuple[int, int] = (size[0], size[1])
+            ) -> torch.Tensor:
+                unpadded = resize(maps[None], (padded_size[0], padded_size[1]))[..., : own[0], : own[1]]
+                return F.interpolate(unpadded, size=size, mode="bilinear", align_corners=False)[0]
+
+            results.append(resized_argmax(each, resized))
+        return results
 
     def count(self, target: torch.Tensor) -> torch.Tensor:
         """target: (..., H, W) labels -> (), float64."""

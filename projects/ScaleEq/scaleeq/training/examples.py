@@ -39,6 +39,8 @@ class ExampleCollector(DatasetEvaluator):
     examples: one list for good, filled again by each evaluation.
     """
 
+    labels_suffice = True
+
     def __init__(self, cfg: CfgNode, num: int, *, total: int) -> None:
         """total: images that will be shown."""
         self.tasks = build_tasks(cfg)

@@ -23,6 +23,7 @@ from scaleeq.engine import (
     print_csv_format,
 )
 from scaleeq.inference import Inference
+from scaleeq.model import LABELS_SUFFICE
 from scaleeq.stopping import UntilStopped
 from scaleeq.tasks import build_tasks
 
@@ -134,6 +135,8 @@ def test_on_dataset(
         evaluation.examples[dataset_name] = collector.examples
         # After the others, whose labels it takes. Detectron2 lets them be a list.
         evaluator = DatasetEvaluators([*(evaluator if isinstance(evaluator, list) else [evaluator]), collector])
+    if labels_suffice(evaluator):
+        loader = AskingForLabels(loader)
     results = inference_on_dataset(predictor, UntilStopped(loader), evaluator)
     if comm.is_main_process() and results:
         logger.info("Evaluation results for %s in csv format:", dataset_name)
@@ -142,6 +145,32 @@ def test_on_dataset(
 
 
 test_on_dataset.__test__ = False  # type: ignore[attr-defined]  # by its name, pytest would take it for one of its own
+
+
+class AskingForLabels:
+    """A loader whose samples say that nobody reads more of their predictions than labels; other models overlook it."""
+
+    def __init__(self, loader: Iterable[list[dict]]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for batch in self.loader:
+            yield [{**sample, LABELS_SUFFICE: True} for sample in batch]
+
+
+def labels_suffice(evaluator: object) -> bool:
+    """Whether this evaluator, or each of several, reads no more of a prediction than its labels.
+
+    The class that defines `process` says so: a subclass with one of its own may read scores.
+    """
+    several = evaluator if isinstance(evaluator, list) else getattr(evaluator, "_evaluators", None)
+    if several is not None:
+        return all(map(labels_suffice, several))
+    owner = next((each for each in type(evaluator).__mro__ if "process" in vars(each)), object)
+    return bool(vars(owner).get("labels_suffice"))
 
 
 def copy_main_buffers(model: nn.Module) -> None:

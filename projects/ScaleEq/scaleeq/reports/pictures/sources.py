@@ -32,6 +32,7 @@ from scaleeq.evaluation.predictions import match_pictures, prediction_record
 from scaleeq.evaluation.writing import prediction_names
 from scaleeq.fusion import Aligned, Fusion
 from scaleeq.layers import Gate, LogitsGate
+from scaleeq.model import LABELS_SUFFICE
 from scaleeq.probes.maps import capture_fusions, capture_maps
 from scaleeq.tasks import build_tasks
 from scaleeq.training.examples import task_pictures
@@ -160,7 +161,8 @@ class ModelPredictions:
         sample = self.mapper(record)
         image = read_image(record)
         if not self.kinds:
-            return self._seen(record, sample, image, self.predictor([sample])[0])
+            sufficient = {LABELS_SUFFICE: True} if set(self.tasks) == {"sem_seg"} else {}
+            return self._seen(record, sample, image, self.predictor([{**sample, **sufficient}])[0])
         with contextlib.ExitStack() as stack:
             maps = stack.enter_context(capture_maps(self.model)) if self.kinds - {"features"} else None
             fusions = stack.enter_context(capture_fusions(self.model)) if "features" in self.kinds else None

@@ -70,8 +70,8 @@ def refuse_weights(weights: Sequence[float], num_sets: int) -> None:
         )
     if not all(places(weights)):
         raise ValueError(
-            f"DATALOADER.WEIGHTS is {list(weights)}: the smallest share is less than one in {BLOCK}; leave that set out "
-            "of DATASETS.TRAIN, or give it more"
+            f"DATALOADER.WEIGHTS is {list(weights)}: the smallest share is less than one in {BLOCK}; leave that "
+            "set out of DATASETS.TRAIN, or give it more"
         )
 
 

@@ -41,6 +41,7 @@ def check_config(cfg: Values, defaults: Values | None = None) -> None:
     if RANGES.keys() <= values.keys():
         for key in ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.AUX_HEAD.IN_FEATURES", "MODEL.PYRAMID.OUT_FEATURES"):
             _refuse_repeated(key, values[key])
+        _check_mixture(values)
         _check_sizes(values)
         _check_solver(values)
         if is_ours:
@@ -71,6 +72,15 @@ def _refuse_repeated(key: str, names: list[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"{key} is {tuple(names)!r}; name {', '.join(twice)} once")
+
+
+def _check_mixture(values: Values) -> None:
+    weights, sets = values["DATALOADER.WEIGHTS"], values["DATASETS.TRAIN"]
+    if weights and len(weights) != len(sets):
+        raise ValueError(
+            f"DATALOADER.WEIGHTS is {list(weights)}, {len(weights)} for the {len(sets)} data sets of DATASETS.TRAIN "
+            f"{tuple(sets)!r}; give one a set, or []"
+        )
 
 
 def _check_sizes(values: Values) -> None:

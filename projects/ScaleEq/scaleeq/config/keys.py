@@ -169,6 +169,9 @@ def _add_scale_equalizer_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
 def _add_data_and_solver_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.DATASETS.TRAIN_FRACTION = 1.0  # share of each data set's images to train on, spread evenly over its list
     cfg.DATASETS.ALLOW_OVERLAP = False  # True: an image may be in TRAIN and in TEST, to overfit on purpose
+    # Shares of the sets of DATASETS.TRAIN among the samples, in proportion, each set in its own epochs; empty: every
+    # image of all sets once an epoch.
+    cfg.DATALOADER.WEIGHTS = []
     # DeepLab's keys: a crop in which one class covers more than this share of the labelled pixels is drawn again.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     # MaskFormer's key: SSD's photometric distortion.

@@ -223,6 +223,7 @@ _DATA = {
     "DATASETS.TEST": Range("names", unit="registered, or folder:PATH/SPLIT"),
     "DATASETS.TRAIN_FRACTION": _real("(0, 1]", "a share of the images"),
     "DATASETS.ALLOW_OVERLAP": _FLAG,
+    "DATALOADER.WEIGHTS": Range("numbers", "(0, 1e6]", "shares, one a set of DATASETS.TRAIN; empty: by their sizes"),
     "DATALOADER.NUM_WORKERS": _count("[0, 1024]", "processes; 0: this one"),
 }
 

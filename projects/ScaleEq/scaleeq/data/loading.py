@@ -3,7 +3,8 @@
 Position k belongs to epoch k // N, whose permutation (of the seed and the epoch) picks the record, and
 numpy.random.default_rng([seed, k]) drives its augmentation. Iteration i of a global batch of B holds the positions
 i * B .. i * B + B - 1; each rank takes its slots of them. So samples depend neither on the number of workers nor on the
-number of ranks, and training resumes at any iteration by starting there. Deviation from Detectron2, whose sampler
+number of ranks, and training resumes at any iteration by starting there. With DATALOADER.WEIGHTS a mixture of the data
+sets picks the record instead (mixture.py). Deviation from Detectron2, whose sampler
 starts again when a run is resumed, and whose workers seed themselves.
 """
 
@@ -13,7 +14,7 @@ import functools
 import itertools
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from scaleeq.workers import leave_signals_to_parent
 
 from .folder import find_dataset
 from .mapper import Sample, SegmentationMapper
+from .mixture import Mixture
 from .rules import check_classes, check_train_sets, samples_per_pass
 from .sets.catalog import Record
 
@@ -34,16 +36,28 @@ PERMUTATION_STREAM = 1  # keeps the epochs' draws apart from the samples'
 class TrainStream(Dataset):
     """The samples of all positions k >= 0, by stream[k]."""
 
-    def __init__(self, records: Sequence[Record], mapper: SegmentationMapper, *, seed: int) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        mapper: SegmentationMapper,
+        *,
+        seed: int,
+        order: Callable[[int], int] | None = None,
+    ) -> None:
+        """order: position -> index of a record; None: each once an epoch."""
         if not records:
             raise ValueError("no records to train on")
+        self.order = order
         self.records = records
         self.mapper = mapper
         self.seed = seed
 
     def __getitem__(self, position: int) -> Sample:
-        epoch, index = divmod(position, len(self.records))
-        record = self.records[epoch_permutation(self.seed, epoch, len(self.records))[index]]
+        if self.order is None:
+            epoch, index = divmod(position, len(self.records))
+            record = self.records[epoch_permutation(self.seed, epoch, len(self.records))[index]]
+        else:
+            record = self.records[self.order(position)]
         return self.mapper(record, np.random.default_rng([self.seed, position]))
 
 
@@ -97,7 +111,8 @@ def build_train_loader(
     """
     check_train_sets(cfg)
     fraction = cfg.DATASETS.TRAIN_FRACTION
-    records = [record for name in cfg.DATASETS.TRAIN for record in spread_over(load_records(cfg, name), fraction)]
+    sets = [spread_over(load_records(cfg, name), fraction) for name in cfg.DATASETS.TRAIN]
+    records = [record for each in sets for record in each]
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     logging.getLogger(__name__).info(
         "Training on %d images of %s, seed %d, from iteration %d",
@@ -112,7 +127,9 @@ def build_train_loader(
         world_size=comm.get_world_size(),
         start_iteration=start_iteration,
     )
-    stream = TrainStream(records, mapper or SegmentationMapper.from_config(cfg, is_train=True), seed=seed)
+    weights = cfg.DATALOADER.WEIGHTS
+    order = Mixture(list(map(len, sets)), weights, seed=seed) if weights else None
+    stream = TrainStream(records, mapper or SegmentationMapper.from_config(cfg, is_train=True), seed=seed, order=order)
     return _loader(stream, batches, cfg.DATALOADER.NUM_WORKERS, to_cuda=cfg.MODEL.DEVICE.startswith("cuda"))
 
 

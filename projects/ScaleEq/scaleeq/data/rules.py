@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .mixture import refuse_weights
+
 if TYPE_CHECKING:
     from scaleeq.engine import CfgNode
     from scaleeq.engine.standalone.data import Metadata
 
 
 def check_train_sets(cfg: CfgNode) -> None:
-    """ValueError: there is nothing to train on."""
+    """ValueError: there is nothing to train on, or not so much of each set as DATALOADER.WEIGHTS asks for."""
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty; name a data set, for example ('toy_sem_seg_train',)")
+    if cfg.DATALOADER.WEIGHTS:
+        refuse_weights(cfg.DATALOADER.WEIGHTS, len(cfg.DATASETS.TRAIN))
 
 
 def check_classes(cfg: CfgNode, name: str, metadata: Metadata) -> None:

@@ -40,7 +40,7 @@ FREE_MODEL_KEYS = (
 # A resumed run has the digits that it began with. What a run did that began before there was the key:
 KEPT_KEYS = {"MODEL.FUSION.EVALUATE": "plain", "SOLVER.FUSED": False}
 # These make no difference to the run, or cannot be compared.
-IGNORED_KEYS = ("OUTPUT_DIR", "VERSION", "DATALOADER.", "TEST.EXPECTED_RESULTS")
+IGNORED_KEYS = ("OUTPUT_DIR", "VERSION", "DATALOADER.NUM_WORKERS", "TEST.EXPECTED_RESULTS")
 STATES_PER_PARAMETER = {"SGD": 1, "ADAMW": 2}  # tensors that the optimizer keeps (SGD: where there is momentum)
 
 

@@ -162,9 +162,9 @@ def check_edges(values: np.ndarray, source: str, record: Record | None = None) -
     """
     found = np.unique(values)
     edges = values == found[-1] if set(found) <= {0, 255} and found[-1] else values
-    if not set(found) <= {0, 1, 255}:
+    if len(strange := found[~np.isin(found, (0, 1, 255))]):
         raise ValueError(
-            f"the edges {source} hold values beside 0 and 1 (or 255), such as {found[~np.isin(found, (0, 1, 255))][0]:g}: "
+            f"the edges {source} hold values beside 0 and 1 (or 255), such as {strange[0]:g}: "
             "are they soft, or resized as an image? Write 1 where there is an edge"
         )
     share = float((edges == 1).mean())

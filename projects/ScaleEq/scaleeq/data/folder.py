@@ -104,7 +104,7 @@ def load_folder(base: str, split: str = "", *, name: str = "") -> list[Record]:
         raise FileNotFoundError("\n".join((f"{name} is not complete:", *layout.report(), _way_out(base, split))))
     records = layout_records(name, layout)
     if has_maps:
-        folders = {key: (os.path.join(key, split), suffixes) for key, suffixes in MAPS.items()}
+        folders = {key: (os.path.join(key, split) if split else key, suffixes) for key, suffixes in MAPS.items()}
         records = attach_maps(name, base, records, folders)
         if (unit := _depth_unit(os.path.join(base, DEPTH_UNIT))) is not None:
             records = [{**record, "depth_unit": unit} for record in records]

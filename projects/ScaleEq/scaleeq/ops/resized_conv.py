@@ -38,7 +38,7 @@ class ResizedMap(NamedTuple):
 
 def resized_conv2d(
     maps: Sequence[ResizedMap],
-    weight: torch.Tensor,
+    weight: torch.Tensor | Sequence[torch.Tensor],
     bias: torch.Tensor | None = None,
     *,
     size: tuple[int, int],
@@ -51,7 +51,7 @@ def resized_conv2d(
 
     Args:
         maps: n maps (N, C_i, h_i, w_i).
-        weight: (C_out, sum of C_i, k, k), k odd.
+        weight: (C_out, sum of C_i, k, k), k odd; or its part (C_out, C_i, k, k) for each map.
         bias: (C_out,).
         size: (H, W).
         dilation: of the convolution.
@@ -63,17 +63,17 @@ def resized_conv2d(
         ValueError: maps and a weight that do not belong together.
     """
     size = (int(size[0]), int(size[1]))
-    _refuse(maps, weight, size)
-    maps, weight, bias = _autocast(maps, weight, bias)
-    kernel = weight.shape[-1]
-    weights = weight.split([m.x.shape[1] for m in maps], 1)
+    _refuse(maps, [weight] if isinstance(weight, torch.Tensor) else weight, size)
+    weights = weight.split([m.x.shape[1] for m in maps], 1) if isinstance(weight, torch.Tensor) else weight
+    maps, weights, bias = _autocast(maps, weights, bias)
+    kernel = weights[0].shape[-1]
     full = [i for i, m in enumerate(maps) if tuple(m.x.shape[-2:]) == size]
     small = [i for i in range(len(maps)) if i not in full]
     # Maps of full size: an ordinary convolution.
     result = None
     if full:
         x = maps[full[0]].x if len(full) == 1 else torch.cat([maps[i].x for i in full], 1)
-        part = weight if not small else weights[full[0]] if len(full) == 1 else torch.cat([weights[i] for i in full], 1)
+        part = weights[full[0]] if len(full) == 1 else torch.cat([weights[i] for i in full], 1)
         result = F.conv2d(x, part, bias, padding=dilation * (kernel // 2), dilation=dilation)
     if not small:
         assert result is not None
@@ -82,34 +82,33 @@ def resized_conv2d(
         return _pointwise([(maps[i], weights[i]) for i in small], result, bias, size)
     # The others: added tile by tile.
     if result is None:
-        result = _constant(maps[0].x, weight.shape[0], bias, size)
+        result = _constant(maps[0].x, weights[0].shape[0], bias, size)
     modes = tuple(maps[i].mode for i in small)
     return _AddResized.apply(result, modes, dilation, *(maps[i].x for i in small), *(weights[i] for i in small))
 
 
-def _refuse(maps: Sequence[ResizedMap], weight: torch.Tensor, size: tuple[int, int]) -> None:
-    widths = [m.x.shape[1] for m in maps]
-    if not maps or sum(widths) != weight.shape[1]:
-        raise ValueError(f"the maps have {widths} channels, and the weight reads {weight.shape[1]}")
-    if weight.shape[2] != weight.shape[3] or weight.shape[2] % 2 == 0:
-        raise ValueError(
-            f"the kernel is {tuple(weight.shape[2:])}; only square ones of odd size keep the size of a map"
-        )
+def _refuse(maps: Sequence[ResizedMap], weights: Sequence[torch.Tensor], size: tuple[int, int]) -> None:
+    widths, read = [m.x.shape[1] for m in maps], [weight.shape[1] for weight in weights]
+    if not maps or read not in (widths, [sum(widths)]):
+        raise ValueError(f"the maps have {widths} channels, and the weight reads {read}")
+    kernel = tuple(weights[0].shape[2:])
+    if kernel[0] != kernel[1] or kernel[0] % 2 == 0:
+        raise ValueError(f"the kernel is {kernel}; only square ones of odd size keep the size of a map")
     for m in maps:
         if not m.mode and tuple(m.x.shape[-2:]) != size:
             raise ValueError(f"a map of size {tuple(m.x.shape[-2:])} has no mode to be resized to {size} by")
 
 
 def _autocast(
-    maps: Sequence[ResizedMap], weight: torch.Tensor, bias: torch.Tensor | None
-) -> tuple[Sequence[ResizedMap], torch.Tensor, torch.Tensor | None]:
+    maps: Sequence[ResizedMap], weights: Sequence[torch.Tensor], bias: torch.Tensor | None
+) -> tuple[Sequence[ResizedMap], Sequence[torch.Tensor], torch.Tensor | None]:
     """All in the dtype of autocast, where that is on, as F.conv2d has it."""
-    kind = weight.device.type
+    kind = weights[0].device.type
     if not torch.is_autocast_enabled(kind):
-        return maps, weight, bias
+        return maps, weights, bias
     dtype = torch.get_autocast_dtype(kind)
     maps = [ResizedMap(m.x.to(dtype), m.mode) for m in maps]
-    return maps, weight.to(dtype), None if bias is None else bias.to(dtype)
+    return maps, [weight.to(dtype) for weight in weights], None if bias is None else bias.to(dtype)
 
 
 def _constant(x: torch.Tensor, channels: int, bias: torch.Tensor | None, size: tuple[int, int]) -> torch.Tensor:

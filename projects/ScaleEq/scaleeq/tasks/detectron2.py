@@ -15,6 +15,7 @@ from torch import nn
 from scaleeq.choices import one_of
 from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec
 from scaleeq.equalization import equalize_as_configured
+from scaleeq.fusion import evaluate_fusions
 from scaleeq.layers import Level
 from scaleeq.layers.gate import GATES
 
@@ -36,6 +37,7 @@ def build_head(name: str, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> Seg
     predictor = task.predictor(head.CONVS_DIM)  # draws before the decoder, as it always has
     built = SegmentationHead(HEADS[name].make(cfg, levels), task, dropout=head.DROPOUT, predictor=predictor)
     equalize_as_configured(built, cfg)
+    evaluate_fusions(built, cfg.MODEL.FUSION.EVALUATE)
     return built
 
 

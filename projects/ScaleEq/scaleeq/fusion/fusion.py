@@ -51,6 +51,8 @@ class Observation:
     offset: torch.Tensor | float = 0.0
 
 
+NONE: frozenset[str] = frozenset()
+
 Observer = Callable[["Fusion", Observation], None]
 
 
@@ -240,7 +242,7 @@ class Fusion(nn.Module):
             name: branch.lateral(inputs if isinstance(inputs, torch.Tensor) else inputs[name])
             for name, branch in self.branches.items()
         }
-        reference, small = sources[self.reference], frozenset[str]()
+        reference, small = sources[self.reference], NONE
         if self.per_branch and self.equalizers.exchangeable:
             transfers = {name: branch.transfer for name, branch in self.branches.items()}
             small = small_branches(self.combine, self.mix, transfers, sources, reference)

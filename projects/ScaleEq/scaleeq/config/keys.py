@@ -216,7 +216,7 @@ def _add_test_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     test.DEPTH.MIN = 0.0  # metres; only farther pixels count
     test.DEPTH.MAX = 0.0  # metres; only nearer pixels count; 0: no limit
     test.EDGES = node()
-    test.EDGES.MATCH = True  # odsF and oisF, by matching: seconds an image; False: the F of plain pixels alone
+    test.EDGES.MATCH = True  # odsF and oisF, by matching (0.05 to 0.5 s an image); False: the F of plain pixels alone
     test.EDGES.MAX_DISTANCE = 0.0075  # of a match, share of the diagonal; 0.011 on NYUD
     # What maxF is: "pooled_19": counts of all images, 19 thresholds (ATRC); "pooled_255"; "images_15": precision and
     # recall averaged over images, 15 thresholds (MTI-Net).

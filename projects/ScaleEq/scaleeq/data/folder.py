@@ -6,6 +6,12 @@
     PATH/images[/SPLIT]/NAME.jpg      .jpg, .jpeg, .png, .bmp, .tif, .tiff, .webp, .jp2, .ppm or .pgm
     PATH/labels[/SPLIT]/NAME.png      one channel, grey or palette: 0..K-1, 255 = void; a SPLIT test* may lack it
 
+and beside labels, or in their place (then without classes.txt), for other tasks, of some images or all:
+
+    PATH/depth[/SPLIT]/NAME.png       16 bits in millimetres, or what depth.txt says that 1 means, in metres; or .npy
+    PATH/normals[/SPLIT]/NAME.png     (n + 1) / 2 * 255, or .npy; normals.txt may hold three signs of x, y and z
+    PATH/edges[/SPLIT], saliency[/SPLIT], human_parts[/SPLIT]      NAME.png or .npy
+
 A class without a colour gets one of VOC's, from label 1's on: black stays void's.
 """
 
@@ -20,7 +26,9 @@ from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 from .classes_file import read_classes
 from .sets.catalog import Record, datasets_root, register_dataset
+from .sets.dense import attach_maps
 from .sets.listing import Layout, layout_records
+from .text_file import read_lines
 
 if TYPE_CHECKING:
     from scaleeq.engine.standalone.data import Metadata
@@ -28,6 +36,8 @@ if TYPE_CHECKING:
 PREFIX = "folder:"
 CLASSES_FILE = "classes.txt"
 KINDS = ("images", "labels")
+MAPS = dict.fromkeys(("depth", "normals", "edges", "saliency", "human_parts"), (".png", ".npy"))
+DEPTH_UNIT = "depth.txt"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm")
 WHAT_IT_HOLDS = (
     f"A folder data set is PATH/{CLASSES_FILE} (a class a line: its name, or its name and r g b), PATH/images[/SPLIT] "
@@ -52,14 +62,15 @@ def find_dataset(name: str) -> Metadata:
                 f"{', '.join(near or ours)}; a folder of your own is named 'folder:PATH' or 'folder:PATH/SPLIT'"
             )
         base, split = locate(name)
-        classes, colors = read_classes(os.path.join(base, CLASSES_FILE))
+        listed = os.path.join(base, CLASSES_FILE)
+        classes, colors = read_classes(listed) if os.path.isfile(listed) else ([], [])
         load = functools.partial(load_folder, base, split, name=name)
         register_dataset(name, load, classes=classes, colors=colors)
     return MetadataCatalog.get(name)
 
 
 def locate(name: str) -> tuple[str, str]:
-    """PATH and SPLIT (or "") of "folder:PATH/SPLIT": PATH is the one that holds classes.txt.
+    """PATH and SPLIT (or "") of "folder:PATH/SPLIT": PATH is the one that holds classes.txt, or maps of other tasks.
 
     FileNotFoundError: neither does.
     """
@@ -67,6 +78,9 @@ def locate(name: str) -> tuple[str, str]:
     choices = (path, ""), os.path.split(path)
     for base, split in choices:
         if os.path.isfile(os.path.join(base, CLASSES_FILE)):
+            return base, split
+    for base, split in choices:
+        if os.path.isdir(os.path.join(base, "images")) and any(os.path.isdir(os.path.join(base, key)) for key in MAPS):
             return base, split
     files = " nor ".join(os.path.join(os.path.abspath(base), CLASSES_FILE) for base, _ in choices)
     raise FileNotFoundError(
@@ -82,12 +96,33 @@ def load_folder(base: str, split: str = "", *, name: str = "") -> list[Record]:
     """
     name = name or f"{PREFIX}{os.path.join(base, split)}"
     images, labels = (os.path.join(base, kind, split) if split else os.path.join(base, kind) for kind in KINDS)
-    if split.startswith("test") and not os.path.isdir(labels):
+    has_maps = any(os.path.isdir(os.path.join(base, key, split)) for key in MAPS)
+    if (split.startswith("test") or has_maps) and not os.path.isdir(labels):
         labels = ""
     layout = Layout(used_by="files", images=images, labels=labels, image_suffixes=IMAGE_SUFFIXES)
     if not all(layout.state().values()):
         raise FileNotFoundError("\n".join((f"{name} is not complete:", *layout.report(), _way_out(base, split))))
-    return layout_records(name, layout)
+    records = layout_records(name, layout)
+    if has_maps:
+        folders = {key: (os.path.join(key, split) if split else key, suffixes) for key, suffixes in MAPS.items()}
+        records = attach_maps(name, base, records, folders)
+        if (unit := _depth_unit(os.path.join(base, DEPTH_UNIT))) is not None:
+            records = [{**record, "depth_unit": unit} for record in records]
+    return records
+
+
+def _depth_unit(path: str) -> float | None:
+    """What 1 means in a folder's depth, in metres; None: nothing says so. ValueError: the file holds no such number."""
+    if not os.path.isfile(path):
+        return None
+    text = " ".join(read_lines(path)).strip()
+    try:
+        unit = float(text)
+    except ValueError:
+        unit = 0.0
+    if not 0 < unit < 1e6:
+        raise ValueError(f"{path} holds {text!r}; expected what 1 means in metres, such as 0.001 for millimetres")
+    return unit
 
 
 def _way_out(base: str, split: str) -> str:

@@ -14,6 +14,7 @@ import os
 
 import numpy as np
 
+from .matlab import read_context_edges, read_person_parts
 from .picture_file import read_rgb, read_values, require_file
 from .sets.catalog import IGNORE_LABEL, Record
 
@@ -69,7 +70,11 @@ def _read_depth(path: str, record: Record) -> np.ndarray:
             "Write 16 bits, in millimetres, or .npy in metres"
         )
     if "camera_file_name" in record:
-        return _depth_of_disparity(values, str(record["camera_file_name"]))
+        depth = _depth_of_disparity(values, str(record["camera_file_name"]))
+        if "depth_void_labels" in record:  # raw ones, of what has no depth
+            raw, _ = read_values(record["sem_seg_file_name"], what="labels")
+            depth[np.isin(raw, record["depth_void_labels"])] = 0
+        return depth
     return values.astype(np.float32) * np.float32(record.get("depth_unit", MILLIMETRE))
 
 
@@ -150,9 +155,17 @@ def check_normals(normals: np.ndarray, source: str, record: Record | None = None
 
 
 def _read_marks(path: str, record: Record) -> np.ndarray:
+    """(H, W), as they are stored; edges of a .mat file are those of Pascal-Context's labels."""
+    if path.lower().endswith(".mat"):
+        return read_context_edges(path)
     if path.lower().endswith(".npy"):
         return _plane(load_npy(path), path, "map")
     return _plane(read_values(path, what="edges")[0], path, "map")
+
+
+def _read_parts(path: str, record: Record) -> np.ndarray:
+    """(H, W), as they are stored; of a .mat file, PASCAL-Part's people in six parts."""
+    return read_person_parts(path) if path.lower().endswith(".mat") else _read_marks(path, record)
 
 
 def check_edges(values: np.ndarray, source: str, record: Record | None = None) -> np.ndarray:
@@ -162,9 +175,9 @@ def check_edges(values: np.ndarray, source: str, record: Record | None = None) -
     """
     found = np.unique(values)
     edges = values == found[-1] if set(found) <= {0, 255} and found[-1] else values
-    if not set(found) <= {0, 1, 255}:
+    if len(strange := found[~np.isin(found, (0, 1, 255))]):
         raise ValueError(
-            f"the edges {source} hold values beside 0 and 1 (or 255), such as {found[~np.isin(found, (0, 1, 255))][0]:g}: "
+            f"the edges {source} hold values beside 0 and 1 (or 255), such as {strange[0]:g}: "
             "are they soft, or resized as an image? Write 1 where there is an edge"
         )
     share = float((edges == 1).mean())
@@ -192,6 +205,19 @@ def check_parts(values: np.ndarray, source: str, record: Record | None = None) -
     return values.astype(np.uint8)
 
 
+def read_npy_pair(image: str, labels: str) -> tuple[np.ndarray, np.ndarray]:
+    """LibMTL's arrays: image (H, W, 3) uint8 of shares (H, W, 3); labels (H, W) uint8 of whole numbers, -1: void."""
+    raw, shares = load_npy(labels), load_npy(image)
+    if shares.ndim != 3 or shares.shape[2] != 3 or shares.max() > 1 or shares.min() < 0:
+        raise ValueError(
+            f"the image {image} is of shape {shares.shape}, from {shares.min():g} to {shares.max():g}; expected "
+            "(height, width, 3) in 0..1"
+        )
+    if (raw != np.rint(raw)).any() or raw.min() < -1:
+        raise ValueError(f"the labels {labels} hold values that are no whole numbers from -1 on: write the indexes")
+    return np.rint(shares * 255).astype(np.uint8), np.where(raw < 0, IGNORE_LABEL, raw).astype(np.uint8)
+
+
 def load_npy(path: str) -> np.ndarray:
     """The array of a .npy file; OSError: it cannot be read."""
     require_file(path)
@@ -214,7 +240,7 @@ _READERS = {
     "normals": _read_normals,
     "edges": _read_marks,
     "saliency": _read_marks,
-    "human_parts": _read_marks,
+    "human_parts": _read_parts,
 }
 _CHECKS = {
     "depth": check_depth,

@@ -27,7 +27,10 @@ def read_image(record: Record, image_format: str = "RGB") -> np.ndarray:
     image_format: "RGB" or "BGR", the order of the channels.
     """
     one_of(image_format, IMAGE_FORMATS, key="the image format")
-    image = _read(record)[0] if "read" in record else read_rgb(record["file_name"])
+    if "read" in record:
+        image = _read(record)[0]
+    else:
+        image = record["read_image"]().copy() if "read_image" in record else read_rgb(record["file_name"])
     return image if image_format == "RGB" else np.ascontiguousarray(image[:, :, ::-1])
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
+from scipy.ndimage import map_coordinates
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial import cKDTree
@@ -124,8 +125,8 @@ def suppressed(edges: np.ndarray) -> np.ndarray:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     raised, kept = edges * np.float32(NMS_FACTOR), np.ones(edges.shape, bool)
     for step in (-NMS_RADIUS_PX, NMS_RADIUS_PX):
-        across = x + step * np.cos(angle), y + step * np.sin(angle)
-        kept &= raised >= cv2.remap(edges, *across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        across = y + step * np.sin(angle), x + step * np.cos(angle)
+        kept &= raised >= map_coordinates(edges, across, order=1, mode="nearest")
     result = edges * kept
     for axis, size in enumerate(edges.shape):
         margin = min(NMS_MARGIN_PX, size // 2)
@@ -144,4 +145,5 @@ def orientation(edges: np.ndarray) -> np.ndarray:
     down, right = np.gradient(smooth)
     right_right = np.gradient(right, axis=1)
     down_down, down_right = np.gradient(down, axis=0), np.gradient(right, axis=0)
-    return np.mod(np.arctan(down_down * np.sign(-down_right) / (right_right + 1e-5)), np.pi)
+    turn = np.where(down_right > 0, -1, 1)  # the toolbox has 0 where it is 0, and takes level edges for upright ones
+    return np.mod(np.arctan(down_down * turn / (right_right + 1e-5)), np.pi)

@@ -61,8 +61,11 @@ class Report:
             parts.append(self._sizes_text())
         if self.totals.with_labels:
             parts.append(self._classes_text())
-        elif self.totals.read and not any(finding.is_fault for finding in self.findings):
+        elif self.totals.read and not self.totals.maps and not any(finding.is_fault for finding in self.findings):
             parts.append("No labels: a split for a test server.")
+        if self.totals.maps:
+            counts = ", ".join(f"{key} of {count} images" for key, count in self.totals.maps.items())
+            parts.append(f"other tasks: {counts}; images without a map are void in it")
         return "\n\n".join(parts) + "\n"
 
     def to_dict(self) -> dict[str, object]:
@@ -80,6 +83,7 @@ class Report:
             "height_px": heights_widths[0] if heights_widths else None,
             "width_px": heights_widths[1] if heights_widths else None,
             "channels": dict(self.totals.channels),
+            "maps": dict(self.totals.maps),
         }
 
     def _class_rows(self) -> list[tuple[int, str, float, int]]:
@@ -180,10 +184,10 @@ def check_dataset(name: str, *, sample: int = DEFAULT_SAMPLE, workers: int | Non
 def _describe(report: Report, metadata: Any) -> None:
     """Classes, colours and ignore label; ValueError: it is no data set for semantic segmentation."""
     classes = metadata.get("stuff_classes")
-    if not classes:
+    if not classes and metadata.get("registered_by") != "scaleeq":  # ours may have other tasks alone
         raise ValueError(f"{report.name} has no stuff_classes in its metadata: is it one for semantic segmentation?")
-    report.classes = list(classes)
-    report.colors = list(metadata.get("stuff_colors") or (voc_color(label + 1) for label in range(len(classes))))
+    report.classes = list(classes or ())
+    report.colors = list(metadata.get("stuff_colors") or (voc_color(label + 1) for label in range(len(report.classes))))
     report.ignore_label = metadata.get("ignore_label", IGNORE_LABEL)
 
 

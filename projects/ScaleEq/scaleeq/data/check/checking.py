@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from scaleeq.workers import map_in_processes
 
+from ..maps import KEYS as MAP_KEYS
+from ..maps import read_map
 from ..picture_file import Header, read_header
 from ..reading import (
     check_labels,
@@ -54,11 +56,13 @@ class Look:
 
     shape: (height, width) of the image, None where it cannot be read. channels: as PIL names them.
     counts: (256,) int64 pixels of each label, None where there are none or they cannot be read.
+    maps: key -> (height, width) of each map of another task that could be read.
     """
 
     shape: tuple[int, int] | None = None
     channels: str = ""
     counts: np.ndarray | None = None
+    maps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     complaints: list[Complaint] = field(default_factory=list)
 
 
@@ -67,6 +71,7 @@ class Totals:
     """The looks at many records, added up.
 
     pixels, images: (256,) int64, pixels of each label, and images that have it. with_labels: label files read.
+    maps: key -> images that have such a map.
     """
 
     read: int = 0
@@ -75,11 +80,13 @@ class Totals:
     images: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     shapes: Counter[tuple[int, int]] = field(default_factory=Counter)
     channels: Counter[str] = field(default_factory=Counter)
+    maps: Counter[str] = field(default_factory=Counter)
     complaints: list[Complaint] = field(default_factory=list)
 
     def add(self, look: Look) -> None:
         self.read += 1
         self.complaints += look.complaints
+        self.maps.update(look.maps.keys())
         if look.shape is not None:
             self.shapes[look.shape] += 1
             self.channels[look.channels] += 1
@@ -127,6 +134,8 @@ def look_at(record: Record, *, num_classes: int, ignore_label: int = IGNORE_LABE
     if has_labels(record):
         look.complaints += _look_at_labels(record, look, num_classes, ignore_label)
         look.complaints += _look_at_instances(record, look)
+    for key in MAP_KEYS:
+        look.complaints += _look_at_map(record, look, key)
     return look
 
 
@@ -135,7 +144,7 @@ def _look_at_image(record: Record, look: Look) -> Iterable[Complaint]:
     # Read the file.
     try:
         image = read_image(record)
-        header = None if "read" in record else read_header(name)
+        header = None if "read" in record or "read_image" in record else read_header(name)
     except OSError as error:
         yield Complaint("unreadable image", name, str(error))
         return
@@ -239,6 +248,32 @@ def _look_at_instances(record: Record, look: Look) -> Iterable[Complaint]:
         return
     if instances is not None and look.shape not in (None, instances.shape):
         yield Complaint("instances", name, f"{name} is {instances.shape} (height, width), its image {look.shape}")
+
+
+def _look_at_map(record: Record, look: Look, key: str) -> Iterable[Complaint]:
+    """Depth, normals and the like."""
+    name = str(record.get(f"{key}_file_name", record["file_name"]))
+    try:
+        values = read_map(record, key)
+    except OSError as error:
+        yield Complaint("unreadable map", name, str(error))
+        return
+    except ValueError as error:
+        yield Complaint("wrong map", name, str(error))
+        return
+    if values is None:
+        return
+    look.maps[key] = values.shape[:2]
+    if look.shape is not None and look.shape != values.shape[:2]:
+        try:
+            check_same_size(record, look.shape, values.shape[:2], key=key)
+        except ValueError as error:
+            yield Complaint("map size", name, str(error))
+    unknown = values == (0 if key in ("depth", "normals") else IGNORE_LABEL)
+    if unknown.all():
+        yield Complaint(
+            "empty map", name, f"nothing is known in any pixel of the {key} {name}: nothing to learn from it"
+        )
 
 
 def is_interpolated(labels: np.ndarray) -> bool:

@@ -25,6 +25,9 @@ KINDS = {
     "one class": "label files that hold one class or void, and nothing else",
     "starts at 1": "label files without label 0, though all other classes occur in them",
     "leak": "images that training and testing share",
+    "unreadable map": "files of depth, normals, edges, saliency or parts that cannot be read",
+    "wrong map": "files of depth, normals, edges, saliency or parts whose values cannot be meant",
+    "map size": "files of depth, normals, edges, saliency or parts of another size than their image",
     "instances": "files of instances that cannot be used",
     "size": "label files of another size than their image",
     "interpolated": "label files that seem to be resized by interpolation",
@@ -35,11 +38,12 @@ KINDS = {
     "few bits": "label files of less than 8 bits a pixel",
     "turned image": "images that their EXIF orientation turns, and not their labels",
     "all void": "label files that are void in every pixel",
+    "empty map": "files of depth, normals, edges, saliency or parts in which nothing is known",
     "passed over": "files beside the images that are taken for no images",
     "never": "classes that never occur",
 }
 # These may be as they should: not a fault.
-NOTES = ("deep image", "few bits", "turned image", "all void", "passed over", "never")
+NOTES = ("deep image", "few bits", "turned image", "all void", "empty map", "passed over", "never")
 FILES_SHOWN = 3
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from scaleeq.backbones import PlainBackbone
 from scaleeq.backbones import registered as backbones  # noqa: F401  (registers them)
 from scaleeq.engine import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head, get_cfg
+from scaleeq.fusion import evaluate_fusions
 from scaleeq.model import ScaleEqSegmentor
 from scaleeq.names import check_names
 from scaleeq.tasks import build_tasks
@@ -26,7 +27,7 @@ def build_segmentor(cfg: Any) -> ScaleEqSegmentor:
     plain = isinstance(backbone, PlainBackbone)  # or Detectron2's own
     if plain:
         backbone.keep_levels({*getattr(head, "in_features", shapes), *aux_heads})
-    return ScaleEqSegmentor(
+    model = ScaleEqSegmentor(
         backbone=backbone,
         sem_seg_head=head,
         aux_heads=aux_heads,
@@ -34,6 +35,8 @@ def build_segmentor(cfg: Any) -> ScaleEqSegmentor:
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
     )
+    evaluate_fusions(model, cfg.MODEL.FUSION.EVALUATE)  # those of the backbone and of auxiliary heads too
+    return model
 
 
 build_segmentor.__name__ = ScaleEqSegmentor.__name__  # a registry knows a function by it

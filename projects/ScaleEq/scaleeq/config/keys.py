@@ -63,6 +63,9 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # "", "bilinear", "nearest", "bicubic", "bilinear_corners", "gated", "supervised_gated", "aligned"
     cfg.MODEL.FUSION.TRANSFER = ""
     cfg.MODEL.FUSION.COMBINE = ""  # "", "concat", "sum", "softmax", "fast_normalized"
+    # Of every Fusion. "": small branches at their own resolution, where that is less work and equal up to rounding;
+    # "plain": resized and concatenated first, as in runs of before
+    cfg.MODEL.FUSION.EVALUATE = ""
 
     _add_loss_keys(cfg, node)
 

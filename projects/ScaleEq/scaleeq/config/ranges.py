@@ -169,6 +169,7 @@ _MODEL = {
     "PYRAMID.REPEATS": _count("[0, 64]", "cells"),
     "FUSION.TRANSFER": _one_of(*_RESIZES, "gated", "supervised_gated", "aligned", ""),
     "FUSION.COMBINE": _one_of("concat", "sum", "softmax", "fast_normalized", ""),
+    "FUSION.EVALUATE": _one_of("plain", ""),
     "LOSS.CLASS_WEIGHTS": Range("numbers", "[0, 1e6]", "factors on losses, one a class"),
     "LOSS.AVERAGE_OVER": _one_of("valid", "all"),
     "LOSS.LABEL_SMOOTHING": _real("[0, 1)", "a share"),

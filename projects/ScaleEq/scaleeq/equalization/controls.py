@@ -76,6 +76,8 @@ class LearnedScale(BranchStatistics):
 class BatchNormScale(BranchStatistics):
     """A batch norm without affine, in the equalizer's place, with eps and momentum of another one."""
 
+    exchangeable = False  # the variance of a resized map is another one
+
     def __init__(self, channels: int, like: _BatchNorm | None = None):
         """like: None: torch's defaults."""
         super().__init__(channels)

@@ -23,7 +23,7 @@ from torch import nn
 from scaleeq.fusion import Equalizers, FastNormalizedSum, Fusion, SoftmaxSum, WeightedSum
 from scaleeq.fusion.combine import combined_affine
 from scaleeq.fusion.fusion import BranchMap
-from scaleeq.fusion.ports import Affine, Combine, HoldsScales, Mix, NamesConsumer, Summing, Transfer
+from scaleeq.fusion.ports import Affine, Combine, HoldsScales, Mix, NamesConsumer, Summing, TakesResized, Transfer
 from scaleeq.layers import per_weight
 
 from .equalizer import BranchStatistics, ScaleEqualizer
@@ -92,6 +92,10 @@ class EqualizeMaps(Attached):
     in_the_map = changes_maps = True
     in_weights = False
 
+    @property
+    def exchangeable(self) -> bool:  # type: ignore[override]
+        return all(cast(BranchStatistics, module).exchangeable for module in self.values())
+
     def after(self, name: str, transfer: Transfer, transferred: torch.Tensor) -> torch.Tensor:
         return self[name](transferred)
 
@@ -118,6 +122,16 @@ class EqualizeByMix(Centered):
 
     def mixed(self, mix: Mix, combined: torch.Tensor) -> torch.Tensor:
         return mix(combined, self.scales())
+
+    def mixed_resized(self, mix: TakesResized, branches: Sequence[BranchMap]) -> torch.Tensor:
+        """A small branch is divided itself, which is less work than dividing its weights."""
+        maps, scales = [branch.resized() for branch in branches], []
+        for i, branch in enumerate(branches):
+            equalizer = self.equalizer(branch.name)
+            scales.append(None if branch.small else equalizer.scale())
+            if branch.small:
+                maps[i] = maps[i]._replace(x=equalizer.scaled(maps[i].x))
+        return mix.forward_resized(maps, branches[0].size, scales)
 
 
 class EqualizeByCombine(Attached):

@@ -2,7 +2,8 @@
 
 from .aligned import Aligned
 from .combine import COMBINES, Concat, FastNormalizedSum, SoftmaxSum, Sum, WeightedSum, make_combine
-from .fusion import Branch, Equalizers, Fusion, Observation
+from .evaluate import EVALUATIONS
+from .fusion import Branch, Equalizers, Fusion, Observation, evaluate_fusions
 from .laterals import LATERALS, make_lateral
 from .ports import Transfer
 from .transfers import DOWN_TRANSFERS, TRANSFERS, Gated, Keep, Pool, Progressive, Resize, make_transfer
@@ -10,6 +11,7 @@ from .transfers import DOWN_TRANSFERS, TRANSFERS, Gated, Keep, Pool, Progressive
 __all__ = [
     "COMBINES",
     "DOWN_TRANSFERS",
+    "EVALUATIONS",
     "LATERALS",
     "TRANSFERS",
     "Aligned",
@@ -28,6 +30,7 @@ __all__ = [
     "Sum",
     "Transfer",
     "WeightedSum",
+    "evaluate_fusions",
     "make_combine",
     "make_lateral",
     "make_transfer",

@@ -16,8 +16,23 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from scaleeq.choices import one_of
+from scaleeq.ops import resize
+from scaleeq.ops.resized_conv import ResizedMap
+
 from .checks import refuse_branches, refuse_channels, refuse_inputs, refuse_width
-from .ports import BranchEqualizer, Combine, Lateral, Mix, Named, NamesConsumer, Transfer
+from .evaluate import EVALUATIONS, small_branches
+from .ports import (
+    BranchEqualizer,
+    Combine,
+    EndsWithResize,
+    Lateral,
+    Mix,
+    Named,
+    NamesConsumer,
+    TakesResized,
+    Transfer,
+)
 from .transfers import Keep
 
 
@@ -58,10 +73,14 @@ class BranchMap:
     """A branch in one forward, after its lateral; each of its maps is computed on demand, and once.
 
     The transferred map is let go once the equalized one is there: a large forward would hold both of every branch.
+    A branch that is small is combined before its resize; its transferred map is made for an observer alone.
     """
 
-    def __init__(self, fusion: Fusion, name: str, source: torch.Tensor, reference: torch.Tensor):
+    def __init__(self, fusion: Fusion, name: str, source: torch.Tensor, reference: torch.Tensor, small: bool = False):
         """source: (N, C, h, w); reference: (N, C', H, W)."""
+        self.small = small
+        self._shrunk: torch.Tensor | None = None
+        self._resized: ResizedMap | None = None
         self.name, self.fusion, self.branch = name, fusion, fusion.branches[name]
         self._lateral, self.reference = source, reference
         self._before: tuple[torch.Tensor, torch.Tensor | float] | None = None
@@ -75,7 +94,9 @@ class BranchMap:
 
     def transferred(self) -> torch.Tensor:
         """(N, C, H, W). ValueError for other channels than stated."""
-        if self._transferred is None:
+        if self._transferred is None and self.small:
+            self._transferred = resize(self._before_resize().detach(), self.size, self._resizing.mode)
+        elif self._transferred is None:
             self._transferred = self.branch.transfer(self.source, self.reference)
             refuse_width(self.name, self.branch.channels, self._transferred)
         return self._transferred
@@ -86,6 +107,33 @@ class BranchMap:
             self._equalized = self.fusion.equalizers.after(self.name, self.branch.transfer, self.transferred())
             self._transferred = None  # whoever asks from now on has it computed again
         return self._equalized
+
+    def resized(self) -> ResizedMap:
+        """The branch as it is combined, before its resize where it is small."""
+        if not self.small:
+            return ResizedMap(self.equalized())
+        if self._resized is None:
+            x = self.fusion.equalizers.after(self.name, self.branch.transfer, self._before_resize())
+            self._resized = ResizedMap(x, self._resizing.mode)
+            self._shrunk = self._transferred = None
+        return self._resized
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W), of the reference."""
+        return self.reference.shape[-2], self.reference.shape[-1]
+
+    @property
+    def _resizing(self) -> EndsWithResize:
+        assert isinstance(self.branch.transfer, EndsWithResize)
+        return self.branch.transfer
+
+    def _before_resize(self) -> torch.Tensor:
+        """(N, C, h, w); once, because a gate may have a batch norm."""
+        if self._shrunk is None:
+            self._shrunk = self._resizing.before_resize(self.source)
+            refuse_width(self.name, self.branch.channels, self._shrunk)
+        return self._shrunk
 
     def observation(self) -> Observation:
         """What an observer sees; `equalized` comes later, because the observer may set the statistics for it."""
@@ -105,10 +153,12 @@ class Equalizers(Named[BranchEqualizer]):
 
     in_the_map: a branch is scaled before, or while, it is combined: not by the weights that read the combination.
     changes_maps: a branch may be another map when it is combined than when it was transferred.
+    exchangeable: `after` may be exchanged with a resize, which keeps constants.
     """
 
     in_the_map = False
     changes_maps = False
+    exchangeable = True
 
     def before(self, name: str, transfer: Transfer, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         """source: (N, C, h, w) -> what is transferred, and the mean that was taken out of it."""
@@ -120,11 +170,18 @@ class Equalizers(Named[BranchEqualizer]):
 
     def fuse(self, combine: Combine, mix: Mix, branches: Sequence[BranchMap]) -> torch.Tensor:
         """branches: in the order of combination -> (N, C_mix, H, W)."""
+        if any(branch.small for branch in branches):
+            assert isinstance(mix, TakesResized)
+            return self.mixed_resized(mix, branches)
         return self.mixed(mix, combine([branch.equalized() for branch in branches]))
 
     def mixed(self, mix: Mix, combined: torch.Tensor) -> torch.Tensor:
         """combined: (N, C, H, W) -> (N, C_mix, H, W)."""
         return mix(combined)
+
+    def mixed_resized(self, mix: TakesResized, branches: Sequence[BranchMap]) -> torch.Tensor:
+        """`mixed` of the concatenation of branches of which some are small -> (N, C_mix, H, W)."""
+        return mix.forward_resized([branch.resized() for branch in branches], branches[0].size)
 
     def initialize(self, fusion: Fusion) -> None:
         """Put calibrated statistics into the initial weights, where that is the implementation."""
@@ -153,6 +210,7 @@ class Fusion(nn.Module):
 
     combine: Combine
     mix: Mix
+    per_branch = True  # whether it may be evaluated so; see evaluate_fusions
 
     def __init__(
         self, branches: Mapping[str, Branch], *, combine: Combine, mix: Mix | None = None, reference: str = ""
@@ -182,11 +240,15 @@ class Fusion(nn.Module):
             name: branch.lateral(inputs if isinstance(inputs, torch.Tensor) else inputs[name])
             for name, branch in self.branches.items()
         }
-        maps = [BranchMap(self, name, source, sources[self.reference]) for name, source in sources.items()]
+        reference, small = sources[self.reference], frozenset[str]()
+        if self.per_branch and self.equalizers.exchangeable:
+            transfers = {name: branch.transfer for name, branch in self.branches.items()}
+            small = small_branches(self.combine, self.mix, transfers, sources, reference)
+        maps = [BranchMap(self, name, source, reference, name in small) for name, source in sources.items()]
         if self.observer is not None:
             for each in maps:
                 self.observer(self, each.observation())
-                each.equalized()  # before the next branch, so that gradients add up in the order of an unseen forward
+                each.resized()  # before the next branch, so that gradients add up in the order of an unseen forward
         return maps
 
     @property
@@ -227,3 +289,14 @@ class Fusion(nn.Module):
     def reset_equalizers(self) -> None:
         """Back to uncalibrated equalizers, and to the weights from before."""
         self.equalizers.reset(self)
+
+
+def evaluate_fusions(model: nn.Module, how: str) -> None:
+    """Have every Fusion of a built model evaluated in one of EVALUATIONS, in place.
+
+    "plain" gives the numbers, to the last digit, that a model had before there was another way.
+    """
+    per_branch = one_of(how, EVALUATIONS, key="MODEL.FUSION.EVALUATE") != "plain"
+    for module in model.modules():
+        if isinstance(module, Fusion):
+            module.per_branch = per_branch

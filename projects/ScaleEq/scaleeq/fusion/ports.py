@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar, runtim
 import torch
 from torch import nn
 
+from scaleeq.ops.resized_conv import ResizedMap
+
 M = TypeVar("M")
 
 
@@ -33,6 +35,16 @@ class Transfer(Protocol):
 
 
 @runtime_checkable
+class EndsWithResize(Transfer, Protocol):
+    """A transfer whose last step is an interpolation: resize(before_resize(x), size of the reference, mode)."""
+
+    mode: str
+
+    def before_resize(self, x: torch.Tensor, /) -> torch.Tensor:
+        """x: (N, C, h, w) -> (N, C, h, w)."""
+
+
+@runtime_checkable
 class Combine(Protocol):
     """concatenates: each branch keeps its channels; otherwise it is a sum, whose coefficients can take affine maps."""
 
@@ -51,6 +63,19 @@ class Summing(Combine, Protocol):
 class Mix(Protocol):
     def __call__(self, x: torch.Tensor, input_scale: torch.Tensor | None = None, /) -> torch.Tensor:
         """x: (N, C, H, W); input_scale: (C,), of a mix that HoldsScales alone -> (N, C_mix, H, W)."""
+
+
+@runtime_checkable
+class TakesResized(Mix, Protocol):
+    """A mix of a concatenation that can evaluate each branch before it is resized."""
+
+    def takes_resized(self, widths: Sequence[int], /) -> bool:
+        """Whether it can, and whether that pays, with branches of these channels that are small."""
+
+    def forward_resized(
+        self, maps: Sequence[ResizedMap], size: tuple[int, int], scales: Sequence[torch.Tensor | None] = (), /
+    ) -> torch.Tensor:
+        """Its result for the maps, resized to `size` and concatenated; scales: (C_i,), input_scale of each, or None."""
 
 
 @runtime_checkable

@@ -67,6 +67,10 @@ class Resize(nn.Module):
         """x: (N, C, h, w); reference: (N, C', H, W) -> (N, C, H, W)."""
         return resize(x, (reference.shape[-2], reference.shape[-1]), self.mode)
 
+    def before_resize(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, h, w) -> x, as nothing comes before the interpolation."""
+        return x
+
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}"
 
@@ -119,6 +123,7 @@ class Gated(nn.Module):
     """A gate at the source resolution, then bilinear interpolation."""
 
     keeps_constants = False
+    mode = "bilinear"
 
     def __init__(self, gate: nn.Module):
         super().__init__()
@@ -126,7 +131,11 @@ class Gated(nn.Module):
 
     def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """x: (N, C, h, w); reference: (N, C', H, W) -> (N, C, H, W)."""
-        return resize(self.gate(x), (reference.shape[-2], reference.shape[-1]))
+        return resize(self.before_resize(x), (reference.shape[-2], reference.shape[-1]), self.mode)
+
+    def before_resize(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, h, w) -> (N, C, h, w), what is interpolated."""
+        return self.gate(x)
 
 
 class Pool(nn.Module):

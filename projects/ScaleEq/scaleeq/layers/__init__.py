@@ -2,6 +2,7 @@
 
 from .conv import ConvNormAct, conv_with_input_scale, per_weight
 from .gate import Gate, LogitsGate, SupervisedGate, collected_logits
+from .hooks import has_hooks
 from .level import Level
 from .norm import BatchNorm2d, NormFactory, batch_norm, norm_factory, normalizes_channels, replace_batch_norms
 from .offset_conv import OffsetConv2d, fold_input_affine
@@ -24,6 +25,7 @@ __all__ = [
     "collected_logits",
     "conv_with_input_scale",
     "fold_input_affine",
+    "has_hooks",
     "is_reduced",
     "norm_factory",
     "normalizes_channels",

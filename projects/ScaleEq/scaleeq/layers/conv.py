@@ -6,11 +6,16 @@ equalizer is reparametrized into the block that consumes a concatenation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
+from scaleeq.ops.resized_conv import ResizedMap, resized_conv2d
+
+from .hooks import has_hooks
 from .norm import NormFactory, batch_norm
-from .offset_conv import fold_input_affine
+from .offset_conv import OffsetConv2d, fold_input_affine
 
 
 def conv_with_input_scale(conv: nn.Conv2d, x: torch.Tensor, input_scale: torch.Tensor | None) -> torch.Tensor:
@@ -75,6 +80,33 @@ class ConvNormAct(nn.Module):
     def forward(self, x: torch.Tensor, input_scale: torch.Tensor | None = None) -> torch.Tensor:
         """x: (N, C_in, H, W); input_scale: (C_in,) -> (N, C_out, H, W)."""
         return self.activation(self.norm(conv_with_input_scale(self.conv, x, input_scale)))
+
+    def takes_resized(self, widths: Sequence[int]) -> bool:
+        """Whether `forward_resized` does what forward does, and pays, with small maps of these channels."""
+        conv, kernel = self.conv, self.conv.kernel_size[0]
+        same_size = conv.stride == (1, 1) and conv.padding == (conv.dilation[0] * (kernel // 2),) * 2
+        square = kernel % 2 == 1 and conv.kernel_size == (kernel, kernel) and conv.dilation == (conv.dilation[0],) * 2
+        known = type(conv) in (nn.Conv2d, OffsetConv2d) and conv.groups == 1 and conv.padding_mode == "zeros"
+        if not (known and square and same_size) or has_hooks(self) or has_hooks(conv):
+            return False
+        return kernel > 1 or conv.out_channels * len(widths) < sum(widths)  # by 1x1, results are resized, not inputs
+
+    def forward_resized(
+        self, maps: Sequence[ResizedMap], size: tuple[int, int], scales: Sequence[torch.Tensor | None] = ()
+    ) -> torch.Tensor:
+        """forward of the concatenation of the maps, resized to `size`, each at its own resolution.
+
+        maps: n maps (N, C_i, h_i, w_i); scales: (C_i,), input_scale of each, or None for ones -> (N, C_out, *size).
+        """
+        conv = self.conv
+        weights = list(conv.weight.split([m.x.shape[1] for m in maps], 1))
+        for i, scale in enumerate(scales):
+            if scale is not None:  # multiplied in float32, as the scale is
+                weights[i] = (weights[i] * scale.view(1, -1, 1, 1)).to(conv.weight.dtype)
+        x = resized_conv2d(maps, weights, conv.bias, size=size, dilation=conv.dilation[0])
+        if isinstance(conv, OffsetConv2d):
+            x = x + conv.offset(size, x)
+        return self.activation(self.norm(x))
 
     @property
     def consumer(self) -> nn.Conv2d:

@@ -23,9 +23,12 @@ class OffsetConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (N, C_in, H, W) -> (N, C_out, H', W')."""
-        ones = x.new_ones(1, 1, *x.shape[-2:])
-        offset = F.conv2d(ones, self.offset_weight, None, self.stride, self.padding, self.dilation)
-        return super().forward(x) + offset
+        return super().forward(x) + self.offset((x.shape[-2], x.shape[-1]), x)
+
+    def offset(self, size: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+        """What is added for an input (N, C_in, *size): (1, C_out, H', W'), of dtype and device of `like`."""
+        ones = like.new_ones(1, 1, *size)
+        return F.conv2d(ones, self.offset_weight, None, self.stride, self.padding, self.dilation)
 
 
 def fold_input_affine(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor) -> nn.Conv2d:

@@ -12,6 +12,7 @@ from typing import Any
 from scaleeq.choices import one_of
 from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec
 from scaleeq.equalization import equalize_as_configured
+from scaleeq.fusion import evaluate_fusions
 from scaleeq.layers import Level
 from scaleeq.layers.gate import GATES
 
@@ -33,6 +34,7 @@ def build_head(name: str, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> Seg
     predictor = task.predictor(head.CONVS_DIM)  # draws before the decoder, as it always has
     built = SegmentationHead(HEADS[name].make(cfg, levels), task, dropout=head.DROPOUT, predictor=predictor)
     equalize_as_configured(built, cfg)
+    evaluate_fusions(built, cfg.MODEL.FUSION.EVALUATE)
     return built
 
 

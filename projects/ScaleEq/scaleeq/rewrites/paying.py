@@ -1,8 +1,8 @@
 """When a convolution of resized maps is cheaper per branch: an estimate from sizes and widths alone.
 
-Work is counted in multiply-adds of a large convolution. What else takes time is put in that unit by constants, fitted to
-24 fusions of UPerNet, U-Net, PSPNet, DPT, SegFormer and HRNet decoders, timed on one CPU thread in float32 in inference
-and in training (the larger ratio of the two): of these the estimate is within 15 % of all but two of 8x8 pixels.
+Work is counted in multiply-adds of a large convolution. What else takes time is put in that unit by constants, fitted
+to 24 fusions of UPerNet, U-Net, PSPNet, DPT, SegFormer and HRNet decoders, timed on one CPU thread in float32, in
+inference and in training (the larger ratio of the two counts).
 """
 
 from __future__ import annotations

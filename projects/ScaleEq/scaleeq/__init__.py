@@ -1,6 +1,6 @@
 """ScaleEq: compare and train multi-level feature fusion for semantic segmentation.
 
-    from scaleeq import Fusion, ScaleEqualizer, calibrate, create_model, fold_equalizers, equalize
+    from scaleeq import Fusion, ScaleEqualizer, accelerate, calibrate, create_model, fold_equalizers, equalize
 
 needs torch alone: no engine is imported and no config is read. `get_config` reads one; `add_scaleeq_config` makes
 ScaleEq a project inside Detectron2 (docs/engine.md). Importing the package itself imports nothing else.
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from scaleeq.equalization.folding import fold_equalizers as fold_equalizers
     from scaleeq.equalization.foreign import equalize as equalize
     from scaleeq.fusion import Fusion as Fusion
+    from scaleeq.rewrites import accelerate as accelerate
+    from scaleeq.rewrites import plain as plain
 
 __version__ = "0.1.0"
 
@@ -28,6 +30,7 @@ __all__ = [
     "EqualizerSpec",
     "Fusion",
     "ScaleEqualizer",
+    "accelerate",
     "add_scaleeq_config",
     "calibrate",
     "create_model",
@@ -35,17 +38,20 @@ __all__ = [
     "equalize_fusions",
     "fold_equalizers",
     "get_config",
+    "plain",
 ]
 
 _HOMES = {
     "EqualizerSpec": "scaleeq.equalization",
     "Fusion": "scaleeq.fusion",
     "ScaleEqualizer": "scaleeq.equalization",
+    "accelerate": "scaleeq.rewrites",
     "calibrate": "scaleeq.equalization.calibration",
     "create_model": "scaleeq.create",
     "equalize": "scaleeq.equalization.foreign",
     "equalize_fusions": "scaleeq.equalization",
     "fold_equalizers": "scaleeq.equalization.folding",
+    "plain": "scaleeq.rewrites",
 }
 
 

@@ -26,7 +26,7 @@ from scaleeq.rewrites import accelerate, acceleration_report
 def _transformers(backbone: str) -> nn.Module:
     import transformers
 
-    stages = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
+    stages: Any = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
     config = transformers.SwinConfig(**stages) if backbone == "swin" else transformers.ConvNextConfig(**stages)
     return transformers.UperNetForSemanticSegmentation(transformers.UperNetConfig(backbone_config=config))
 
@@ -46,7 +46,8 @@ def _torchvision(name: str) -> nn.Module:
 def _segformer() -> nn.Module:
     import transformers
 
-    return transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(num_labels=150))
+    options: Any = {"num_labels": 150}  # of every config, which its signature does not say
+    return transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(**options))
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {

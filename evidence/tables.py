@@ -66,6 +66,13 @@ DECODERS = {
 NUMBERS = (
     Number("quickstart", "mIoU, toy val", "60 or more", "this project's own check", "quickstart.json"),
     Number(
+        "camvid/uper_lite0",
+        "mIoU, CamVid val",
+        "68 or more",
+        "this project's own goal",
+        "camvid_uper_lite0.json",
+    ),
+    Number(
         "camvid/uper_r18",
         "mIoU, CamVid val",
         "50 or more",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scaleeq.model import padded, padded_size
+from scaleeq.ops.padding import padded, padded_size
 
 SIZES = {"equal": [(5, 7), (5, 7)], "different": [(5, 7), (6, 3)], "alone": [(9, 4)]}
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from scaleeq.equalization.moments import BranchMoments, channel_moments
+from scaleeq.equalization.moments import BranchMoments
+from scaleeq.ops.moments import channel_moments
 
 
 def batches(count=5, mean=0.4, std=0.58, dtype=torch.float64, seed=0) -> list[torch.Tensor]:

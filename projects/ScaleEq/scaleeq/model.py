@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from scaleeq.ops import resize, send
+from scaleeq.ops.padding import Images, padded, padded_size
 from scaleeq.tasks import Task
 from scaleeq.tasks.base import Losses
 from scaleeq.tasks.head import SegmentationHead
@@ -56,41 +56,6 @@ class Segmentation(nn.Module):
         """images: (N, 3, H, W), normalized -> (N, K, H, W); of several tasks, task -> (N, K, H, W)."""
         found, size = self.logits(images), (images.shape[-2], images.shape[-1])
         return {n: resize(x, size) for n, x in found.items()} if isinstance(found, dict) else resize(found, size)
-
-
-class Images(NamedTuple):
-    """tensor: (N, C, H, W), padded at the right and the bottom; image_sizes: (h, w) of each image before that."""
-
-    tensor: torch.Tensor
-    image_sizes: list[tuple[int, int]]
-
-
-def padded_size(
-    sizes: Sequence[Sequence[int]], divisibility: int = 0, constraints: Mapping[str, int] | None = None
-) -> tuple[int, int]:
-    """(height, width) of a batch of images of these sizes, in pixels, as Detectron2's ImageList has it.
-
-    Args:
-        divisibility: what both are rounded up to a multiple of; 0 and 1: not at all.
-        constraints: of a backbone: "size_divisibility", which goes before, and "square_size", the side of a square.
-
-    ValueError: an image larger than the square.
-    """
-    constraints = constraints or {}
-    height, width = (max(side) for side in zip(*sizes, strict=True))
-    square_px = constraints.get("square_size", 0)
-    if square_px > 0:
-        if max(height, width) > square_px:
-            raise ValueError(f"square_size {square_px} is smaller than an image of {height}x{width} pixels")
-        height = width = square_px
-    divisor = max(constraints.get("size_divisibility", divisibility), 1)
-    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
-
-
-def padded(images: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-    """images: (C, h, w) each -> (N, C, H, W) of the size, with zeros at the right and the bottom."""
-    height, width = size
-    return torch.stack([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images])
 
 
 LABELS_SUFFICE = "labels_suffice"  # in every sample of a batch: whoever reads the results reads labels alone

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from scaleeq.fusion import Equalizers, FastNormalizedSum, Fusion, SoftmaxSum, WeightedSum
+from scaleeq.fusion.branch import BranchMap
 from scaleeq.fusion.combine import combined_affine
-from scaleeq.fusion.fusion import BranchMap
 from scaleeq.fusion.ports import Affine, Combine, HoldsScales, Mix, NamesConsumer, Summing, TakesResized, Transfer
 from scaleeq.layers import per_weight
 

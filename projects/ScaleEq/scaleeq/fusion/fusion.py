@@ -11,140 +11,20 @@ scaleeq.equalization attaches.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from scaleeq.choices import one_of
-from scaleeq.ops import resize
-from scaleeq.ops.resized_conv import ResizedMap
 
-from .checks import refuse_branches, refuse_channels, refuse_inputs, refuse_width
+from .branch import Branch, BranchMap, Observation
+from .checks import refuse_branches, refuse_inputs
 from .evaluate import EVALUATIONS, small_branches
-from .ports import (
-    BranchEqualizer,
-    Combine,
-    EndsWithResize,
-    Lateral,
-    Mix,
-    Named,
-    NamesConsumer,
-    TakesResized,
-    Transfer,
-)
-from .transfers import Keep
-
-
-@dataclass(frozen=True)
-class Observation:
-    """One branch of one forward, as an observer sees it.
-
-    `source` and `transferred` are (N, C, h, w) before and (N, C, H, W) after the transfer. Where an equalizer acts
-    before the transfer, they are what it left: the branch itself is map * scale + offset.
-    """
-
-    branch: str
-    source: torch.Tensor
-    transferred: torch.Tensor
-    scale: torch.Tensor | float = 1.0
-    offset: torch.Tensor | float = 0.0
-
+from .ports import BranchEqualizer, Combine, Mix, Named, NamesConsumer, TakesResized, Transfer
 
 NONE: frozenset[str] = frozenset()
 
 Observer = Callable[["Fusion", Observation], None]
-
-
-class Branch(nn.Module):
-    """What one input passes through before it is combined: lateral (channels first), then transfer (size)."""
-
-    lateral: Lateral
-    transfer: Transfer
-
-    def __init__(self, channels: int, *, lateral: Lateral | None = None, transfer: Transfer | None = None):
-        """channels: width of the branch once it is transferred. No lateral: as it is; no transfer: its own size."""
-        super().__init__()
-        refuse_channels(channels)
-        self.channels = channels
-        self.lateral = nn.Identity() if lateral is None else lateral
-        self.transfer = Keep() if transfer is None else transfer
-
-
-class BranchMap:
-    """A branch in one forward, after its lateral; each of its maps is computed on demand, and once.
-
-    The transferred map is let go once the equalized one is there: a large forward would hold both of every branch.
-    A branch that is small is combined before its resize; its transferred map is made for an observer alone.
-    """
-
-    def __init__(self, fusion: Fusion, name: str, source: torch.Tensor, reference: torch.Tensor, small: bool = False):
-        """source: (N, C, h, w); reference: (N, C', H, W)."""
-        self.small = small
-        self._shrunk: torch.Tensor | None = None
-        self._resized: ResizedMap | None = None
-        self.name, self.fusion, self.branch = name, fusion, fusion.branches[name]
-        self._lateral, self.reference = source, reference
-        self._before: tuple[torch.Tensor, torch.Tensor | float] | None = None
-        self._transferred: torch.Tensor | None = None
-        self._equalized: torch.Tensor | None = None
-
-    @property
-    def source(self) -> torch.Tensor:
-        """(N, C, h, w), what is transferred."""
-        return self._prepared()[0]
-
-    def transferred(self) -> torch.Tensor:
-        """(N, C, H, W). ValueError for other channels than stated."""
-        if self._transferred is None and self.small:
-            self._transferred = resize(self._before_resize().detach(), self.size, self._resizing.mode)
-        elif self._transferred is None:
-            self._transferred = self.branch.transfer(self.source, self.reference)
-            refuse_width(self.name, self.branch.channels, self._transferred)
-        return self._transferred
-
-    def equalized(self) -> torch.Tensor:
-        """(N, C, H, W), the branch as it is combined."""
-        if self._equalized is None:
-            self._equalized = self.fusion.equalizers.after(self.name, self.branch.transfer, self.transferred())
-            self._transferred = None  # whoever asks from now on has it computed again
-        return self._equalized
-
-    def resized(self) -> ResizedMap:
-        """The branch as it is combined, before its resize where it is small."""
-        if not self.small:
-            return ResizedMap(self.equalized())
-        if self._resized is None:
-            x = self.fusion.equalizers.after(self.name, self.branch.transfer, self._before_resize())
-            self._resized = ResizedMap(x, self._resizing.mode)
-            self._shrunk = self._transferred = None
-        return self._resized
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W), of the reference."""
-        return self.reference.shape[-2], self.reference.shape[-1]
-
-    @property
-    def _resizing(self) -> EndsWithResize:
-        assert isinstance(self.branch.transfer, EndsWithResize)
-        return self.branch.transfer
-
-    def _before_resize(self) -> torch.Tensor:
-        """(N, C, h, w); once, because a gate may have a batch norm."""
-        if self._shrunk is None:
-            self._shrunk = self._resizing.before_resize(self.source)
-            refuse_width(self.name, self.branch.channels, self._shrunk)
-        return self._shrunk
-
-    def observation(self) -> Observation:
-        """What an observer sees; `equalized` comes later, because the observer may set the statistics for it."""
-        return Observation(self.name, self.source.detach(), self.transferred().detach(), offset=self._prepared()[1])
-
-    def _prepared(self) -> tuple[torch.Tensor, torch.Tensor | float]:
-        if self._before is None:
-            self._before = self.fusion.equalizers.before(self.name, self.branch.transfer, self._lateral)
-        return self._before
 
 
 class Equalizers(Named[BranchEqualizer]):
@@ -246,7 +126,10 @@ class Fusion(nn.Module):
         if self.per_branch and self.equalizers.exchangeable:
             transfers = {name: branch.transfer for name, branch in self.branches.items()}
             small = small_branches(self.combine, self.mix, transfers, sources, reference)
-        maps = [BranchMap(self, name, source, reference, name in small) for name, source in sources.items()]
+        maps = [
+            BranchMap(name, self.branches[name], self.equalizers, source, reference, small=name in small)
+            for name, source in sources.items()
+        ]
         if self.observer is not None:
             for each in maps:
                 self.observer(self, each.observation())

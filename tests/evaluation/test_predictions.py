@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scaleeq.commands import score
 from scaleeq.data import find_dataset, read_labels
 from scaleeq.data.reading import read_instances
 from scaleeq.evaluation import Reader, SemSegEvaluator, dataset_parts, score_predictions
@@ -244,3 +245,10 @@ def test_raw_values(tmp_path):
     assert read_labels(prediction_record(str(path), ade20k, "ade20k", False)).tolist() == [[7, 33, 0, 1]]
     with pytest.raises(ValueError, match=r"truth.png holds labels as they are: leave out --label-ids"):
         prediction_record(str(path), record, "", True)
+
+
+def test_the_commands_option_for_raw_values_is_heard(folder, name):
+    words = [str(folder / "predictions"), "--dataset", name, "--workers", "0"]
+    score.run(score.parse(score.parser(), words))
+    with pytest.raises(ValueError, match="leave out --label-ids"):
+        score.run(score.parse(score.parser(), [*words, "--label-ids"]))

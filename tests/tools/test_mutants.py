@@ -206,6 +206,13 @@ def test_a_mutant_stays_drawn_while_its_line_stays(tools, tmp_path):
     assert len(half - grown) <= 4 and any(kind[0] == "a/three.py" for kind in grown)
 
 
+def test_tests_that_lie_elsewhere_are_there(tools):
+    root, package = TOOLS.parent, TOOLS.parent / "projects" / "ScaleEq" / "scaleeq"
+    for start, paths in tools[1].EXTRA_TESTS.items():
+        assert any(package.glob(f"{start}*")), start
+        assert all((root / "tests" / path).is_file() for path in paths), start
+
+
 def test_a_campaign_tells_killed_from_survived_and_leaves_the_tree_alone(tools, project, capsys):
     before, only = listing(project), ["--only", "module.py:11:10", "module.py:12:9", "module.py:13:", "--mutants", "99"]
     assert tools[1].main(words(project, *only, "--at-least", "61")) == 1

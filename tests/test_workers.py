@@ -83,6 +83,17 @@ def test_a_process_that_the_pool_ended_is_not_the_one_that_was_killed():
     assert _how_it_ended(processes[:1]) == "was killed by SIGTERM" and _how_it_ended([]) == "was killed"
 
 
+def signalled(number: int) -> int:
+    os.kill(os.getpid(), number)
+    return number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_worker_goes_on_where_a_terminal_stops_all_processes(number):
+    """Their owner decides when they end."""
+    assert list(map_in_processes(signalled, [number] * 4, 2)) == [number] * 4
+
+
 def blurred(side: int) -> float:
     return float(cv2.erode(cv2.GaussianBlur(np.ones((side, side), np.uint8), (0, 0), 3), np.ones((9, 9))).mean())
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from scaleeq import engine
+from scaleeq.engine import standalone
 from scaleeq.engine.__main__ import main, package_version
 from tests.engine.running_sides import has_detectron2
 
@@ -114,6 +115,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'DefaultTrainer'"):
         engine.DefaultTrainer  # noqa: B018
     assert {"CfgNode", "load_config", "NAME"} <= set(dir(engine))
+    assert {"CfgNode", "launch", "comm"} <= set(dir(standalone)), "also those that are imported when they are asked for"
 
 
 def test_report_names_engine_versions_and_devices() -> None:

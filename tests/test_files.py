@@ -139,6 +139,15 @@ def test_parts_of_the_dead_are_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted(path.name for path in (living, tmp_path / "b.part"))
 
 
+def test_a_part_that_another_process_removes_meanwhile_is_no_error(tmp_path: Path, monkeypatch) -> None:
+    """Two runs that start in one folder clear it at the same time."""
+    part = tmp_path / f"{part_of(tmp_path / 'a.pth').name.rpartition('-')[0]}-1.part"
+    part.write_text("half")
+    monkeypatch.setattr(files, "is_alive", lambda pid: part.unlink() is not None)
+    remove_parts(tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_a_long_name_has_a_part_too(tmp_path: Path) -> None:
     file = tmp_path / ("ü" * 125 + ".txt")  # 254 of 255 bytes
     write_text(file, "whole")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scaleeq.workers import WorkerKilledError, map_in_processes
+from scaleeq.workers import WorkerKilledError, _how_it_ended, map_in_processes
 
 OWNER = """
 import faulthandler
@@ -70,6 +71,27 @@ def end(how: int) -> int:
 def test_a_killed_process_is_told(how, words):
     with pytest.raises(WorkerKilledError, match=f"one of 2 worker processes {words}.*memory.*fewer"):
         list(map_in_processes(end, [0, 0, how, 0, 0], 2))
+
+
+def test_a_process_that_the_pool_ended_is_not_the_one_that_was_killed():
+    """It ends the others by SIGTERM, which may strike before they leave signals to their parent."""
+    processes = [multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)) for _ in range(3)]
+    for process, number in zip(processes, (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM), strict=True):
+        process.start()
+        os.kill(process.pid, number)
+    assert _how_it_ended(processes) == "was killed by SIGKILL"
+    assert _how_it_ended(processes[:1]) == "was killed by SIGTERM" and _how_it_ended([]) == "was killed"
+
+
+def signalled(number: int) -> int:
+    os.kill(os.getpid(), number)
+    return number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_worker_goes_on_where_a_terminal_stops_all_processes(number):
+    """Their owner decides when they end."""
+    assert list(map_in_processes(signalled, [number] * 4, 2)) == [number] * 4
 
 
 def blurred(side: int) -> float:

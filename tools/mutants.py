@@ -39,27 +39,30 @@ from mutations import Mutant, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Tests that lie elsewhere than in tests/<folder of the module>, by the beginning of the module's path.
+# Tests that lie elsewhere in tests/ than in the folder of the module, by the beginning of the module's path.
 EXTRA_TESTS = {
-    "backbones/depth.py": ["tests/training/test_parameter_groups.py"],
-    "config/": ["tests/training/test_configs.py", "tests/training/test_setup.py", "tests/engine/test_load_config.py"],
-    "fusion/": ["tests/test_fusion_configs.py", "tests/test_grid.py"],
-    "decoders/": [
-        "tests/test_segmentor.py",
-        "tests/test_fusion_configs.py",
-        "tests/test_aux_logits.py",
-        "tests/test_grid.py",
-    ],
-    "equalization/": [
-        "tests/evidence/test_theory_page.py",
-        "tests/fusion/test_fusion.py",
-        "tests/test_model_records.py",
-    ],
-    "converters/": ["tests/decoders/test_fapn.py"],
-    "segmentor.py": ["tests/test_model_records.py"],
-    "pictures.py": ["tests/reports/test_finished_run.py", "tests/reports/test_visualization.py"],
-    "tasks/": ["tests/test_aux_logits.py", "tests/decoders/test_head_configs.py", "tests/decoders/test_heads.py"],
-    "training/": ["tests/test_recipes.py"],
+    "__main__.py": ["commands/test_console_verbs.py"],
+    "backbones/depth.py": ["training/test_parameter_groups.py"],
+    "commands/benchmark.py": ["probes/test_counting.py"],
+    "commands/check_data.py": ["data/test_checking.py"],
+    "commands/compare.py": ["experiments/test_compare.py"],
+    "commands/prepare_data.py": ["data/test_preparation.py"],
+    "commands/score.py": ["evaluation/test_predictions.py"],
+    "commands/train.py": ["training/test_train_net.py"],
+    "commands/visualize.py": ["reports/test_visualize_command.py"],
+    "config/": ["training/test_configs.py", "training/test_setup.py", "engine/test_load_config.py"],
+    "fusion/": ["test_fusion_configs.py", "test_grid.py"],
+    "decoders/": ["test_segmentor.py", "test_fusion_configs.py", "test_aux_logits.py", "test_grid.py"],
+    "equalization/": ["evidence/test_theory_page.py", "fusion/test_fusion.py", "test_model_records.py"],
+    "converters/": ["decoders/test_fapn.py"],
+    "reports/comparison": ["experiments/test_summary.py"],
+    "reports/contact_sheet.py": ["data/test_checking.py"],
+    "reports/costs.py": ["probes/test_counting.py"],
+    "reports/data.py": ["data/test_checking.py"],
+    "segmentor.py": ["test_model_records.py"],
+    "pictures.py": ["reports/test_finished_run.py", "reports/test_visualization.py"],
+    "tasks/": ["test_aux_logits.py", "decoders/test_head_configs.py", "decoders/test_heads.py"],
+    "training/": ["test_recipes.py"],
 }
 
 
@@ -220,7 +223,7 @@ def tests_of(root: Path, path: str) -> tuple[list[str], list[str]]:
     folder, stem = root / "tests" / path.rpartition("/")[0].partition("/")[0], Path(path).stem
     own = folder.is_dir() and folder != root / "tests"
     files = sorted(folder.rglob("test_*.py") if own else (root / "tests").glob("test_*.py"))
-    extra = [root / name for start, more in EXTRA_TESTS.items() if path.startswith(start) for name in more]
+    extra = [root / "tests" / name for start, more in EXTRA_TESTS.items() if path.startswith(start) for name in more]
     names_it = {file: bool(re.search(rf"\b{stem}\b", file.read_text())) for file in [*files, *extra] if file.is_file()}
     kept = [
         str(file.relative_to(root))

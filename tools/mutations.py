@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import itertools
-import random
 import re
 import tokenize
 from collections import Counter
@@ -183,48 +183,65 @@ def code_lines(source: str) -> set[int]:
 # --- which of them are drawn ---
 
 
-def shares(weights: dict[str, int], count: int, seed: int) -> Counter[str]:
-    """How many of `count` each file gets: by weight, at even distances from a random start; every folder gets one."""
-    step = sum(weights.values()) / count
-    point, passed, drawn = random.Random(seed).random() * step, 0, Counter[str]()
-    for path, weight in weights.items():
-        passed += weight
-        while point < passed:
-            drawn[path] += 1
-            point += step
-    folders: dict[str, list[str]] = {}
-    for path in weights:
-        folders.setdefault(path.rpartition("/")[0], []).append(path)
-    for folder, inside in folders.items():
-        if not any(drawn[path] for path in inside):
-            drawn[drawn.most_common(1)[0][0]] -= 1
-            drawn[random.Random(f"{seed} {folder}").choices(inside, [weights[path] for path in inside])[0]] += 1
-    return +drawn
+def fraction(*words: object) -> float:
+    """In [0, 1), the same for the same words on every machine."""
+    digest = hashlib.sha256("\0".join(map(str, words)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def shares(weights: dict[str, int], most: dict[str, int], count: int) -> Counter[str]:
+    """How many of `count` each folder gets, `most` at most: one first, then by weight (Webster's method).
+
+    No folder loses more than one where another one grows by as much as one mutant stands for.
+    """
+    share = Counter(dict.fromkeys(sorted(weights, key=lambda folder: -weights[folder])[:count], 1))
+    while share.total() < count and (open_ones := [folder for folder in weights if share[folder] < most[folder]]):
+        share[max(open_ones, key=lambda folder: weights[folder] / (2 * share[folder] + 1))] += 1
+    return share
+
+
+def in_turn(found: list[Mutant], source: bytes, seed: int) -> list[Mutant]:
+    """The mutants of a file in the order in which they are drawn: first one a line, numbers more rarely.
+
+    A mutant's place follows from its line's text, not from the line's number nor from other lines; of equal ones in the
+    file, from which of them it is.
+    """
+    equal, place = Counter[tuple[str, str]](), dict[Mutant, float]()
+    for mutant in sorted(found, key=lambda mutant: (mutant.start, mutant.end)):
+        what = (mutant.lines(source)[0], mutant.operator)
+        chance = fraction(seed, mutant.path, *what, equal[what])
+        place[mutant] = chance if mutant.is_number else chance**2
+        equal[what] += 1
+    seen, turns = Counter[int](), list[tuple[int, float, Mutant]]()
+    for mutant in sorted(found, key=lambda mutant: place[mutant]):
+        turns.append((seen[mutant.line], place[mutant], mutant))
+        seen[mutant.line] += 1
+    return [mutant for *_, mutant in sorted(turns)]
 
 
 def draw(package: Path, count: int, seed: int, only: list[str]) -> list[Mutant]:
     """`count` mutants of the files below `package`, the same for the same seed and files; one a line if that will do.
 
-    A number has two mutants, and there are many numbers: they are drawn more rarely.
+    A folder has a number of them by its lines of code; a file of n lines the places (0 + u) / n, (1 + u) / n, ... among
+    those of its folder, where u is a fraction that the seed and the file's name give.
     """
-    drawn, wanted, weights = list[Mutant](), dict[str, list[Mutant]](), dict[str, int]()
+    sources, lines, folders = dict[str, bytes](), Counter[str](), dict[str, list[tuple[float, Mutant]]]()
     for file in sorted(package.rglob("*.py")):
         path, source = str(file.relative_to(package)), file.read_bytes()
         found = [mutant for mutant in Finder(path, source).found if mutant.identity.startswith(tuple(only) or "")]
+        folder, size = path.rpartition("/")[0], len(code_lines(source.decode()))
         if found:
-            wanted[path], weights[path] = found, len(code_lines(source.decode()))
-    if not wanted:
+            sources[path] = source
+            lines[folder] += size
+            places = ((i + fraction(seed, path)) / size for i in itertools.count())
+            folders.setdefault(folder, []).extend(zip(places, in_turn(found, source, seed), strict=False))
+    if not folders:
         raise ValueError(f"{package} has no mutant that begins with {' or '.join(only) or 'anything'}; see --list")
-    share = shares(weights, count, seed) if count < sum(map(len, wanted.values())) else dict.fromkeys(wanted, count)
-    for path, number in share.items():
-        source, chance = (package / path).read_bytes(), random.Random(f"{seed} {path}")
-        seen: Counter[int] = Counter()
-        turns: list[tuple[int, float, Mutant]] = []
-        for mutant in sorted(wanted[path], key=lambda mutant: chance.random() ** (1 if mutant.is_number else 2)):
-            turns.append((seen[mutant.line], len(turns), mutant))
-            seen[mutant.line] += 1
-        usable = (mutant for *_, mutant in sorted(turns) if compiles(mutant.apply(source)))
-        drawn += itertools.islice(usable, number)
+    share = shares(lines, {folder: len(inside) for folder, inside in folders.items()}, count)
+    drawn: list[Mutant] = []
+    for folder, inside in folders.items():
+        usable = (mutant for _, mutant in sorted(inside) if compiles(mutant.apply(sources[mutant.path])))
+        drawn += itertools.islice(usable, share[folder])
     return sorted(drawn)
 
 

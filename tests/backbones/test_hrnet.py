@@ -16,6 +16,7 @@ from torch import nn
 
 from scaleeq import engine
 from scaleeq.backbones import HRNetBackbone, TimmBackbone
+from scaleeq.backbones import registered as backbones  # noqa: F401  (registers them)
 from scaleeq.backbones.depth import layer_ids
 from scaleeq.backbones.hrnet import Exchange, Transition
 from scaleeq.backbones.timm import Weights

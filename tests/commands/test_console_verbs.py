@@ -15,7 +15,17 @@ import yaml
 
 from scaleeq import engine, get_config
 from scaleeq.__main__ import VERBS, find_verb
-from scaleeq.commands import analyze, check_data, evaluate, prepare_data, score, show_config, train, visualize
+from scaleeq.commands import (
+    analyze,
+    benchmark,
+    check_data,
+    evaluate,
+    prepare_data,
+    score,
+    show_config,
+    train,
+    visualize,
+)
 from scaleeq.commands.words import shortened, split_at_key
 from scaleeq.config import add_scaleeq_config
 from scaleeq.data.preparation import CONVERSIONS
@@ -84,6 +94,10 @@ def test_help_of_every_verb(verb):
         (["analyze", "quickstart", "--batches", "0"], "--batches is 0"),
         (["config"], "give one config's name"),
         (["benchmark"], "required"),
+        (["benchmark", "toy/fpn", "SEED"], "neither configs nor KEY VALUE pairs: SEED"),
+        (["benchmark", "toy/fpn", "--no-such"], "neither configs nor KEY VALUE pairs: --no-such"),
+        (["benchmark", "SEED", "3"], "neither configs nor KEY VALUE pairs: SEED 3"),
+        (["benchmark", "toy/fpn", "--size", "0", "64"], "at least one pixel"),
     ],
 )
 def test_wrong_use_is_one_line(words, told):
@@ -212,6 +226,11 @@ def test_a_folder_is_a_run(tmp_path):
     (tmp_path / "run" / "config.yaml").write_text("")
     with pytest.raises(ValueError, match="leave out SEED 3"):
         analyze.run(analyze.parse(analyze.parser(), [str(tmp_path / "run"), "SEED", "3"]))
+
+
+def test_the_smallest_size_of_a_benchmark_is_one_pixel():
+    arguments = benchmark.parse(benchmark.parser(), ["toy/fpn", "--size", "1", "1", "SEED", "3"])
+    assert (arguments.config_file, arguments.size, arguments.opts) == (["toy/fpn"], [1, 1], ["SEED", "3"])
 
 
 def test_names_end_at_the_first_key():

@@ -279,6 +279,19 @@ def test_trees_of_others_are_checked_for_what_they_have():
         check_config(engine.CfgNode({"SEED": -5}))
 
 
+@pytest.mark.parametrize(
+    ("range_", "value", "told"),
+    [
+        (Range("integer", "[1, 4]", "pixels"), 9, "A.B is 9; expected an integer in [1, 4]: pixels"),
+        (Range("name", "[a-z]+"), "X", "A.B is 'X'; expected a name that matches [a-z]+"),
+        (Range("numbers", "(0, 1]", length=(0, 2)), [0.5], "A.B is [0.5]; expected a list of 0 or 2 numbers in (0, 1]"),
+    ],
+)
+def test_a_refusal_says_what_is_expected(range_, value, told):
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        range_.check("A.B", value)
+
+
 def test_bounds_are_read_as_they_are_printed():
     for bounds, inside, outside in (
         ("[0, 1)", (0, 0.5), (1, -1e-9, float("nan"))),

@@ -49,6 +49,11 @@ def test_random_scale_of_a_range_reaches_half_and_double():
     assert np.mean(sides) == pytest.approx(160, abs=10)
 
 
+def test_a_range_of_crops_may_be_one_size():
+    crop = Crop(kind="absolute_range", size=(32, 32))
+    assert tuple(aug.draw_crop_shape((100, 80), crop, np.random.default_rng(0))) == (32, 32)
+
+
 def test_a_range_has_both_of_its_ends():
     rng = np.random.default_rng(0)
     assert {aug.draw_short_side((3, 5), "range", rng) for _ in range(60)} == {3, 4, 5}

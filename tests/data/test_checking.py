@@ -139,6 +139,9 @@ def test_classes_that_never_occur_are_a_note(root):
     assert kinds(report) == ["never"] and not report.faults
     assert "2 car, 3 tree" in report.findings[0].advice and "--all" not in report.findings[0].advice
     assert "--all" in check_dataset(name, sample=1, workers=0).findings[0].advice
+    void = folder(root, {"c": np.where(DISTINCT == 255, 255, DISTINCT % 2).astype(np.uint8)})
+    advice = check_dataset(void, sample=ALL, workers=0).findings[0].advice
+    assert "2 car, 3 tree" in advice and "minus one" not in advice, "two are missing, not the last one alone"
 
 
 def test_the_last_class_alone_is_missing(root):

@@ -99,6 +99,7 @@ def test_classes_whose_names_hold_numbers_or_foreign_letters(tmp_path):
     [
         ("ade20k_150_vla", "nearest are ade20k_150_val"),
         ("voc2012_trainaug", "nearest are.*voc2012_sem_seg_trainaug"),
+        ("camvit_sem_seg_val", "nearest are.*camvid_sem_seg_val"),
         ("???", "there are .*camvid_sem_seg_train.*folder:PATH"),
     ],
 )

@@ -60,6 +60,16 @@ def test_colour_alone_does_not_tell_the_pairs_apart(first, second):
     assert np.abs(one.mean(axis=0) - two.mean(axis=0)).max() < 0.5 * np.minimum(one.std(axis=0), two.std(axis=0)).min()
 
 
+def test_fields_carry_waves_of_the_period_of_the_ground():
+    """Oracle: the spectrum of one row: of a wave in any direction, its length along the row is the period at least."""
+    y, x = np.mgrid[:8, :512].astype(np.float64)
+    for seed in range(10):
+        waves = toy._stripes(x, y, np.random.default_rng(seed))
+        assert waves.min() > 0.1 and waves.max() < 0.9
+        spectrum = np.abs(np.fft.rfft((waves[0] - waves[0].mean()) * np.hanning(512)))
+        assert 512 / max(1, int(spectrum.argmax())) > 0.9 * toy.GROUND_PERIOD_PX[0]
+
+
 def test_walls_carry_bricks_of_8_by_4_pixels():
     """Red against grey, pixels of a wall a period apart differ by the noise alone, those half a period apart by more.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.modules.batchnorm import _NormBase
 
 from scaleeq.config import add_scaleeq_config
 from scaleeq.decoders.pyramid import PYRAMID_COMBINES, PYRAMID_TRANSFERS, NoPyramid, PyramidOptions, build_pyramid
@@ -68,6 +69,13 @@ def test_published_sizes_of_whole_models():
     assert FPN == 3_344_384 and FAPN == 7_786_888
     assert round((others + FPN) / 1e6, 1) == 28.6
     assert round((others + FAPN) / 1e6, 1) == 33.1
+
+
+@pytest.mark.parametrize("norm", [None, torch.nn.InstanceNorm2d], ids=["none", "instance"])
+@pytest.mark.parametrize("name", ["fpn", "fapn", "bifpn"])
+def test_a_pyramids_norm_is_that_of_all_its_parts(name, norm):
+    pyramid = build_pyramid(R50, options("NAME", name, channels=8), norm=norm)
+    assert {type(module) for module in pyramid.modules() if isinstance(module, _NormBase)} == {norm} - {None}
 
 
 def test_the_documented_sizes_are_those_of_the_documented_keys():

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scaleeq.decoders.context import atrous_pooling, pyramid_pooling
+from scaleeq.decoders import FusionOptions
+from scaleeq.decoders.context import AtrousOptions, atrous_pooling, pyramid_pooling
 
 
 def make_input() -> torch.Tensor:
@@ -62,3 +63,12 @@ def test_repeated_and_empty_scales_are_refused():
         pyramid_pooling(8, 4, pool_scales=(2, 2))
     with pytest.raises(ValueError, match=r"ASPP_DILATIONS is \[\]; give different"):
         atrous_pooling(8, 4, dilations=())
+
+
+def test_unknown_parts_are_refused_with_the_key_that_names_them():
+    with pytest.raises(ValueError, match=r"MODEL.GATE is 'open'; choose one of"):
+        AtrousOptions(gate="open")
+    with pytest.raises(ValueError, match=r"MODEL.FUSION.COMBINE is 'max'; choose one of"):
+        AtrousOptions(combine="max")
+    with pytest.raises(ValueError, match=r"MODEL.FUSION.COMBINE is 'max'; choose one of"):
+        FusionOptions(combine="max")

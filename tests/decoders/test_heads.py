@@ -12,6 +12,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.modules.batchnorm import _NormBase
 
 from scaleeq import calibrate, fold_equalizers
 from scaleeq.decoders import (
@@ -314,6 +315,13 @@ def test_a_group_per_channel_would_leave_nothing_of_one_cell(name):
     own = {"widths": {"low_level": 32}} if name == "sep_aspp" else {}
     with pytest.raises(ValueError, match="a group for each of 32 channels"):
         make_head(name, channels=32, norm=lambda channels: torch.nn.GroupNorm(32, channels), **own)
+
+
+@pytest.mark.parametrize("norm", [None, torch.nn.InstanceNorm2d], ids=["none", "instance"])
+@pytest.mark.parametrize("name", HEADS)
+def test_a_heads_norm_is_that_of_all_its_parts(name, norm):
+    norms = [module for module in make_head(name, norm=norm).modules() if isinstance(module, _NormBase)]
+    assert {type(module) for module in norms} == {norm} - {None}
 
 
 def test_group_norm_of_several_channels_a_group_trains_on_one_image():

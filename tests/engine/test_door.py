@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from scaleeq import engine
-from scaleeq.engine.__main__ import main
+from scaleeq.engine import standalone
+from scaleeq.engine.__main__ import main, package_version
 from tests.engine.running_sides import has_detectron2
 
 PROJECT = Path(engine.__file__).parents[2]
@@ -114,6 +115,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'DefaultTrainer'"):
         engine.DefaultTrainer  # noqa: B018
     assert {"CfgNode", "load_config", "NAME"} <= set(dir(engine))
+    assert {"CfgNode", "launch", "comm"} <= set(dir(standalone)), "also those that are imported when they are asked for"
 
 
 def test_report_names_engine_versions_and_devices() -> None:
@@ -122,6 +124,11 @@ def test_report_names_engine_versions_and_devices() -> None:
     words = [line.partition(":")[0] for line in result.stdout.splitlines()]
     assert words == ["engine", "python", "torch", "torchvision", "timm", "detectron2", "devices"]
     assert result.stdout.startswith("engine: standalone 0.6 (SCALEEQ_ENGINE=standalone)\n")
+
+
+def test_a_package_that_is_not_there_is_said_to_be_missing() -> None:
+    assert package_version("torch")[0].isdigit()
+    assert package_version("no-package-of-this-name") == "not installed"
 
 
 def test_report_fails_for_another_engine_than_required(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,3 +51,12 @@ def test_the_stop_of_a_job_is_not_that_of_the_next(monkeypatch: pytest.MonkeyPat
     seen: list[argparse.Namespace] = []
     run_job(seen.append, options(1))
     assert len(seen) == 1
+
+
+def test_the_launch_is_that_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(job, "launch", lambda function, processes, **others: told.update(others, processes=processes))
+    words = ["--num-gpus", "2", "--num-machines", "3", "--machine-rank", "1", "--dist-url", "tcp://10.0.0.1:29500"]
+    run_job(pytest.fail, default_argument_parser().parse_args(words))
+    assert (told["processes"], told["num_machines"], told["machine_rank"]) == (2, 3, 1)
+    assert told["dist_url"] == "tcp://10.0.0.1:29500"

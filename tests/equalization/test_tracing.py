@@ -3,6 +3,8 @@ each of these channel ranges in what the convolution really reads."""
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -305,3 +307,12 @@ def test_a_sum_over_a_stack_is_no_concatenation():
     net = ThreeMaps(lambda net, a, b, c: torch.stack([b, b, b]).sum(0), 6)
     trace = trace_concatenations(net, images())
     assert not trace.found and not trace.passed_over(())
+
+
+def test_a_compiled_part_is_traced_without_a_warning():
+    """torch warns of hooks on all modules where it compiles: those of a trace are gone when it is over."""
+    net, _ = make("compiled")
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trace_concatenations(net, images())

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scaleeq.commands import score
 from scaleeq.data import find_dataset, read_labels
 from scaleeq.data.reading import read_instances
 from scaleeq.evaluation import Reader, SemSegEvaluator, dataset_parts, score_predictions
@@ -69,6 +70,7 @@ def test_numbers_by_numpy(folder, name):
     record = score_predictions(str(folder / "predictions"), name, READER)
     results = record["sem_seg"]
     assert results["mIoU"] == pytest.approx(100 * iou.mean(), rel=1e-12)
+    assert "boundary_IoU" not in results, "it takes its time, and is asked for"
     assert results["IoU-sea"] == pytest.approx(100 * iou[1], rel=1e-12)
     assert results["pACC"] == pytest.approx(100 * np.trace(counts) / counts.sum(), rel=1e-12)
     assert (record["num_images"], record["datasets"], record["absent_classes"]) == (NUM_IMAGES, [name], "exclude")
@@ -244,3 +246,10 @@ def test_raw_values(tmp_path):
     assert read_labels(prediction_record(str(path), ade20k, "ade20k", False)).tolist() == [[7, 33, 0, 1]]
     with pytest.raises(ValueError, match=r"truth.png holds labels as they are: leave out --label-ids"):
         prediction_record(str(path), record, "", True)
+
+
+def test_the_commands_option_for_raw_values_is_heard(folder, name):
+    words = [str(folder / "predictions"), "--dataset", name, "--workers", "0"]
+    score.run(score.parse(score.parser(), words))
+    with pytest.raises(ValueError, match="leave out --label-ids"):
+        score.run(score.parse(score.parser(), [*words, "--label-ids"]))

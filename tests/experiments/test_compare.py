@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scaleeq.commands import compare
+from scaleeq.engine import DatasetCatalog
 from scaleeq.experiments.execute import _Progress, execute
 from scaleeq.experiments.jobs import End, Job, Pool
 from scaleeq.experiments.plan import read_plan
@@ -127,6 +129,24 @@ def test_what_cannot_run_is_refused_before_anything_runs(tmp_path, scenes):
         with pytest.raises((KeyError, ValueError), match=message):
             execute(plan, tmp_path / "out", train=[str(TRAIN)], jobs=1)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stop_before_the_first_run_ends_at_once(tmp_path, scenes, monkeypatch, capsys):
+    """The terminal is closed while the data sets of the variants are read, which may take long."""
+    path, read = write(tmp_path, {"off": {}, "equalized": EQUALIZED}), []
+
+    def closed_meanwhile():
+        if not read:
+            os.kill(os.getpid(), signal.SIGHUP)
+        read.append("all of it")
+        return load()
+
+    load = DatasetCatalog[OVERRIDES["DATASETS.TRAIN"][0]]
+    monkeypatch.setitem(DatasetCatalog.data, OVERRIDES["DATASETS.TRAIN"][0], closed_meanwhile)
+    words = [str(path), "--output", str(tmp_path / "out"), "--jobs", "1"]
+    assert compare.run(compare.parse(compare.parser(), words)) == 143
+    assert read == [] and "Stopped by SIGTERM" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("metrics.json"))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import locale
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -20,6 +21,7 @@ from scaleeq.experiments.summary import question, summarize_comparison
 from scaleeq.reports.comparison_drawing import band, draw_curves, draw_differences
 from scaleeq.reports.comparison_page import page, write_report
 from scaleeq.reports.comparison_tables import HEADERS, comparison_table, markdown, verdicts
+from scaleeq.reports.style import CALLED, MEAN, ONE_SEED
 from tests.experiments.folders import write_comparison, write_run
 
 VALUES = {
@@ -70,6 +72,7 @@ def test_missing_runs_are_named_and_pairs_need_both(tmp_path):
     assert content["missing"] == ["off, seed 1", "equalized, seed 3", "wide, seed 0", "wide, seed 1", "wide, seed 2"]
     assert content["comparisons"]["equalized"]["by_seed"] == {"0": 2.0, "2": 2.0}
     words = verdicts(content)
+    assert content["comparisons"]["wide"]["called_holm"] is False, "one seed calls nothing"
     assert "2 seeds" in words["equalized"] and "nothing can be called from one seed (+0.50)" in words["wide"]
     nothing = summarize_comparison(*write_comparison(tmp_path / "b", dict.fromkeys(VALUES, [None] * 4)))
     assert "not run" in verdicts(nothing)["wide"] and "Not run." in page(nothing)
@@ -143,6 +146,15 @@ def test_the_axis_of_differences_names_their_metric(content):
     with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters as text, not as outlines
         words = list(ElementTree.fromstring(draw_differences(content)).itertext())
     assert "difference of sem_seg/mIoU" in words
+    assert {"equalized", "wide", "against off"} <= set(words), "every row has its name"
+
+
+def test_every_seed_is_a_dot_of_its_own_colour(content):
+    """Not that of the mean, nor of its interval: one seed says little."""
+    drawn = draw_differences(content)
+    seeds = sum(len(compared["by_seed"]) for compared in content["comparisons"].values())
+    assert len(re.findall(rf"<use [^>]*fill: {ONE_SEED}", drawn, re.IGNORECASE)) == seeds
+    assert ONE_SEED not in (MEAN, CALLED)
 
 
 def test_words_that_markdown_would_read(content):
@@ -195,6 +207,17 @@ def test_lines_that_are_not_whole_are_named_and_left_out(tmp_path, caplog):
     assert curve(rows, "a") == [(9, 1)] and curve(rows, "b") == []
     for number, each in zip((2, 3, 4, 5, 7), caplog.records, strict=True):
         assert f"{path}: line {number} is not whole" in each.message
+
+
+def test_metrics_are_read_as_they_were_written_in_any_locale(tmp_path):
+    """Names of classes are not all ASCII; the locale of whoever reads them may be."""
+    path, before = tmp_path / "metrics.json", locale.setlocale(locale.LC_CTYPE)
+    path.write_text('{"iteration": 9, "sem_seg/IoU-Straße": 1}', encoding="utf-8")
+    try:
+        locale.setlocale(locale.LC_CTYPE, "C")
+        assert read_metrics(path) == [{"iteration": 9, "sem_seg/IoU-Straße": 1}]
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
 
 
 def test_a_mark_that_cannot_be_read_is_told_with_the_way_out(tmp_path):

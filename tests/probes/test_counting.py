@@ -182,6 +182,10 @@ def test_a_table_for_people(capsys):
     header, _, row = out.splitlines()
     assert len(header.split("|")) == len(row.split("|"))
     assert "512x512" in row and "params M" in header
+    counted = count_config(config(*FAMILIES["fapn"]), (512, 512))
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (header, row)), strict=True))
+    assert cells["params M"] == f"{counted.params / 1e6:.2f}"
+    assert cells["multiply-adds G"] == f"{counted.macs / 1e9:.1f}" and cells["of it attention"] == "-"
 
 
 def test_options_stand_anywhere_behind_the_files():

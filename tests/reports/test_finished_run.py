@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from scaleeq.engine import MetadataCatalog
-from scaleeq.pictures import colorize
+from scaleeq.pictures import VOID_COLOR, blend, colorize
 from scaleeq.reports.pictures import Classes, Seen
 from scaleeq.reports.pictures.evaluation import evaluation_sheets
 from scaleeq.reports.pictures.finished_run import plot_predictions
@@ -32,6 +32,12 @@ def record(p2: float, p3: float, std: float | None) -> dict:
         for branch in branches.values():
             branch["std_equalized"] = branch["std"] / std
     return {"fusions": {"head": {"branches": branches}}}
+
+
+def test_an_overlay_shows_void_as_void():
+    colors = [(10, 20, 30), (40, 50, 60)]
+    drawn = blend(np.zeros((1, 3, 3), np.uint8), np.array([[0, 1, 255]], np.uint8), colors, opacity=1.0)
+    assert [tuple(pixel) for pixel in drawn[0].tolist()] == [*colors, tuple(VOID_COLOR)]
 
 
 def test_a_training_is_handed_the_sheet_of_its_examples(tmp_path):

@@ -147,6 +147,15 @@ def test_the_page_is_whole_and_loads_nothing():
     assert all(f"{share} % of the energy" in elements.text for share in shares)
 
 
+@pytest.mark.parametrize(
+    ("number", "said"), [(1, "64x64 pixels"), (3, "64x64, 65x64, 66x64 pixels"), (4, "66x64 ... pixels")]
+)
+def test_the_first_three_sizes_are_named(number, said):
+    elements = Elements()
+    elements.feed(page({**content(), "about": {**ABOUT, "sizes": [[64 + i, 64] for i in range(number)]}}))
+    assert said in elements.text
+
+
 @pytest.mark.parametrize("effect, said", [(True, "100 % spread"), (False, "no effect (100 % spread)")])
 def test_the_summary_tells_spreads_without_an_effect_apart(effect, said):
     shown = content()

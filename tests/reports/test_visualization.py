@@ -17,6 +17,7 @@ from scaleeq.engine import DatasetCatalog
 from scaleeq.pictures import VOID_COLOR, colorize, write_labels
 from scaleeq.reports.pictures import sheets
 from scaleeq.reports.pictures.drawing import (
+    ARROWS,
     VOID_GREY,
     WRONG_COLOR,
     arrow_scale,
@@ -123,6 +124,7 @@ def test_a_sheet_pastes_panels_as_they_are():
         assert len(at) == 1
         top, left = at[0]
         np.testing.assert_array_equal(sheet[top : top + 40, left : left + picture.shape[1]], picture)
+    assert all(count(sheet, color) for color in ((68, 1, 84), (253, 231, 37))), "a bar from low to high, in viridis"
 
 
 def test_heat_and_arrows():
@@ -140,6 +142,15 @@ def test_heat_and_arrows():
     drawn = paint_arrows(np.zeros((200, 200, 3), np.uint8), to_the_right, 1.0).any(axis=-1)
     rows, columns = np.nonzero(drawn)
     assert columns.min() >= 99 and 150 <= columns.max() <= 162 and np.ptp(rows) < 30
+
+
+def test_arrows_are_as_many_along_the_longer_side():
+    """Down everywhere: each arrow is a column of pixels of its own."""
+    down = np.zeros((2, 40, 40 * ARROWS))
+    down[0] = 5
+    drawn = paint_arrows(np.zeros((*down.shape[1:], 3), np.uint8), down, 1.0).any(axis=(0, 2))
+    starts = np.count_nonzero(drawn[1:] & ~drawn[:-1]) + drawn[0]
+    assert starts == ARROWS
 
 
 # --- scores, legend, names ---
@@ -313,6 +324,15 @@ def test_images_of_a_data_set(tmp_path):
         picture_files([tmp_path / "nowhere"])
     with pytest.raises(FileNotFoundError, match="there is no image"):
         picture_files([tmp_path])
+
+
+def test_images_of_a_folder_that_nobody_has_named_before(tmp_path):
+    photo = np.zeros((4, 6, 3), np.uint8)
+    for folder, picture in (("images", photo), ("labels", photo[..., 0])):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(picture).save(tmp_path / folder / "a.png")
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    assert list(dataset_images(f"folder:{tmp_path}")) == ["a"]
 
 
 def test_stored_predictions(tmp_path):

@@ -128,6 +128,10 @@ def test_flips_and_scales_follow_the_tasks_geometry(tmp_path):
     ratio = doubled["normals"].mean() / plain["normals"].mean()
     assert float(ratio) == pytest.approx(2, rel=0.05)
 
+    both = InferenceOptions(scales=(1.0, 2.0))
+    (mean,) = Inference(Directions().eval(), options=both, task=task)([sample])
+    torch.testing.assert_close(mean["normals"], (plain["normals"] + doubled["normals"]) / 2)
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),

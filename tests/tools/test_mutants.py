@@ -175,6 +175,44 @@ def test_drawing_is_by_seed_lines_and_folder(tools, tmp_path):
         draw(tmp_path, 3, 0, ["b/"])
 
 
+def test_a_mutant_stays_drawn_while_its_line_stays(tools, tmp_path):
+    """Changed files draw as before but for their changed lines: a test written for a survivor counts the next time."""
+
+    def drawn(**files: str) -> set[tuple[str, str, str]]:
+        for path, text in files.items():
+            (tmp_path / path.replace("_", "/")).with_suffix(".py").write_text(text)
+        found = tools[0].draw(tmp_path, 40, 0, [])
+        sources = {mutant.path: (tmp_path / mutant.path).read_bytes() for mutant in found}
+        assert len(found) == 40
+        return {(mutant.path, mutant.operator, *mutant.lines(sources[mutant.path])) for mutant in found}
+
+    def functions(numbers, change: str = "+") -> str:
+        return "".join(f"def f{i}(x):\n    return x {change} y{i}\n" for i in numbers)
+
+    for folder in "abc":
+        (tmp_path / folder).mkdir()
+    before = drawn(
+        a_one=functions(range(100)), a_two=functions(range(90)), b_one=functions(range(80)), c_one="x = -y\n"
+    )
+    moved = drawn(a_one="# One more line.\n\n" + functions(range(99, -1, -1)))
+    assert moved == before
+    half = drawn(b_one=functions(range(40), "*") + functions(range(40, 80)))
+    assert {kind for kind in half if kind[0] != "b/one.py"} == {kind for kind in before if kind[0] != "b/one.py"}
+    kept = {
+        kind for kind in before if kind[0] == "b/one.py" and "*" not in kind[2] and int(kind[2].split("y")[1]) >= 40
+    }
+    assert kept and len(kept - half) <= 2
+    grown = drawn(a_three=functions(range(20)))
+    assert len(half - grown) <= 4 and any(kind[0] == "a/three.py" for kind in grown)
+
+
+def test_tests_that_lie_elsewhere_are_there(tools):
+    root, package = TOOLS.parent, TOOLS.parent / "projects" / "ScaleEq" / "scaleeq"
+    for start, paths in tools[1].EXTRA_TESTS.items():
+        assert any(package.glob(f"{start}*")), start
+        assert all((root / "tests" / path).is_file() for path in paths), start
+
+
 def test_a_campaign_tells_killed_from_survived_and_leaves_the_tree_alone(tools, project, capsys):
     before, only = listing(project), ["--only", "module.py:11:10", "module.py:12:9", "module.py:13:", "--mutants", "99"]
     assert tools[1].main(words(project, *only, "--at-least", "61")) == 1

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import weakref
 
 import pytest
 import torch
@@ -303,3 +304,21 @@ def test_first_batches_can_be_iterated_again(num_batches):
 
     batches = FirstBatches(Endless(), num_batches)
     assert list(batches) == list(batches) == list(range(num_batches))
+
+
+def test_a_trainer_that_is_over_is_given_back_at_once(tmp_path):
+    """With its model and its averages, which may fill a GPU: no collection of circles has to come first."""
+
+    class Owner:
+        model = torch.nn.Linear(1, 1)
+
+        def evaluated_model(self):
+            return self.model, "trained"
+
+    owner = Owner()
+    gone, trainer = weakref.ref(owner), Scored(tmp_path, [1.0])
+    owner.hook = BestCheckpoint(owner.evaluated_model, str(tmp_path), metric=HEADLINE)
+    trainer.register_hooks([owner.hook])
+    trainer.train(0, 1)
+    del trainer, owner
+    assert gone() is None

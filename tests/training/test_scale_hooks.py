@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from scaleeq.engine import TrainerBase
+from scaleeq.training import Trainer
 from scaleeq.training.scale_hooks import MAX_HISTORY, CalibrationHook, ScaleStatisticsHook, thinned
 from tests.equalization.test_calibration import TinyNet, make_loader
+from tests.training.tiny import tiny_config
 
 
 class Loop(TrainerBase):
@@ -207,3 +209,23 @@ def test_an_observer_from_before_is_given_back(tmp_path):
     hooks = [CalibrationHook(model, make_loader, output_dir=str(tmp_path))]
     Loop(model, *hooks, ScaleStatisticsHook(model, period=2, output_dir=str(tmp_path))).train(0, 2)
     assert model.last.observer is before and model.context.observer is None
+
+
+def test_float16s_loss_scale_is_not_in_what_is_recorded(tmp_path):
+    """Losses are multiplied by 65536 there, so that gradients of maps do not vanish. Oracle: float32, within a half."""
+    recorded = []
+    for name, options in (
+        ("float32", {}),
+        ("float16", {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "float16"}),
+    ):
+        cfg = tiny_config(
+            tmp_path / name, SEED=0, SOLVER__MAX_ITER=1, SOLVER__WARMUP_ITERS=0, DATASETS__TEST=(),
+            MODEL__SCALE_EQUALIZER__STATISTICS_PERIOD=1, **options,
+        )  # fmt: skip
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=False)
+        trainer.train()
+        content = json.loads((tmp_path / name / "scale_statistics.json").read_text())
+        branches = content["at_start"]["fusions"]["sem_seg_head.fusion"]["branches"]
+        recorded.append({branch: each["map_gradient"] for branch, each in branches.items()})
+    assert recorded[1] == pytest.approx(recorded[0], rel=0.5)

@@ -17,7 +17,7 @@ from scaleeq.data.sets.catalog import register_dataset
 from scaleeq.engine import DatasetCatalog, MetadataCatalog, load_config
 from scaleeq.training import Trainer, choose_device
 from scaleeq.training.expected import metric_names, require_expected
-from scaleeq.training.setup import check_before_training
+from scaleeq.training.setup import check_before_evaluation, check_before_training
 
 from .tiny import OTHER_TEST_SET, TEST_SET, tiny_config
 
@@ -53,6 +53,16 @@ def test_the_cpu_stays_the_cpu(log):
 
 def test_nothing_is_wrong_with_the_tiny_config(tmp_path):
     check_before_training(tiny_config(tmp_path))
+
+
+@pytest.mark.parametrize("check", [check_before_training, check_before_evaluation])
+def test_a_config_that_was_changed_in_python_is_checked_too(tmp_path, check):
+    cfg = tiny_config(tmp_path)
+    check(cfg)
+    cfg.defrost()
+    cfg.MODEL.SEM_SEG_HEAD.DROPOUT = 2.0
+    with pytest.raises(ValueError, match=r"MODEL.SEM_SEG_HEAD.DROPOUT is 2\.0"):
+        check(cfg)
 
 
 @pytest.mark.parametrize(

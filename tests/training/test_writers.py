@@ -9,9 +9,10 @@ import struct
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from scaleeq.engine import EvalHook, TrainerBase, default_writers
+from scaleeq.engine import EvalHook, EventWriter, TrainerBase, default_writers, get_event_storage
 from scaleeq.training.writers import EvaluationWriter, MetricsFile, WandbWriter, run_writers
 
 from .tiny import tiny_config
@@ -48,6 +49,36 @@ def test_evaluations_are_written_at_once(tmp_path):
 def test_both_moments_at_once_are_one(tmp_path):
     Writing(tmp_path, eval_period=3).train(0, 4)
     assert [line["iteration"] for line in lines(tmp_path)] == [2, 3, 4]
+
+
+def test_pictures_of_an_evaluation_are_written_with_it_in_a_step_or_after_one():
+    shown: list[str] = []
+    new: dict[str, np.ndarray] = {}
+
+    class Shows(EventWriter):
+        def write(self):
+            shown.extend(name for name, _, _ in get_event_storage()._vis_data)
+
+    def pictures():
+        taken = dict(new)
+        new.clear()
+        return taken
+
+    class Evaluated(TrainerBase):
+        def run_step(self):
+            if self.iter == 1:
+                new["in a step"] = np.zeros((2, 3, 3), np.uint8)
+
+        def after_train(self):
+            new["after all"] = np.zeros((2, 3, 3), np.uint8)
+            writer.evaluated_now()
+            assert shown == ["in a step", "after all"]
+            super().after_train()
+
+    trainer, writer = Evaluated(), EvaluationWriter([Shows()], period=1, pictures=pictures)
+    trainer.register_hooks([writer])
+    trainer.train(0, 3)
+    assert shown == ["in a step", "after all"], "each once"
 
 
 def test_a_fresh_file_has_no_mark(tmp_path):

@@ -79,7 +79,7 @@ class ESeg(PyramidDecoder):
         x = features[self.in_features[-1]]
         for level in self.pooled_levels:
             # Half the size, rounded up; what lies outside of the map does not count.
-            x = F.avg_pool2d(x, 2, stride=2, ceil_mode=True)
+            x = F.avg_pool2d(x, 2, ceil_mode=True)
             levels[level] = x
         return self.pyramid(levels)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Side = Literal["detectron2", "standalone"]
-MAX_NAMES = 40
 
 
 @dataclass(frozen=True)

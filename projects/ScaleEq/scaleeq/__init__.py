@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scaleeq.equalization.folding import fold_equalizers as fold_equalizers
     from scaleeq.equalization.foreign import equalize as equalize
     from scaleeq.fusion import Fusion as Fusion
+    from scaleeq.rewrites.export import export as export
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "create_model",
     "equalize",
     "equalize_fusions",
+    "export",
     "fold_equalizers",
     "get_config",
 ]
@@ -45,6 +47,7 @@ _HOMES = {
     "create_model": "scaleeq.create",
     "equalize": "scaleeq.equalization.foreign",
     "equalize_fusions": "scaleeq.equalization",
+    "export": "scaleeq.rewrites.export",
     "fold_equalizers": "scaleeq.equalization.folding",
 }
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from scaleeq.equalization.foreign import equalize as equalize
     from scaleeq.fusion import Fusion as Fusion
     from scaleeq.rewrites.export import export as export
+    from scaleeq.zoo import list_models as list_models
+    from scaleeq.zoo import load_model as load_model
 
 __version__ = "0.1.0"
 
@@ -37,6 +39,8 @@ __all__ = [
     "export",
     "fold_equalizers",
     "get_config",
+    "list_models",
+    "load_model",
 ]
 
 _HOMES = {
@@ -49,6 +53,8 @@ _HOMES = {
     "equalize_fusions": "scaleeq.equalization",
     "export": "scaleeq.rewrites.export",
     "fold_equalizers": "scaleeq.equalization.folding",
+    "list_models": "scaleeq.zoo",
+    "load_model": "scaleeq.zoo",
 }
 
 

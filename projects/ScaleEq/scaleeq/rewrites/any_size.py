@@ -1,0 +1,174 @@
+"""A copy of a model whose graph is one for every size of image: what an export records.
+
+Two habits that save time in eager mode would be recorded as facts about the traced size: nothing is resized where two
+sizes are equal, and adaptive pooling has windows of whole numbers. Here a map is always interpolated, and the windows
+are matrices that the graph makes of the size that it meets; checks of sizes, which a graph cannot make, are left out.
+Values are those of the plain model, up to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.ops import deform_conv2d
+
+from scaleeq.backbones.timm import TimmBackbone
+from scaleeq.fusion import Aligned, Gated, Keep, Pool, Progressive, Resize
+from scaleeq.fusion.transfers import Deconv
+from scaleeq.layers import ConvNormAct, LogitsGate
+from scaleeq.ops.deform_conv import sampled_deform_conv3x3
+from scaleeq.ops.resize import INTERPOLATIONS
+
+Forward = Callable[..., Any]
+
+
+def of_any_size(model: nn.Module, *, operator: bool = False) -> nn.Module:
+    """A copy in eval mode, on the CPU and in float32, whose modules do not look at sizes.
+
+    operator: FaPN's deformable convolutions are torchvision's operator, which ONNX has as one node; else they are
+        samplings and products of torch alone.
+    """
+    copied = copy.deepcopy(model).eval().cpu().float()
+    forwards = FORWARDS | ({Aligned: aligned_by_operator} if operator else {})
+    for module in copied.modules():
+        fold_batch_norm(module)
+        for kind, forward in forwards.items():
+            # A subclass with a forward of its own keeps it.
+            if isinstance(module, kind) and type(module).forward is kind.forward:
+                module.forward = partial(forward, module)  # type: ignore[method-assign]
+                break
+    return copied
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """A block's batch norm goes into its convolution, in place; not into one that has an offset besides its bias."""
+    if isinstance(module, ConvNormAct) and type(module.conv) is nn.Conv2d and isinstance(module.norm, nn.BatchNorm2d):
+        module.conv = fuse_conv_bn_eval(module.conv, module.norm)
+        module.norm = nn.Identity()
+
+
+def interpolated(x: torch.Tensor, size: Any, mode: str = "bilinear") -> torch.Tensor:
+    """x: (N, C, h, w) -> (N, C, *size), interpolated where the size is that of x, too; that changes nothing."""
+    interpolation, align_corners = INTERPOLATIONS[mode]
+    return F.interpolate(x, size=tuple(size), mode=interpolation, align_corners=align_corners)
+
+
+def keep(module: Keep, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """x: (N, C, H, W) -> x."""
+    return x
+
+
+def resized(module: Resize, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """x: (N, C, h, w); reference: (N, C', H, W) -> (N, C, H, W)."""
+    return interpolated(x, reference.shape[-2:], module.mode)
+
+
+def deconvolved(module: Deconv, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """x: (N, C, h, w); reference: (N, C', H, W) -> (N, C, H, W)."""
+    return module.conv(x)[..., : reference.shape[-2], : reference.shape[-1]]
+
+
+def progressive(module: Progressive, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """x: (N, C_in, h, w); reference: (N, C', H, W) -> (N, channels, H, W)."""
+    for index, conv in enumerate(module.convs):
+        x = conv(x)
+        if module.steps and index < len(module.convs) - 1:
+            x = interpolated(x, (x.shape[-2] * 2, x.shape[-1] * 2))
+    return interpolated(x, reference.shape[-2:])
+
+
+def gated(module: Gated, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """x: (N, C, h, w); reference: (N, C', H, W) -> (N, C, H, W)."""
+    return interpolated(module.gate(x), reference.shape[-2:])
+
+
+def gated_by_logits(module: LogitsGate, x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """x: (N, C, H, W); logits: (N, num_classes, h, w) -> (N, C, H, W)."""
+    if module.resizes:
+        logits = interpolated(logits, x.shape[-2:])
+    return x * module.map(logits)
+
+
+def pooled(module: Pool, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """x: (N, C, h, w); reference: (N, C', ceil(h / 2), ceil(w / 2)) -> (N, C, H, W)."""
+    (top, bottom), (left, right) = (((size % 2), 1) for size in x.shape[-2:])
+    padding = (left, right, top, bottom)
+    if module.kind == "max":
+        return F.max_pool2d(F.pad(x, padding, value=float("-inf")), 3, stride=2)
+    ones = F.pad(x.new_ones(1, 1, *x.shape[-2:]), padding)
+    return F.avg_pool2d(F.pad(x, padding), 3, stride=2) / F.avg_pool2d(ones, 3, stride=2)
+
+
+def aligned(module: Aligned, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """x: (N, C, h, w); reference: (N, C, H, W) -> (N, C_out, H, W)."""
+    upsampled = interpolated(x, reference.shape[-2:], module.mode)
+    offset, mask = module.offsets(upsampled, reference)
+    return sampled_deform_conv3x3(upsampled, offset, mask, module.weight, module.bias).relu()
+
+
+def aligned_by_operator(module: Aligned, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """x: (N, C, h, w); reference: (N, C, H, W) -> (N, C_out, H, W)."""
+    upsampled = interpolated(x, reference.shape[-2:], module.mode)
+    offset, mask = module.offsets(upsampled, reference)
+    return deform_conv2d(upsampled, offset, module.weight, module.bias, padding=1, mask=mask).relu()
+
+
+def averaged(module: nn.AdaptiveAvgPool2d, x: torch.Tensor) -> torch.Tensor:
+    """x: (N, C, H, W) -> (N, C, *output_size): the windows of each axis are the rows of a matrix."""
+    size = module.output_size
+    rows, columns = size if isinstance(size, tuple) else (size, size)
+    if rows == columns == 1:
+        return x.mean((-2, -1), keepdim=True)
+    down, across = windows(x.shape[-2], rows, x), windows(x.shape[-1], columns, x)
+    return torch.matmul(torch.matmul(down, x), across.transpose(0, 1))
+
+
+def windows(size: int, cells: int | None, like: torch.Tensor) -> torch.Tensor:
+    """(cells, size): row i is 1 / n on the n pixels of torch's i-th window; cells None: as many as pixels."""
+    cells = size if cells is None else cells
+    cell = torch.arange(cells, device=like.device).unsqueeze(1)
+    pixel = torch.arange(size, device=like.device).unsqueeze(0)
+    # From floor(i * size / cells) to ceil((i + 1) * size / cells).
+    start = torch.div(cell * size, cells, rounding_mode="floor")
+    end = torch.div((cell + 1) * size + cells - 1, cells, rounding_mode="floor")
+    inside = ((pixel >= start) & (pixel < end)).to(like.dtype)
+    return inside / (end - start).to(like.dtype)
+
+
+def levels_of(module: TimmBackbone, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """image: (N, C, H, W) -> level -> (N, channels, ceil(H / stride), ceil(W / stride))."""
+    height, width = image.shape[-2:]
+    multiple = module._padded_multiple
+    if multiple > 1:
+        image = F.pad(image, (0, -width % multiple, 0, -height % multiple))
+    features = {}
+    for (level, stride), feature in zip(module._strides.items(), module.body(image), strict=True):
+        if module._channels_last:
+            feature = feature.permute(0, 3, 1, 2)
+        if level in module.level_norms:
+            feature = module.level_norms[level](feature)
+        if multiple > 1:  # else the model itself rounds up
+            feature = feature[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
+        features[level] = feature
+    return features
+
+
+FORWARDS: dict[type[nn.Module], Forward] = {
+    Aligned: aligned,
+    Deconv: deconvolved,
+    Gated: gated,
+    Keep: keep,
+    LogitsGate: gated_by_logits,
+    Pool: pooled,
+    Progressive: progressive,
+    Resize: resized,
+    TimmBackbone: levels_of,
+    nn.AdaptiveAvgPool2d: averaged,
+}

@@ -1,0 +1,133 @@
+"""Exports: every decoder in every format against the plain model, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import scaleeq
+from scaleeq import EqualizerSpec, calibrate, create_model, equalize_fusions
+from scaleeq.decoders import PyramidOptions
+from scaleeq.rewrites.any_size import averaged, of_any_size
+from scaleeq.rewrites.export import CHECKED, TRACED, Deployed
+
+FAPN = {"pyramid": PyramidOptions(name="fapn", channels=8)}
+CASES = {
+    "uper": ("uper", {}),
+    "psp": ("psp", {}),
+    "aspp": ("aspp", {}),
+    "sep_aspp": ("sep_aspp", {}),
+    "fcn": ("fcn", {}),
+    "semantic_fpn": ("semantic_fpn", {"norm": None}),
+    "eseg": ("eseg", {}),
+    "uper_fapn": ("uper", FAPN),
+}
+slow = (pytest.mark.slow, pytest.mark.timeout(900))
+
+
+def model_of(case: str) -> nn.Module:
+    """Small, with weights and statistics that no fold can hide."""
+    decoder, options = CASES[case]
+    torch.manual_seed(0)
+    model = create_model(decoder, "test_resnet", num_classes=3, channels=8, options=options).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.1)
+    return model
+
+
+def equalized(model: nn.Module) -> nn.Module:
+    equalize_fusions(model, EqualizerSpec())
+    calibrate(model, [torch.randn(2, 3, 96, 64) for _ in range(2)])
+    return model.eval()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_copy_computes_the_same_at_any_size(case):
+    model = model_of(case)
+    for operator in (False, True):
+        copied = of_any_size(Deployed(model), operator=operator)
+        for size in ((61, 97), (64, 64), (130, 33)):
+            images = torch.randn(1, 3, *size)
+            with torch.no_grad():
+                torch.testing.assert_close(copied(images), model(images), rtol=1e-4, atol=1e-5)
+    assert "forward" not in vars(model)  # the model itself is as it was
+
+
+@pytest.mark.parametrize("case", ["psp", *(pytest.param(case, marks=slow) for case in CASES if case != "psp")])
+def test_torchscript(case, tmp_path):
+    model = model_of(case)
+    result = scaleeq.export(model, tmp_path / "model.ts")
+    assert not result.refused and result.difference < 1e-5
+    again, images = torch.jit.load(str(tmp_path / "model.ts")), torch.randn(1, 3, 45, 77)
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["fcn", *(pytest.param(case, marks=slow) for case in CASES if case != "fcn")])
+def test_onnx(case, tmp_path):
+    import onnx
+    import onnxruntime
+
+    model = equalized(model_of(case))
+    result = scaleeq.export(model, tmp_path / "model.onnx")
+    assert result.path == tmp_path / "model.onnx" and result.difference < 1e-4
+    assert len(result.sizes) == len(CHECKED)
+    session = onnxruntime.InferenceSession(str(result.path), providers=["CPUExecutionProvider"])
+    images = torch.randn(2, 3, 77, 141)
+    (found,) = session.run(["logits"], {"images": images.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), model(images), rtol=1e-3, atol=1e-4)
+    nodes = [node.op_type for node in onnx.load(result.path).graph.node]
+    assert ("DeformConv" in nodes) == (case == "uper_fapn")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=slow) for case in CASES])
+def test_pt2(case, tmp_path):
+    model = model_of(case)
+    result = scaleeq.export(model, tmp_path / "model.pt2")
+    assert (672, 704) in result.sizes
+    # Its coarsest level has one pixel there, which torch's guards refuse.
+    assert bool(result.refused) == (case == "eseg")
+
+
+@pytest.mark.parametrize("size", [(13, 7), (6, 12), (2, 5), (1, 1)])
+@pytest.mark.parametrize("cells", [1, 2, 3, 6, (2, 3)])
+def test_averaging_matrices_are_torchs_windows(size, cells):
+    x = torch.randn(2, 4, *size)
+    module = nn.AdaptiveAvgPool2d(cells)
+    torch.testing.assert_close(averaged(module, x), module(x))
+
+
+class KeepsTheSize(nn.Module):
+    """Specialised on the traced size: its windows are whole numbers of pixels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = (int(size) // 3 for size in x.shape[-2:])
+        return F.interpolate(F.avg_pool2d(x, (height, width)), size=x.shape[-2:])
+
+
+def test_a_graph_that_keeps_the_traced_size_is_refused(tmp_path):
+    (tmp_path / "model.ts").write_text("before")
+    with pytest.raises(ValueError, match=f"the traced size {TRACED[0]}x{TRACED[1]}|where the model gives|does not run"):
+        scaleeq.export(KeepsTheSize(), tmp_path / "model.ts")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+def test_what_is_refused(tmp_path):
+    model = model_of("fcn")
+    with pytest.raises(ValueError, match=r"the ending of an exported file is '.onx'; .*did you mean .onnx"):
+        scaleeq.export(model, tmp_path / "model.onx")
+    equalize_fusions(model, EqualizerSpec())
+    with pytest.raises(ValueError, match="are not calibrated"):
+        scaleeq.export(model, tmp_path / "model.ts")
+    backbone = "tf_efficientnet_lite0"
+    with pytest.raises(ValueError, match=r"export it as \.ts"):
+        scaleeq.export(create_model("fcn", backbone, num_classes=2, channels=8), tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import tests.tasks.mean_colour  # noqa: F401  (registers a second task)
-from scaleeq.config.tasks import KNOWN_TASKS, know_task
+from scaleeq.task_names import KNOWN_TASKS, know_task
 from scaleeq.tasks import TASKS
 from scaleeq.training.multi_task import best_metric, check_multi_task
 from tests.training.tiny import tiny_config

@@ -7,7 +7,19 @@ import inspect
 import pytest
 
 from scaleeq import decoders
-from scaleeq.decoders import ASPP, FCN, PSP, Decoder, ESeg, PyramidOptions, SemanticFPN, SepASPP, UPer, build_pyramid
+from scaleeq.decoders import (
+    ASPP,
+    FCN,
+    PSP,
+    Decoder,
+    ESeg,
+    PyramidDecoder,
+    PyramidOptions,
+    SemanticFPN,
+    SepASPP,
+    UPer,
+    build_pyramid,
+)
 from scaleeq.engine import ShapeSpec
 from scaleeq.layers import Level
 
@@ -27,7 +39,7 @@ def test_a_decoder_has_at_most_six_parameters(decoder):
 
 def test_every_decoder_is_asked():
     assert {each for each in vars(decoders).values() if isinstance(each, type) and issubclass(each, Decoder)} == {
-        Decoder, *DECODERS,
+        Decoder, PyramidDecoder, *DECODERS,
     }  # fmt: skip
 
 

@@ -237,7 +237,8 @@ def test_branches_of_another_width_are_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", ["none", "reparametrize"])
-def test_it_compiles_as_one_graph(spec):
+def test_a_compiler_takes_the_plain_way(spec):
+    """Which it fuses as it sees fit, in one graph, for sizes of any kind."""
     values = SPECS[spec]
     fusion = equalized(make_fusion(), None if values is None else EqualizerSpec(**values))
     compiled = torch.compile(fusion, fullgraph=True)

@@ -151,15 +151,6 @@ def test_bfloat16_and_autocast(channels_last):
         assert_close([x.float() for x in ours], exact, tolerance=0.03)
 
 
-@pytest.mark.slow
-def test_compiles_as_one_graph():
-    maps, weight, bias = inputs([(16, 16), (8, 8), (4, 4)], dtype=torch.float32)
-    options = {"size": (16, 16), "mode": "bilinear", "dilation": 1}
-    compiled = torch.compile(per_map, fullgraph=True)
-    ours = with_gradients(compiled, maps, weight, bias, **options)
-    assert_close(ours, with_gradients(per_map, maps, weight, bias, **options), tolerance=1e-5)
-
-
 def test_refusals():
     maps, weight, bias = inputs([(8, 8), (4, 4)])
     with pytest.raises(ValueError, match="no mode to be resized to"):

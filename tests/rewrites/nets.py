@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import scaleeq.rewrites.deferred as deferred
+from scaleeq import accelerate
 
 
 class Decoder(nn.Module):
@@ -72,3 +74,38 @@ def close(a, b, tolerance=1e-12) -> None:
 
 def interpolated(x, factor=2):
     return F.interpolate(x, scale_factor=factor, mode="bilinear")
+
+
+ALWAYS = float("inf")
+
+
+def accelerated(decoder=None, x=None):
+    """A model that has run once, and its plain twin."""
+    model = made(decoder)
+    oracle = copy.deepcopy(model)
+    accelerate(model, limit=ALWAYS)
+    with torch.no_grad():
+        model(image() if x is None else x)
+    return model, oracle
+
+
+def gradients(model, x):
+    model.zero_grad()
+    x = x.clone().requires_grad_()
+    model(x).square().sum().backward()
+    named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"x": x.grad} | {name.removeprefix("module."): gradient for name, gradient in named.items()}
+
+
+def check(model, oracle, monkeypatch, x=None, expected=1):
+    """Outputs and gradients are the plain model's; `expected` convolutions are evaluated per branch in a forward."""
+    x = image() if x is None else x
+    for context in (torch.no_grad, torch.inference_mode):
+        with context(), counting(monkeypatch) as counts:
+            close(model(x), oracle(x))
+        assert len(counts) == expected
+    with counting(monkeypatch) as counts:
+        own, others = gradients(model, x), gradients(oracle, x)
+    assert len(counts) == expected
+    for name, gradient in others.items():
+        close(own[name], gradient, 1e-9)

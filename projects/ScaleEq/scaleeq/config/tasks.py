@@ -7,21 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaleeq.choices import one_of
+from scaleeq.task_names import KNOWN_TASKS
 
-# A name is here with its registration; those that come with ScaleEq, from the beginning.
-KNOWN_TASKS = ["sem_seg", "depth", "normals", "edges", "saliency", "human_parts"]
 DEFAULTS = {"HEADS": [], "SHARE": "pyramid", "WEIGHTS": [], "WEIGHTING": "fixed"}
-MULTI_TASK = "multi_task"  # the group of results that compares several tasks with single ones
-SHARED = "shared"  # the part of a model's decoders that all tasks have
-RESERVED = {MULTI_TASK: "a group of results", SHARED: "a part of a model"}
-
-
-def know_task(name: str) -> None:
-    """A task of that name may be in MODEL.TASKS.NAMES. ValueError: the name means something else."""
-    if name in RESERVED:
-        raise ValueError(f"a task cannot be named {name!r}, which is {RESERVED[name]}; take another name")
-    if name not in KNOWN_TASKS:
-        KNOWN_TASKS.append(name)
 
 
 def check_tasks(values: Mapping[str, Any]) -> None:

@@ -120,6 +120,9 @@ class Centered(Attached):
 class EqualizeByMix(Centered):
     """Weights divided by the std are used, and never stored."""
 
+    def weight_scales(self) -> torch.Tensor:
+        return self.scales()
+
     def mixed(self, mix: Mix, combined: torch.Tensor) -> torch.Tensor:
         return mix(combined, self.scales())
 

@@ -51,7 +51,7 @@ def _watched(part: object) -> bool:
 
 
 def _recorded(x: torch.Tensor) -> bool:
-    """Whether the operations themselves are what counts: traced, exported with sizes left open, or only counted."""
-    if torch.jit.is_tracing() or torch.compiler.is_exporting() or x.device.type == "meta":
+    """Whether the operations themselves are what counts: traced, compiled, exported, or only counted."""
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or x.device.type == "meta":
         return True
     return any(type(size) is not int for size in x.shape)

@@ -65,6 +65,10 @@ class Equalizers(Named[BranchEqualizer]):
         """`mixed` of the concatenation of branches of which some are small -> (N, C_mix, H, W)."""
         return mix.forward_resized([branch.resized() for branch in branches], branches[0].size)
 
+    def weight_scales(self) -> torch.Tensor | None:
+        """(C,) of a concatenation, what the weights that read it are multiplied with; None: they are as they are."""
+        return None
+
     def initialize(self, fusion: Fusion) -> None:
         """Put calibrated statistics into the initial weights, where that is the implementation."""
 

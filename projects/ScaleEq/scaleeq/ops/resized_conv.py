@@ -142,10 +142,7 @@ class _AddResized(torch.autograd.Function):
         maps, weights = tensors[: len(modes)], tensors[len(modes) :]
         ctx.save_for_backward(*tensors)
         ctx.modes, ctx.dilation = modes, dilation
-        if torch.compiler.is_compiling():  # which allows nothing in place here
-            y = y.clone()
-        else:
-            ctx.mark_dirty(y)
+        ctx.mark_dirty(y)
         plan = _Plan(y, maps, modes, weights[0].shape[-1], dilation)
         taps = [_tap_major(weight) for weight in weights]
         for tile in plan.tiles():
@@ -234,10 +231,7 @@ def _add_tile(y: torch.Tensor, tile: _Tile, maps: Sequence[torch.Tensor], taps: 
         small = torch.bmm(window.expand(kernel, -1, -1), tap.transpose(1, 2))  # (k, pixels, k * C_out)
         width = (span[1] - span[0]) * kernel
         into, small = half[:, start : start + width].view(height, -1), small.view(rows.shape[1], -1)
-        if torch.compiler.is_compiling():  # which takes no result that is not contiguous
-            into.copy_(torch.mm(rows, small))
-        else:
-            torch.mm(rows, small, out=into)
+        torch.mm(rows, small, out=into)
         start += width
     # Columns: into the result.
     target = y[tile.image].permute(1, 2, 0)[tile.top : tile.bottom, tile.left : tile.right]  # (height, width, C_out)
@@ -296,20 +290,8 @@ class _Band(NamedTuple):
     matrix: torch.Tensor
 
 
-@torch.compiler.assume_constant_result
-def _bands(*key: Any) -> tuple[_Band, ...]:
-    """_cached_bands; a compiler looks no further."""
-    return _cached_bands(*key)
-
-
-@torch.compiler.assume_constant_result
-def _joint_columns(*key: Any) -> Any:
-    """_cached_joint_columns; a compiler looks no further."""
-    return _cached_joint_columns(*key)
-
-
 @lru_cache(maxsize=256)
-def _cached_bands(
+def _bands(
     n_in: int,
     n_out: int,
     mode: str,
@@ -339,7 +321,7 @@ def _cached_bands(
 
 
 @lru_cache(maxsize=256)
-def _cached_joint_columns(
+def _joint_columns(
     sources: tuple[tuple[int, str], ...],
     n_out: int,
     kernel: int,

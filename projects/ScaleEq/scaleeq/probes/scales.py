@@ -28,8 +28,10 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._pytree import tree_map_only
+from torch.utils.hooks import RemovableHandle
 
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.equalization.forwards import Gather, alone, observed_by
@@ -38,7 +40,7 @@ from scaleeq.equalization.moments import BranchMoments
 from scaleeq.equalization.result import spread
 from scaleeq.fusion import Fusion, Keep, Observation, Resize
 from scaleeq.fusion.fusion import Observer
-from scaleeq.fusion.ports import Summing
+from scaleeq.fusion.ports import Summing, TakesResized
 from scaleeq.ops.resize import INTERPOLATIONS
 from scaleeq.ops.variance import upsampled_variance_factor
 
@@ -79,7 +81,7 @@ class Recorder:
         self._weights: dict[str, torch.Tensor] = {}
         self._watching = ExitStack()
         self._gradient_scale = 1.0
-        self._combined: dict[str, torch.Tensor] = {}  # fusion -> what it combined in the latest forward, with its graph
+        self._combined: dict[str, torch.Tensor] = {}  # fusion -> what _watch has shown last, with its graph
         self._of_tasks: dict[str, dict[str, torch.Tensor]] = {}  # fusion -> task -> gradient of its weights
 
     def __enter__(self) -> Recorder:
@@ -87,19 +89,18 @@ class Recorder:
         for name, fusion in self._watched.items():
             seen = self._seen[name] = {branch: _Branch() for branch in fusion.branches}
             observers[fusion] = lambda fusion, o, seen=seen: seen[o.branch].observe(fusion, o)  # type: ignore[misc]
-            combine = fusion.get_submodule("combine")
-            self._watching.enter_context(combine.register_forward_hook(_gradient_reader(fusion, seen)))
+            self._watching.enter_context(_watch(fusion, _gradient_reader(fusion, seen)))
             if self._tasks:
-                self._watching.enter_context(combine.register_forward_hook(partial(self._keep_combined, name)))
+                self._watching.enter_context(_watch(fusion, partial(self._keep_combined, name)))
         self._watching.enter_context(observed_by(observers))
         return self
 
     def __exit__(self, *error: object) -> None:
         self._watching.close()
 
-    def _keep_combined(self, name: str, module: nn.Module, args: object, out: torch.Tensor) -> None:
-        if out.requires_grad:
-            self._combined[name] = out
+    def _keep_combined(self, name: str, x: torch.Tensor) -> None:
+        if x.requires_grad:
+            self._combined[name] = x
 
     def read_tasks(self, shares: Mapping[str, torch.Tensor]) -> None:
         """After a forward, before its backward: task -> (), its share of the loss, with its graph, which stays.
@@ -312,22 +313,55 @@ def _consumed_by(fusion: Fusion) -> torch.Tensor | None:
     return None if fusion.consumer is None else fusion.consumer.weight
 
 
-def _gradient_reader(fusion: Fusion, seen: dict[str, _Branch]) -> Callable[..., None]:
-    """A forward hook of a combine: when its output's gradient is there, each branch's share of it is read."""
+def _watch(fusion: Fusion, look: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    """Call `look` in each forward with what tells the gradient of the combined map: that map itself.
 
-    def watch(module: nn.Module, args: object, out: torch.Tensor) -> None:
+    Or, where a convolution reads a concatenation that need not be made, its result; see _of_combined.
+    """
+    if _is_read_by_conv(fusion):
+        norm = fusion.mix.get_submodule("norm")  # type: ignore[attr-defined]
+        return norm.register_forward_pre_hook(lambda module, args: look(args[0]))
+    combine = fusion.get_submodule("combine")
+    return combine.register_forward_hook(lambda module, args, out: look(out))
+
+
+def _is_read_by_conv(fusion: Fusion) -> bool:
+    """Whether a Fusion may be evaluated before its branches are resized and concatenated."""
+    conv = fusion.consumer
+    if conv is None or not isinstance(fusion.mix, TakesResized) or isinstance(conv.padding, str):
+        return False
+    return conv.stride == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
+
+
+def _of_combined(fusion: Fusion, gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient of the combined map, of the gradient of what _watch has shown: that convolution, transposed."""
+    conv, scales = fusion.consumer, fusion.equalizers.weight_scales()
+    if conv is None or not _is_read_by_conv(fusion):
+        return gradient
+    precise = torch.promote_types(gradient.dtype, torch.float32)
+    weight = conv.weight.detach().to(precise)
+    weight = weight if scales is None else weight * scales.detach().to(precise).view(1, -1, 1, 1)
+    padding = cast(tuple[int, int], conv.padding)
+    return F.conv_transpose2d(gradient.to(precise), weight, padding=padding, dilation=conv.dilation)
+
+
+def _gradient_reader(fusion: Fusion, seen: dict[str, _Branch]) -> Callable[[torch.Tensor], None]:
+    """What _watch calls: when the gradient is there, each branch's share of it is read."""
+
+    def look(x: torch.Tensor) -> None:
         parts = {branch: state.parts[-1] for branch, state in seen.items() if state.parts}
-        if out.requires_grad and len(parts) == len(seen):
-            out.register_hook(lambda gradient: _read(fusion, parts, gradient.detach()))
+        if x.requires_grad and len(parts) == len(seen):
+            x.register_hook(lambda gradient: _read(fusion, parts, gradient.detach()))
 
-    return watch
+    return look
 
 
 @torch.no_grad()
 def _read(fusion: Fusion, parts: dict[str, Part], gradient: torch.Tensor, *, task: str = "") -> None:
-    """gradient: of the combined map, of a task's share of the loss or of all of it. Puts the squares of the gradients
-    by the branches into `parts`.
+    """gradient: of what _watch has shown, of a task's share of the loss or of all of it. Puts the squares of the
+    gradients by the branches into `parts`.
     """
+    gradient = _of_combined(fusion, gradient)
     precise = torch.promote_types(gradient.dtype, torch.float32)
     # A branch's gradient is that of the combined map, times the slope of the combination.
     per_channel = torch.linalg.vector_norm(gradient, dim=(0, 2, 3), dtype=precise).square()

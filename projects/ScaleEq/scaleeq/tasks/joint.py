@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from scaleeq.choices import one_of
-from scaleeq.config.tasks import SHARED
 from scaleeq.decoders.base import Decoder, Features, PyramidDecoder
 from scaleeq.layers import collected_logits
+from scaleeq.task_names import SHARED
 
 from .base import Losses, Task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from scaleeq.choices import one_of
-from scaleeq.config.tasks import know_task
+from scaleeq.task_names import know_task
 
 from .base import Task
 

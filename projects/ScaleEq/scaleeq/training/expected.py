@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaleeq.choices import did_you_mean, one_of
-from scaleeq.config.tasks import MULTI_TASK
 from scaleeq.console import quiet
 from scaleeq.data import find_dataset
 from scaleeq.engine import CfgNode, verify_results
+from scaleeq.task_names import MULTI_TASK
 from scaleeq.tasks import TASKS, build_tasks
 
 KEY = "TEST.EXPECTED_RESULTS"

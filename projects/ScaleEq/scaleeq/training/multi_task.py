@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaleeq.choices import one_of
-from scaleeq.config.tasks import MULTI_TASK
 from scaleeq.engine import CfgNode
 from scaleeq.evaluation.multi_task import KEY, delta_m, read_single_task_results, sha256_of
+from scaleeq.task_names import MULTI_TASK
 from scaleeq.tasks import Metric, Task, build_tasks
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from torch import nn
 from scaleeq.decoders.context import pyramid_pooling
 from scaleeq.equalization import EqualizerSpec
 from scaleeq.fusion import Branch, Concat, Fusion, Resize, Sum
+from scaleeq.fusion.checks import refuse_widths
 from scaleeq.layers import ConvNormAct
 from tests.equalized import equalized
 
@@ -108,3 +109,17 @@ def test_half_precision_weights_that_cannot_hold_a_fold_stay_as_they_were():
     folded = calibrated(torch.bfloat16)
     folded.fold()
     assert folded.mix.conv.weight[:, 2:].float().mean().item() == pytest.approx(1e5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("widths", "told"),
+    [
+        ({}, "in_channels is empty; give level -> channels"),
+        ([8, 4], "in_channels is a list; give level -> channels"),
+        ({"p2": 8, "p3": 0}, "level 'p3' has 0 channels"),
+    ],
+)
+def test_what_are_no_widths_of_levels(widths, told):
+    refuse_widths({"p2": 8, "p3": 4})
+    with pytest.raises(ValueError, match=told):
+        refuse_widths(widths)

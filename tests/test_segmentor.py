@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import scaleeq.segmentor  # noqa: F401  (registers the model)
 from scaleeq import calibrate, fold_equalizers
 from scaleeq.engine import FEATURES, build_model, load_config
+from scaleeq.fusion import evaluate_fusions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = [
@@ -181,6 +182,7 @@ def test_fcn_head_is_a_main_head_too():
 def test_inference_goes_through_what_is_compiled(name):
     """Backbone and head are two graphs; the head's was never made, and its parts ran one by one."""
     model = make_model("MODEL.SEM_SEG_HEAD.NAME", name).eval()
+    evaluate_fusions(model, "plain")  # as what is compiled is
     graphs = []
 
     def backend(graph, _):

@@ -10,7 +10,7 @@
     cityscapes/disparity/SPLIT/CITY/NAME_disparity.png, cityscapes/camera/SPLIT/CITY/NAME_camera.json
 
 A file normals.txt beside them, three signs such as "1 -1 -1", turns axes of normals that a source has the other way
-round: here x is to the right, y down, z into the scene. (`scaleeq data check` compares normals with depth.)
+round: here x is to the right, y down, z into the scene.
 """
 
 from __future__ import annotations

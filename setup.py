@@ -21,7 +21,7 @@ BASE = [
     "pyyaml>=5.1",
     "opencv-python-headless>=4.5",
     "numpy>=1.23",
-    "pillow>=9.3",
+    "pillow>=10.1",
     "tqdm>=4.29",
     "scipy>=1.10",
     "tabulate",

@@ -20,8 +20,6 @@ from scaleeq.data.sets.listing import MissingFilesError
 from scaleeq.data.sets.voc2012 import voc_color
 from scaleeq.engine import DatasetCatalog
 
-from .contact_sheet import draw_contact_sheet
-
 DEFAULT_SAMPLE = 200
 ALL = 1 << 62
 SHEET_IMAGES = 8
@@ -207,6 +205,8 @@ def draw_sheets(reports: Sequence[Report], path: Path) -> list[Path]:
 
     Shown are the first file of each kind of complaint, then images spread evenly.
     """
+    from .contact_sheet import draw_contact_sheet  # with matplotlib, which a check alone does without
+
     drawable = [report for report in reports if report.records]
     paths = []
     for index, report in enumerate(drawable):

@@ -1,7 +1,7 @@
 """A sheet: titled panels in rows, sections of them, and a legend below. Pure: numpy and Pillow.
 
 Panels are pasted as they are, so that a pixel of a sheet has exactly the colour of the panel's; matplotlib, whose font
-is used, would interpolate them.
+is used where it is installed, would interpolate them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from scaleeq.extras import installed
 
 from .drawing import color_bar
 
@@ -192,6 +193,10 @@ def _wrapped(text: str, width: int, size: int) -> list[str]:
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """matplotlib's own font: the same on every machine."""
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """matplotlib's own font, the same on every machine; Pillow's where it is not installed."""
+    if not installed("matplotlib"):
+        return ImageFont.load_default(size)
+    import matplotlib  # not sooner: it takes half a second
+
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)

@@ -122,7 +122,7 @@ def test_where_nothing_is_half_done_the_first_one_ends_at_once():
 def start_and_end_workers(say):
     with stop_signals(at_once=True):
         say("ready")
-        for _ in range(100):
+        for _ in range(40):
             worker = FORK.Process(target=time.sleep, args=(60,), daemon=True)
             worker.start()
             worker.terminate()  # Python's callbacks after a fork may still run in it, with its owner's handlers

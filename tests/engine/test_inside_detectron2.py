@@ -30,7 +30,7 @@ BEFORE_AND_AFTER = """
 import sys, scaleeq, scaleeq.config
 heavy = [name for name in sys.modules if name.split(".")[0] in ("torch", "detectron2", "fvcore")]
 heavy += [name for name in sys.modules if name.startswith("scaleeq.") and "config" not in name]
-print("before", sorted(set(heavy) - {"scaleeq.choices"}))
+print("before", sorted(set(heavy) - {"scaleeq.choices", "scaleeq.task_names"}))
 from scaleeq.engine import BACKBONE_REGISTRY, DatasetCatalog, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, get_cfg
 
 def registered():

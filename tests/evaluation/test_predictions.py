@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scaleeq import engine
 from scaleeq.commands import score
 from scaleeq.data import find_dataset, read_labels
 from scaleeq.data.reading import read_instances
@@ -248,7 +249,8 @@ def test_raw_values(tmp_path):
         prediction_record(str(path), record, "", True)
 
 
-def test_the_commands_option_for_raw_values_is_heard(folder, name):
+def test_the_commands_option_for_raw_values_is_heard(folder, name, monkeypatch):
+    monkeypatch.setattr(engine, "setup_logger", lambda **options: None)  # of this process, whose log others read
     words = [str(folder / "predictions"), "--dataset", name, "--workers", "0"]
     score.run(score.parse(score.parser(), words))
     with pytest.raises(ValueError, match="leave out --label-ids"):

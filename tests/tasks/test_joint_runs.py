@@ -51,6 +51,7 @@ def test_it_trains_is_evaluated_and_keeps_its_best(tmp_path):
     assert len(record["single_task_results"]["sha256"]) == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from torch import nn
 
 from scaleeq.engine import NaiveSyncBatchNorm
@@ -23,6 +24,7 @@ def test_one_process_has_nobody_to_share_statistics_with():
     assert resolve_norm("") is None
 
 
+@pytest.mark.slow
 def test_two_processes_share_their_statistics(tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'projects' / 'ScaleEq'}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-m", "tests.tasks.resolved_norm", str(tmp_path)]

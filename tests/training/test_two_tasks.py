@@ -12,6 +12,9 @@ from tests.training.two_processes_table import difference, gradient_differences,
 PROGRAM = ["-m", "tests.training.two_tasks"]
 
 
+pytestmark = pytest.mark.slow  # they start two processes
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What one process found, and what the first of two."""

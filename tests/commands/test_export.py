@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from scaleeq.engine import SafeCheckpointer, build_model
@@ -10,6 +11,7 @@ from tests.commands.test_console_verbs import WATCHED, loaded, scaleeq
 from tests.training.tiny import tiny_config
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_a_file(tmp_path):
     cfg = tiny_config(tmp_path, MODEL__TIMM__NAME="test_resnet", MODEL__SCALE_EQUALIZER__ENABLED=True)
     torch.manual_seed(0)

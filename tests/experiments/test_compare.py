@@ -85,6 +85,7 @@ def running_in(folder):
     return found
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path, scenes):
     path = write(tmp_path, {"diverging": DIVERGING, "off": {}}, seeds=[2])
     plan, said = read_plan(path), []

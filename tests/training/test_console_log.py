@@ -58,6 +58,7 @@ def test_the_console_is_short_and_the_file_is_whole(tmp_path):
         assert int(cut) >= LONG
 
 
+@pytest.mark.slow
 def test_a_terminal_has_a_bar_instead_of_lines(tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # 40 lines of 120 characters

@@ -45,6 +45,7 @@ def command(folder, *options):
     return Attempt(folder / "run", [*arguments(folder / "run"), *options], watched=False)
 
 
+@pytest.mark.slow
 def test_a_killed_command_ends_as_an_unbroken_one(tmp_path, scenes):
     unbroken = command(tmp_path / "unbroken")
     attempt = command(tmp_path / "killed")

@@ -74,6 +74,7 @@ def start_twice(folder: Path, *, watched: bool) -> None:
     assert log.count("Rank of current process") == log.count("Starting training from iteration 0") == 1
 
 
+@pytest.mark.slow
 def test_of_two_runs_that_start_at_once_one_runs_as_if_alone(tmp_path, scenes):
     unbroken = run_unbroken(tmp_path / "unbroken", "float32")
     start_twice(tmp_path / "twice", watched=True)

@@ -13,7 +13,7 @@ from scaleeq.engine import SafeCheckpointer, build_model
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.model import Segmentation
 from scaleeq.zoo import TABLE, load_model, read_table
-from tests.commands.test_console_verbs import WATCHED, loaded
+from tests.commands.test_console_verbs import ROOT, WATCHED, loaded
 from tests.commands.test_console_verbs import scaleeq as console
 from tests.training.tiny import tiny_config
 
@@ -48,6 +48,24 @@ def test_a_checkpoint_is_a_plain_model(tmp_path, equalizer):
     assert {name.split(".")[0] for name in model.state_dict()} == {"backbone", "sem_seg_head"}
     assert any(fusion.equalizers for fusion in fusions_of(model).values()) == equalizer
     same(model, trained)
+
+
+def test_a_model_of_several_tasks(tmp_path):
+    (tmp_path / "config.yaml").write_text(f"_BASE_: {ROOT / 'configs' / 'toy' / 'multitask.yaml'}\n")
+    cfg = scaleeq.get_config(str(tmp_path / "config.yaml"), ["MODEL.DEVICE", "cpu"])
+    trained = build_model(cfg).eval()
+    SafeCheckpointer(trained, str(tmp_path)).save("model_final")
+    model = load_model(str(tmp_path / "config.yaml"), str(tmp_path / "model_final.pth"))
+    assert type(model) is Segmentation
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        found, expected = model(images), trained.logits(images)
+    assert list(found) == ["sem_seg", "depth", "normals", "edges"] == list(expected)
+    assert found["normals"].shape == (1, 3, 64, 96)
+    for task, values in model.logits(images).items():
+        torch.testing.assert_close(values, expected[task], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"has several tasks .sem_seg, depth, normals, edges., and an exported file"):
+        scaleeq.export(model, tmp_path / "model.ts")
 
 
 def test_folded_weights_without_auxiliary_heads(tmp_path):

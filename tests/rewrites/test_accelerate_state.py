@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from scaleeq import accelerate, plain
+from scaleeq import accelerate, equalize, fold_equalizers, plain
 from scaleeq.rewrites import acceleration_report
 
 from .nets import ALWAYS, Decoder, Net, accelerated, check, close, counting, image, interpolated, made
@@ -148,3 +148,25 @@ def test_refusals():
     with pytest.raises(ValueError, match="compiled"):
         accelerate(torch.compile(nn.ReLU()))
     assert "not known" in str(acceleration_report(made()))
+
+
+def test_a_compiler_and_an_export_take_the_plain_way(monkeypatch):
+    model, oracle = accelerated()
+    x = image()
+    with torch.no_grad(), counting(monkeypatch) as counts:
+        assert torch.equal(torch.compile(model, backend="eager")(x), oracle(x))
+        assert torch.equal(torch.export.export(model, (x,)).module()(x), oracle(x))
+        assert not counts
+        close(model(x), oracle(x))
+    assert len(counts) == 1, "and eager forwards do not, before and after"
+
+
+def test_equalizing_and_folding_around_it():
+    model, oracle = accelerated()
+    x = image()
+    for each in (model, oracle):
+        equalize(each, [x])
+    folded = fold_equalizers(model)
+    with torch.no_grad():
+        close(model(x), oracle(x), 1e-9)
+        close(folded(x), oracle(x), 1e-9)

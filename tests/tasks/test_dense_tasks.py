@@ -13,10 +13,11 @@ from scaleeq.data.augmentation import Crop, TrainAugmentation
 from scaleeq.data.sets import toy3d
 from scaleeq.data.sets.catalog import register_dataset
 from scaleeq.data.surface import normals_from_depth
-from scaleeq.engine import DatasetCatalog
+from scaleeq.engine import DatasetCatalog, build_model
 from scaleeq.evaluation.normals import angles
 from scaleeq.geometry import Map
 from scaleeq.inference import Inference, InferenceOptions
+from scaleeq.ops import resize
 from scaleeq.tasks import DepthTask, EdgesTask, HumanPartsTask, NormalsTask, SaliencyTask, build_tasks
 from scaleeq.tasks.losses.binary import balanced_cross_entropy
 from scaleeq.training import Trainer, evaluate_only
@@ -211,3 +212,23 @@ def test_normals_from_depth_leave_out_what_is_unknown_or_far_off():
     assert normals[2, 2].tolist() == [0, 0, -1]
     for place in ((4, 4), (4, 3), (3, 4), (2, 6), (2, 7), (0, 0)):
         assert not normals[place].any(), place
+
+
+@pytest.mark.parametrize(
+    "options",
+    [None, InferenceOptions(scales=(1.0,)), InferenceOptions(window=(96, 128), stride=(96, 128))],
+    ids=["plain", "view", "window"],
+)
+def test_depth_of_a_picture_that_was_enlarged_for_the_model_is_farther(tmp_path, options):
+    """MIN_SIZE_TEST: the model has seen everything twice as near as it is in the picture that the result is for."""
+    cfg = config(tmp_path, "depth")
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    task = build_tasks(cfg)["depth"]
+    predict = model if options is None else Inference(model, options=options, tasks=[task])
+    image = torch.rand(3, 96, 128) * 255
+    with torch.no_grad():
+        ((seen,), (shown,)) = (predict([{"image": image, **size}]) for size in ({}, {"height": 48, "width": 64}))
+    smaller = resize(seen["depth"][None], (48, 64))[0]
+    torch.testing.assert_close(shown["depth"], 2 * smaller)
+    assert float(smaller.min()) > 1  # the bias is 5 m: not zeros that any factor keeps

@@ -15,6 +15,7 @@ import numpy as np
 
 from scaleeq.choices import one_of
 
+OF_VIEW = "of_view"  # in a sample: values are wanted as of the picture in it, whatever size the result has
 INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST_EXACT, "bilinear": cv2.INTER_LINEAR}  # pixel centres at halves
 
 
@@ -54,8 +55,11 @@ class Geometry:
         result = result.reshape(*shape, *values.shape[2:])  # OpenCV drops a single channel
         if not self.zoom_power:
             return result
-        zoom = math.sqrt(shape[0] * shape[1] / (values.shape[0] * values.shape[1]))
-        return (result * zoom**self.zoom_power).astype(values.dtype)
+        return (result * self.factor(values.shape, shape)).astype(values.dtype)
+
+    def factor(self, seen: Sequence[int], shown: Sequence[int]) -> float:
+        """What values of a picture of size seen = (height, width, ...) are multiplied with for it at size shown."""
+        return math.sqrt(shown[0] * shown[1] / (seen[0] * seen[1])) ** self.zoom_power if self.zoom_power else 1.0
 
     def padded(self, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """values with at least shape = (height, width), filled up at the bottom and at the right."""

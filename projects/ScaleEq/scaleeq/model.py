@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scaleeq.geometry import OF_VIEW
 from scaleeq.ops import resize, send
 from scaleeq.ops.padding import Images, padded, padded_size
 from scaleeq.tasks import Task
@@ -20,14 +21,16 @@ from scaleeq.tasks.joint import TaskDecoders, joint_losses, joint_predictions
 from scaleeq.tasks.weighting import weighted
 
 
-class Segmentation(nn.Module):
-    """Normalized images -> logits at their size, or the map of another dense task; of several tasks, a map for each.
+class DenseModel(nn.Module):
+    """A backbone, and a head of one task or decoders of several. Base of the two classes below.
 
     Args:
         backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride).
         sem_seg_head: a decoder with its task; the name is that of checkpoints.
         decoders, tasks: instead of a head, where there are several tasks: features -> task -> map, and the tasks with
             their predictors.
+
+    ValueError: neither a head nor decoders with tasks, or both.
     """
 
     def __init__(
@@ -39,18 +42,45 @@ class Segmentation(nn.Module):
         tasks: Mapping[str, Task] | None = None,
     ):
         super().__init__()
+        if (sem_seg_head is None) == (decoders is None or not tasks):
+            raise ValueError("give either sem_seg_head, for one task, or decoders and tasks, for several")
         self.backbone = backbone
         if sem_seg_head is not None:
             self.sem_seg_head = sem_seg_head
         else:
-            self.decoders, self.tasks = decoders, nn.ModuleDict(tasks)
+            self.decoders = decoders
+            self._modules["tasks"] = nn.ModuleDict(tasks)  # under the name of the property, which hands it out
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it has several tasks."""
+        return "tasks" in self._modules
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """Name -> task: what training, inference and evaluation ask."""
+        if self.is_joint:
+            return self._modules["tasks"]  # type: ignore[return-value]
+        task = self.sem_seg_head.task
+        return {task.name: task}
 
     def logits(self, images: torch.Tensor) -> Any:
         """images: (N, 3, H, W), normalized -> (N, K, h, w) at the decoder's stride; of several tasks, task -> map."""
         features = self.backbone(images)
-        if hasattr(self, "sem_seg_head"):
-            return self.sem_seg_head.logits(features)
-        return joint_predictions(self.decoders, self.tasks, features)  # type: ignore[arg-type]
+        if self.is_joint:
+            return joint_predictions(self.decoders, self.tasks, features)  # type: ignore[arg-type]
+        return self.sem_seg_head.logits(features)
+
+
+class Segmentation(DenseModel):
+    """Normalized images -> logits at their size, or the map of another dense task; of several tasks, a map for each."""
+
+    @classmethod
+    def of(cls, model: DenseModel) -> Segmentation:
+        """What another model of the same parts predicts with; the parts are shared, not copied."""
+        if model.is_joint:
+            return cls(backbone=model.backbone, decoders=model.decoders, tasks=model.tasks)  # type: ignore[arg-type]
+        return cls(backbone=model.backbone, sem_seg_head=model.sem_seg_head)
 
     def forward(self, images: torch.Tensor) -> Any:
         """images: (N, 3, H, W), normalized -> (N, K, H, W); of several tasks, task -> (N, K, H, W)."""
@@ -61,16 +91,13 @@ class Segmentation(nn.Module):
 LABELS_SUFFICE = "labels_suffice"  # in every sample of a batch: whoever reads the results reads labels alone
 
 
-class ScaleEqSegmentor(nn.Module):
+class ScaleEqSegmentor(DenseModel):
     """Semantic segmentation, or other dense tasks: normalises and pads the images, runs backbone and decoders, trains
     the auxiliary heads.
 
     Args:
-        backbone: images (N, 3, H, W) -> level -> (N, C, H / stride, W / stride). In training it may add "aux_logits",
+        backbone, sem_seg_head, decoders, tasks: as DenseModel has them. In training the backbone may add "aux_logits",
             name -> (N, num_classes, h, w), which become losses "loss_aux_<name>"; heads do not see them.
-        sem_seg_head: a decoder with the task.
-        decoders, tasks: instead of a head, where there are several tasks: features -> task -> map, and the tasks with
-            their predictors.
         task_weights: task -> factor on its losses; 1 for those that it does not name.
         aux_heads: level -> head, in training only.
         aux_losses: name -> loss of these logits of the backbone.
@@ -93,34 +120,12 @@ class ScaleEqSegmentor(nn.Module):
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     ):
-        """ValueError: neither a head nor decoders with tasks, or both."""
-        super().__init__()
-        if (sem_seg_head is None) == (decoders is None or not tasks):
-            raise ValueError("give either sem_seg_head, for one task, or decoders and tasks, for several")
-        self.backbone = backbone
-        if sem_seg_head is not None:
-            self.sem_seg_head = sem_seg_head
-        else:
-            self.decoders = decoders
-            self._modules["tasks"] = nn.ModuleDict(tasks)  # under the name of the property, which hands it out
+        super().__init__(backbone=backbone, sem_seg_head=sem_seg_head, decoders=decoders, tasks=tasks)
         self.task_weights = dict(task_weights or {})
         self.aux_heads = nn.ModuleDict(aux_heads or {})
         self.aux_losses = nn.ModuleDict(aux_losses or {})
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-
-    @property
-    def is_joint(self) -> bool:
-        """Whether it has several tasks."""
-        return "tasks" in self._modules
-
-    @property
-    def tasks(self) -> Mapping[str, Task]:
-        """Name -> task: what training, inference and evaluation ask."""
-        if self.is_joint:
-            return self._modules["tasks"]  # type: ignore[return-value]
-        task = self.sem_seg_head.task
-        return {task.name: task}
 
     @property
     def device(self) -> torch.device:
@@ -153,6 +158,9 @@ class ScaleEqSegmentor(nn.Module):
             if labels_suffice:
                 labels = task.finish_labels(prediction, size, images.image_sizes, sizes)
             finished[name] = labels or task.finish(prediction, size, images.image_sizes, sizes)
+            if task.geometry.zoom_power and not any(record.get(OF_VIEW) for record in batched_inputs):
+                places = zip(finished[name], images.image_sizes, sizes, strict=True)
+                finished[name] = [values * task.geometry.factor(own, shown) for values, own, shown in places]
         return [dict(zip(finished, each, strict=True)) for each in zip(*finished.values(), strict=True)]
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Images:
@@ -164,15 +172,6 @@ class ScaleEqSegmentor(nn.Module):
 
     def _padded_size(self, sizes: Sequence[Sequence[int]]) -> tuple[int, int]:
         return padded_size(sizes, self.backbone.size_divisibility, self.backbone.padding_constraints)
-
-    def logits(self, images: torch.Tensor) -> Any:
-        """images: (N, 3, H, W), normalised -> (N, num_classes, h, w) at the head's stride; of several tasks, task ->
-        map.
-        """
-        features = self.backbone(images)
-        if self.is_joint:
-            return joint_predictions(self.decoders, self.tasks, features)  # type: ignore[arg-type]
-        return self.sem_seg_head.logits(features)
 
     def _inference_predictions(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Task -> its map, by the head's compiled path, where it has one."""

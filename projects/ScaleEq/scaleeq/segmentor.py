@@ -41,6 +41,14 @@ def build_segmentor(cfg: Any) -> ScaleEqSegmentor:
     return model
 
 
+def without_pretrained(cfg: Any) -> Any:
+    """A copy of a config, not frozen, whose backbone starts without weights: all are in a file, or none are needed."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""
+    return cfg
+
+
 def build_parts(cfg: Any, shapes: dict[str, Any]) -> tuple[dict[str, Any], Iterable[str]]:
     """The head of one task, or the decoders of several: arguments of ScaleEqSegmentor; and the levels that they read.
 

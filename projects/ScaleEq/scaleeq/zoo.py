@@ -73,8 +73,8 @@ def _entry(where: str, fields: Any, folder: Path) -> Entry:
 def load_model(name: str, weights: str = "", *, table: Path = TABLE) -> Segmentation:
     """The model of a name, or of a config's file, with its weights, in eval mode on the CPU.
 
-    Normalized images (N, 3, H, W) -> logits (N, num_classes, H, W), as create_model's. Auxiliary heads are left out;
-    equalizers are there, or folded, as the file has them.
+    Normalized images (N, 3, H, W) -> logits (N, num_classes, H, W), as create_model's; of several tasks, task -> map.
+    Auxiliary heads are left out; equalizers are there, or folded, as the file has them.
 
     Args:
         name: of list_models, or a path, each with +overlays; a run's config.yaml, for example.
@@ -87,21 +87,23 @@ def load_model(name: str, weights: str = "", *, table: Path = TABLE) -> Segmenta
         ValueError: a name without weights; a file that is broken, or does not fit in every tensor.
     """
     # Here, because a list of names needs no torch.
-    from scaleeq.engine import load_config
+    from scaleeq.console import quiet
+    from scaleeq.engine import build_model, load_config
     from scaleeq.model import ScaleEqSegmentor, Segmentation
+    from scaleeq.segmentor import without_pretrained
 
     cfg = load_config(name)
     file = Path(weights or _released(name, table))
     if not file.is_file():
         raise FileNotFoundError(f"weights: there is no file {file}")
-    cfg.defrost()
+    cfg = without_pretrained(cfg)
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""  # all weights are in the file
-    model = _built(cfg)
+    with quiet():
+        model = build_model(cfg)
     if not isinstance(model, ScaleEqSegmentor):
         raise ValueError(f"MODEL.META_ARCHITECTURE of {name} is {cfg.MODEL.META_ARCHITECTURE!r}; load_model gives ours")
     model = _loaded(model, file)
-    return Segmentation(backbone=model.backbone, sem_seg_head=model.sem_seg_head).eval()
+    return Segmentation.of(model).eval()
 
 
 def _released(name: str, table: Path) -> str:
@@ -132,15 +134,6 @@ def _released(name: str, table: Path) -> str:
             f"the weights of {name}, {file}, have the sha256 {found}, not {entry.sha256}; fetch them again"
         )
     return str(file)
-
-
-def _built(cfg: Any) -> Any:
-    import scaleeq.segmentor  # noqa: F401  (registers the model)
-    from scaleeq.console import quiet
-    from scaleeq.engine import build_model
-
-    with quiet():
-        return build_model(cfg)
 
 
 def _loaded(model: ScaleEqSegmentor, file: Path) -> ScaleEqSegmentor:

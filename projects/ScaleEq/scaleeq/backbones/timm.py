@@ -118,14 +118,19 @@ class TimmBackbone(PlainBackbone):
         multiple = self._padded_multiple
         if height % multiple or width % multiple:
             image = F.pad(image, (0, -width % multiple, 0, -height % multiple))
-        features = {}
+        return {
+            level: feature[..., : math.ceil(height / stride), : math.ceil(width / stride)].contiguous()
+            for level, stride, feature in self.maps(image)
+        }
+
+    def maps(self, image: Tensor) -> list[tuple[str, int, Tensor]]:
+        """image: (N, C, H, W), padded -> each level's name, stride and map (N, channels, h, w), as large as that."""
+        found = []
         for (level, stride), feature in zip(self._strides.items(), self.body(image), strict=True):
             if self._channels_last:
                 feature = feature.permute(0, 3, 1, 2)
-            if level in self.level_norms:
-                feature = self.level_norms[level](feature)
-            features[level] = feature[..., : math.ceil(height / stride), : math.ceil(width / stride)].contiguous()
-        return features
+            found.append((level, stride, self.level_norms[level](feature) if level in self.level_norms else feature))
+        return found
 
     def keep_levels(self, levels: Collection[str]) -> None:
         """Drop the level norms of other levels than these."""

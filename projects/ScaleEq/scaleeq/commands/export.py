@@ -43,19 +43,18 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 def run(arguments: argparse.Namespace) -> None:
     refuse_early(arguments.config_file, arguments.opts)
-    import scaleeq.segmentor  # noqa: F401  (registers the model)
     from scaleeq.engine import SafeCheckpointer, load_config
     from scaleeq.equalization import other_equalizers
     from scaleeq.rewrites.export import export
+    from scaleeq.segmentor import without_pretrained
     from scaleeq.training.recipe import Recipe
 
     cfg = load_config(arguments.config_file, arguments.opts)
     weights = arguments.weights or cfg.MODEL.WEIGHTS
     if not weights:
         raise ValueError("--weights FILE is missing, and MODEL.WEIGHTS of the config is empty")
-    cfg.defrost()
+    cfg = without_pretrained(cfg)
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""  # all weights are in the file
     with console.quiet():
         model = Recipe.build_model(cfg)
         SafeCheckpointer(model, other_model=other_equalizers).load_weights(weights)

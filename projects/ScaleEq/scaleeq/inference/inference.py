@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scaleeq.geometry import OF_VIEW
 from scaleeq.ops import resize
 
 from .options import InferenceOptions
@@ -73,12 +74,16 @@ class Inference(nn.Module):
             return self._maps(view, size)
 
         scales, flip = self.options.scales, self.options.flip
-        if not scales:
+        if scales:
+            means = {task.name: self._mean(task) for task in self.tasks}
+            found = look_at_views(image, predict, means, scales=scales, flip=flip)
+        else:
             found = predict(image)
-            return {task.name: task.settled(found[task.name]) for task in self.tasks}
-        return look_at_views(
-            image, predict, {task.name: self._mean(task) for task in self.tasks}, scales=scales, flip=flip
-        )
+            found = {task.name: task.settled(found[task.name]) for task in self.tasks}
+        for task in self.tasks:  # from the picture as it was given to the result's size
+            if task.geometry.zoom_power:
+                found[task.name] = found[task.name] * task.geometry.factor(image.shape[-2:], size)
+        return found
 
     def _mean(self, task: Predicted) -> Scores | Values:
         """What takes a task's predictions of all views of an image."""
@@ -97,7 +102,7 @@ class Inference(nn.Module):
         return {name: resize(values[None], size)[0] for name, values in maps.items()}
 
     def _call(self, record: dict[str, Any]) -> Maps:
-        result = self.model([record])[0]
+        result = self.model([{**record, OF_VIEW: True}])[0]
         for task in self.tasks:
             if task.name not in result:
                 raise ValueError(

@@ -25,6 +25,8 @@ from torch.utils._python_dispatch import _len_torch_dispatch_stack
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
+from scaleeq.layers import has_hooks
+
 from .deferred import Call, DeferredTensor, Deferring, plain_tensors, runs
 from .paying import LIMIT
 from .report import AccelerationReport
@@ -275,8 +277,7 @@ class _Part(_Hooked):
             if type(touched) is not kind:
                 self.outdated = True
                 return False
-            hooks = touched._forward_hooks or touched._forward_pre_hooks
-            if hooks or touched._backward_hooks or touched._backward_pre_hooks:
+            if has_hooks(touched):
                 return False
         return True
 

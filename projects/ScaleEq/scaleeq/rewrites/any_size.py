@@ -149,11 +149,7 @@ def levels_of(module: TimmBackbone, image: torch.Tensor) -> dict[str, torch.Tens
     if multiple > 1:
         image = F.pad(image, (0, -width % multiple, 0, -height % multiple))
     features = {}
-    for (level, stride), feature in zip(module._strides.items(), module.body(image), strict=True):
-        if module._channels_last:
-            feature = feature.permute(0, 3, 1, 2)
-        if level in module.level_norms:
-            feature = module.level_norms[level](feature)
+    for level, stride, feature in module.maps(image):
         if multiple > 1:  # else the model itself rounds up
             feature = feature[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
         features[level] = feature

@@ -10,11 +10,8 @@ one: a smaller, a larger and an odd one. A graph that has kept something of the 
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +20,11 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from scaleeq.choices import one_of
+from scaleeq.console import quiet
 from scaleeq.equalization import fold_equalizers
 from scaleeq.extras import require
 from scaleeq.files import replacing
-from scaleeq.model import ScaleEqSegmentor, Segmentation
+from scaleeq.model import DenseModel, ScaleEqSegmentor
 
 from .any_size import interpolated, of_any_size
 
@@ -66,7 +64,7 @@ class Deployed(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.segments = isinstance(model, (Segmentation, ScaleEqSegmentor))
+        self.segments = isinstance(model, DenseModel)
         mean, std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
         if isinstance(model, ScaleEqSegmentor):
             mean, std = model.pixel_mean.clone(), model.pixel_std.clone()
@@ -113,6 +111,11 @@ def export(model: nn.Module, path: str | os.PathLike[str]) -> Exported:
 
 def folded(model: nn.Module) -> Deployed:
     """The model in eval mode, float32 and on the CPU, without equalizers, as an export hands it on."""
+    if isinstance(model, DenseModel) and model.is_joint:
+        raise ValueError(
+            f"the model has several tasks ({', '.join(model.tasks)}), and an exported file has one output; export a "
+            "model of one task"
+        )
     divisibility = getattr(getattr(model, "backbone", None), "size_divisibility", 0)
     if isinstance(model, ScaleEqSegmentor) and divisibility > 1:
         raise ValueError(
@@ -223,22 +226,6 @@ def program_of_any_size(model: nn.Module, example: torch.Tensor) -> Any:
         strict=False,
         prefer_deferred_runtime_asserts_over_guards=True,
     )
-
-
-@contextlib.contextmanager
-def quiet(names: Sequence[str] = ("torch", "onnxscript", "onnx_ir")) -> Iterator[None]:
-    """Without what the exporters say of themselves: the check says what counts."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def first_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 from scaleeq.engine import CfgNode, build_model
 from scaleeq.names import check_names
 from scaleeq.probes.counting import Count, count_on_meta
+from scaleeq.segmentor import without_pretrained
 
 CITYSCAPES_SIZE, DEFAULT_SIZE = (1024, 2048), (512, 512)  # pixels
 
@@ -21,11 +22,9 @@ def count_config(cfg: CfgNode, size: Sequence[int]) -> Count:
 
 def build_on_meta(cfg: CfgNode) -> nn.Module:
     """The model of a config on the meta device: shapes without numbers, so no pretrained weights are fetched."""
-    cfg = cfg.clone()
-    cfg.defrost()
+    cfg = without_pretrained(cfg)
     check_names(cfg)
     cfg.MODEL.DEVICE = "meta"
-    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""
     with torch.device("meta"):
         return build_model(cfg)
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from scaleeq.engine import CfgNode
+from scaleeq.segmentor import without_pretrained
 
 from .recipe import Recipe
 from .step import autocast_dtype
@@ -34,9 +35,7 @@ class TimedModel:
     """
 
     def __init__(self, cfg: CfgNode, *, size: Sequence[int], batch: int):
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""
+        cfg = without_pretrained(cfg)
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.dtype = autocast_dtype(cfg)
         self.model: nn.Module = Recipe.build_model(cfg)

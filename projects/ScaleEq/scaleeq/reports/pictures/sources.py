@@ -34,6 +34,7 @@ from scaleeq.fusion import Aligned, Fusion
 from scaleeq.layers import Gate, LogitsGate
 from scaleeq.model import LABELS_SUFFICE
 from scaleeq.probes.maps import capture_fusions, capture_maps
+from scaleeq.segmentor import without_pretrained
 from scaleeq.tasks import build_tasks
 from scaleeq.training.examples import task_pictures
 from scaleeq.training.recipe import Recipe
@@ -139,9 +140,7 @@ class ModelPredictions:
         if "sem_seg" in self.tasks and len(self.classes.names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
             load_records(cfg, dataset_name)  # says so
         # The model.
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.PRETRAINED_FILE = False, ""  # all weights are in the file
+        cfg = without_pretrained(cfg)
         self.model = Recipe.build_model(cfg)
         refuse_kinds(self.model, kinds)
         SafeCheckpointer(self.model, other_model=other_equalizers).load_weights(weights)

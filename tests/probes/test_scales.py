@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from scaleeq.equalization import EqualizerSpec
+from scaleeq.equalization import EqualizerSpec, equalize_fusions
 from scaleeq.equalization.calibration import calibrate
 from scaleeq.fusion import Branch, Concat, Fusion, Resize, SoftmaxSum
 from scaleeq.layers import ConvNormAct
-from scaleeq.probes.scales import Recorder, map_statistics
+from scaleeq.probes.scales import Recorder, _of_combined, map_statistics
 from tests.equalization.test_calibration import TinyNet, make_loader
 from tests.equalized import equalized
 
@@ -175,3 +175,24 @@ def test_what_is_not_finite_is_left_out():
         recorder.read_gradients()
     branch = recorder.finish()["fusion"]["branches"]["coarse"]
     assert {"std", "mean"} <= set(branch) and not {"weight_gradient", "map_gradient"} & set(branch)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_the_gradient_of_a_concatenation_follows_from_that_of_the_convolution_that_reads_it(scaled, dilation):
+    """Oracle: autograd, of the concatenation that a plain evaluation makes."""
+    torch.manual_seed(0)
+    branches = {"fine": Branch(3), "coarse": Branch(2, transfer=Resize())}
+    mix = ConvNormAct(5, 4, kernel_size=3, dilation=dilation)
+    fusion = Fusion(branches, combine=Concat(), mix=mix).double()
+    if scaled:
+        equalize_fusions(fusion, EqualizerSpec())
+        for std, equalizer in zip((0.5, 4.0), fusion.equalizer_of.values(), strict=True):
+            equalizer.set_statistics(torch.tensor(0.1), torch.tensor(std), 4)
+    seen = {}
+    fusion.combine.register_forward_hook(lambda module, args, out: seen.update(combined=out))
+    mix.norm.register_forward_pre_hook(lambda module, args: seen.update(convolved=args[0]))
+    inputs = {"fine": torch.randn(2, 3, 9, 8).double(), "coarse": torch.randn(2, 2, 4, 4).double().requires_grad_()}
+    loss = fusion(inputs).square().sum()
+    expected, gradient = torch.autograd.grad(loss, [seen["combined"], seen["convolved"]])
+    torch.testing.assert_close(_of_combined(fusion, gradient), expected)

@@ -76,7 +76,7 @@ def get_config(name: str, overrides: Sequence[Any] = ()) -> CfgNode:
     return load_config(name, overrides)
 
 
-def add_scaleeq_config(cfg: Any) -> None:
+def add_scaleeq_config(cfg: CfgNode) -> None:
     """Make a config of Detectron2's ready for ScaleEq: add its keys, and register its models and data sets.
 
     cfg: as detectron2.config.get_cfg makes it; changed in place. Nothing is registered, and no engine loaded, before.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaleeq.backbones import PlainBackbone
 from scaleeq.backbones import registered as backbones  # noqa: F401  (registers them)
@@ -16,8 +16,11 @@ from scaleeq.tasks.auxiliary import auxiliary_heads, auxiliary_losses
 from scaleeq.tasks.detectron2 import build_joint
 from scaleeq.tasks.registry import task_names
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
-def build_segmentor(cfg: Any) -> ScaleEqSegmentor:
+
+def build_segmentor(cfg: CfgNode) -> ScaleEqSegmentor:
     """The model of a config; ValueError: a name or a value that cannot be meant."""
     check_names(cfg)
     if "fpn" not in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.FPN != get_cfg().MODEL.FPN:
@@ -41,7 +44,7 @@ def build_segmentor(cfg: Any) -> ScaleEqSegmentor:
     return model
 
 
-def without_pretrained(cfg: Any) -> Any:
+def without_pretrained(cfg: CfgNode) -> CfgNode:
     """A copy of a config, not frozen, whose backbone starts without weights: all are in a file, or none are needed."""
     cfg = cfg.clone()
     cfg.defrost()
@@ -49,7 +52,7 @@ def without_pretrained(cfg: Any) -> Any:
     return cfg
 
 
-def build_parts(cfg: Any, shapes: dict[str, Any]) -> tuple[dict[str, Any], Iterable[str]]:
+def build_parts(cfg: CfgNode, shapes: dict[str, Any]) -> tuple[dict[str, Any], Iterable[str]]:
     """The head of one task, or the decoders of several: arguments of ScaleEqSegmentor; and the levels that they read.
 
     shapes: of the backbone's levels.

@@ -7,7 +7,7 @@ reads weights.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from scaleeq.layers import replace_batch_norms
 
 from . import hrnet, timm
 from .base import PlainBackbone
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 
 class EngineBackbone(PlainBackbone, Backbone):  # type: ignore[misc]
@@ -38,7 +41,7 @@ class HRNetBackbone(hrnet.HRNetBackbone, EngineBackbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """The backbone that MODEL.TIMM and MODEL.BACKBONE.FREEZE_AT describe.
 
     SEM_SEG_HEAD.NORM "SyncBN" holds for its batch norms too, as in mmsegmentation's recipes (not for those that timm
@@ -60,7 +63,7 @@ def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
 
 
 @BACKBONE_REGISTRY.register()
-def build_gsto_hrnet_backbone(cfg: Any, input_shape: ShapeSpec) -> HRNetBackbone:
+def build_gsto_hrnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRNetBackbone:
     """The backbone that MODEL.TIMM, MODEL.HRNET, MODEL.GATE and MODEL.BACKBONE.FREEZE_AT describe.
 
     SEM_SEG_HEAD.NORM "SyncBN" holds for its batch norms too, as the published models were trained.
@@ -84,7 +87,7 @@ def build_gsto_hrnet_backbone(cfg: Any, input_shape: ShapeSpec) -> HRNetBackbone
     return finished(backbone, cfg)
 
 
-def finished(backbone: Any, cfg: Any) -> Any:
+def finished(backbone: Any, cfg: CfgNode) -> Any:
     """The backbone once its weights are looked at, with the batch norms of several processes where they are asked for.
 
     ValueError: a number that no weight may be, in MODEL.TIMM.PRETRAINED_FILE.
@@ -97,7 +100,7 @@ def finished(backbone: Any, cfg: Any) -> Any:
     return backbone
 
 
-def pretrained(cfg: Any) -> bool | timm.Weights:
+def pretrained(cfg: CfgNode) -> bool | timm.Weights:
     """MODEL.TIMM.PRETRAINED, or the weights of PRETRAINED_FILE, which goes before it: a local file with the weights of
     the timm model (.safetensors, or a state dict of torch.save).
 

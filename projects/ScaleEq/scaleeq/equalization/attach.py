@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -21,6 +21,9 @@ from .controls import make_equalizer
 from .foreign_conv import KeptConv, cannot_center
 from .implementations import Attached, implementation
 from .spec import EqualizerSpec
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 SCOPES = ("head", "all")
 OUTSIDE = ("backbone", "aux_heads")  # parts of a model whose Fusions are equalized in no scope
@@ -62,7 +65,7 @@ def equalize_fusions(model: nn.Module, spec: EqualizerSpec, scope: str = "head")
         fusion.equalizers = equalizers.train(fusion.training)
 
 
-def equalize_as_configured(model: nn.Module, cfg: Any) -> None:
+def equalize_as_configured(model: nn.Module, cfg: CfgNode) -> None:
     """Attach what MODEL.SCALE_EQUALIZER says; nothing where it is not enabled."""
     keys = cfg.MODEL.SCALE_EQUALIZER
     one_of(keys.SCOPE, SCOPES, key="MODEL.SCALE_EQUALIZER.SCOPE")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from .options import InferenceOptions
 from .predicted import Classes, Maps, Predicted
 from .views import Scores, Values, look_at_views
 from .windows import slide_all
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 
 class Inference(nn.Module):
@@ -44,7 +47,7 @@ class Inference(nn.Module):
     @classmethod
     def from_config(
         cls,
-        cfg: Any,
+        cfg: CfgNode,
         model: nn.Module,
         *,
         flip_pairs: Sequence[tuple[int, int]] = (),

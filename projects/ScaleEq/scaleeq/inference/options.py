@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scaleeq.choices import one_of
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 COMBINES = ("softmax", "exp_sum")
 AGGREGATE_ON = ("device", "cpu")
@@ -51,7 +54,7 @@ class InferenceOptions:
                 raise ValueError(f"TEST.SLIDE.{key} is set, but there are no windows: set TEST.SLIDE.WINDOW, or not it")
 
     @classmethod
-    def from_config(cls, cfg: Any) -> InferenceOptions:
+    def from_config(cls, cfg: CfgNode) -> InferenceOptions:
         """The options of TEST; ValueError where sizes are set that are not read."""
         from scaleeq.engine import get_cfg
 

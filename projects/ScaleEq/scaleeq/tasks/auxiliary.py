@@ -8,7 +8,7 @@ or, as a backbone, beside its levels under "aux_logits".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -23,8 +23,11 @@ from .losses.segmentation import SegmentationLoss
 from .registry import task_names
 from .semantic import SemanticTask
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
-def auxiliary_loss(cfg: Any, weight: float) -> SegmentationLoss:
+
+def auxiliary_loss(cfg: CfgNode, weight: float) -> SegmentationLoss:
     """The loss of MODEL.LOSS with that weight, and without OHEM."""
     options = LossOptions.from_config(cfg).without_ohem()
     return SegmentationLoss(
@@ -35,7 +38,7 @@ def auxiliary_loss(cfg: Any, weight: float) -> SegmentationLoss:
     )
 
 
-def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, nn.Module]:
+def auxiliary_losses(cfg: CfgNode, weights: Mapping[str, float]) -> dict[str, nn.Module]:
     """The losses of a backbone's "aux_logits": name -> auxiliary_loss. ValueError: the model has no classes."""
     names = task_names(cfg)
     if weights and SemanticTask.name not in names:
@@ -46,7 +49,7 @@ def auxiliary_losses(cfg: Any, weights: Mapping[str, float]) -> dict[str, nn.Mod
     return {name: auxiliary_loss(cfg, weight) for name, weight in weights.items()}
 
 
-def auxiliary_heads(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, SegmentationHead]:
+def auxiliary_heads(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, SegmentationHead]:
     """The heads of MODEL.AUX_HEAD: level -> one convolution and a predictor of classes, with its loss weight.
 
     ValueError: the model has no classes; not one weight per level; a level that there is not.

@@ -24,6 +24,8 @@ from .losses.averaging import Averaging
 from .metric import Metric
 
 if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
     from scaleeq.engine import DatasetEvaluator
 
 Losses = dict[str, torch.Tensor]
@@ -65,7 +67,7 @@ class Task(Averaging):
         self.register_parameter("log_variance", None)
 
     @classmethod
-    def from_config(cls, cfg: Any) -> Task:
+    def from_config(cls, cfg: CfgNode) -> Task:
         """The task as a config describes it."""
         raise NotImplementedError
 

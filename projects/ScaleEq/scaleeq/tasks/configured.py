@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scaleeq import decoders
 from scaleeq.config import add_scaleeq_config
@@ -13,10 +13,13 @@ from scaleeq.decoders.semantic_fpn import PYRAMID_CHANNELS
 from scaleeq.engine import NaiveSyncBatchNorm, comm, get_cfg
 from scaleeq.layers import Level, NormFactory, norm_factory
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
 Levels = Mapping[str, Level]
 
 
-def uper(cfg: Any, levels: Levels) -> Decoder:
+def uper(cfg: CfgNode, levels: Levels) -> Decoder:
     head = cfg.MODEL.SEM_SEG_HEAD
     return decoders.UPer(
         levels,
@@ -28,13 +31,13 @@ def uper(cfg: Any, levels: Levels) -> Decoder:
     )
 
 
-def psp(cfg: Any, levels: Levels) -> Decoder:
+def psp(cfg: CfgNode, levels: Levels) -> Decoder:
     head, transfer = cfg.MODEL.SEM_SEG_HEAD, fusion_options(cfg).transfer
     context = PoolingOptions(pool_scales=head.POOL_SCALES, transfer=transfer, gate=context_gate(cfg))
     return decoders.PSP(levels, head.CONVS_DIM, context=context, norm=resolve_norm(head.NORM))
 
 
-def aspp(cfg: Any, levels: Levels) -> Decoder:
+def aspp(cfg: CfgNode, levels: Levels) -> Decoder:
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.ASPP_CHANNELS not in (0, head.CONVS_DIM):
         raise ValueError(
@@ -46,7 +49,7 @@ def aspp(cfg: Any, levels: Levels) -> Decoder:
     return decoders.ASPP(levels, head.CONVS_DIM, context=context, norm=resolve_norm(head.NORM))
 
 
-def sep_aspp(cfg: Any, levels: Levels) -> Decoder:
+def sep_aspp(cfg: CfgNode, levels: Levels) -> Decoder:
     head = cfg.MODEL.SEM_SEG_HEAD
     if len(head.PROJECT_CHANNELS) != 1:
         raise ValueError(
@@ -63,14 +66,14 @@ def sep_aspp(cfg: Any, levels: Levels) -> Decoder:
     )
 
 
-def fcn(cfg: Any, levels: Levels) -> Decoder:
+def fcn(cfg: CfgNode, levels: Levels) -> Decoder:
     if len(levels) == 1:
         refuse_keys(cfg, "FCNHead", {"FUSION": "levels to fuse, with one level in IN_FEATURES"})
     head = cfg.MODEL.SEM_SEG_HEAD
     return decoders.FCN(levels, head.CONVS_DIM, fusion=fusion_options(cfg), norm=resolve_norm(head.NORM))
 
 
-def semantic_fpn(cfg: Any, levels: Levels) -> Decoder:
+def semantic_fpn(cfg: CfgNode, levels: Levels) -> Decoder:
     head, keys = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.PYRAMID
     return decoders.SemanticFPN(
         levels,
@@ -82,7 +85,7 @@ def semantic_fpn(cfg: Any, levels: Levels) -> Decoder:
     )
 
 
-def eseg(cfg: Any, levels: Levels) -> Decoder:
+def eseg(cfg: CfgNode, levels: Levels) -> Decoder:
     head = cfg.MODEL.SEM_SEG_HEAD
     return decoders.ESeg(
         levels,
@@ -93,7 +96,7 @@ def eseg(cfg: Any, levels: Levels) -> Decoder:
     )
 
 
-def pyramid_options(cfg: Any, *, name: str, channels: int) -> PyramidOptions:
+def pyramid_options(cfg: CfgNode, *, name: str, channels: int) -> PyramidOptions:
     """MODEL.PYRAMID and MODEL.GATE; `name` and `channels` are the decoder's own, for where the keys are empty."""
     keys = cfg.MODEL.PYRAMID
     return PyramidOptions(
@@ -111,7 +114,7 @@ def pyramid_options(cfg: Any, *, name: str, channels: int) -> PyramidOptions:
     )
 
 
-def fusion_options(cfg: Any, *, combine: str = "concat") -> FusionOptions:
+def fusion_options(cfg: CfgNode, *, combine: str = "concat") -> FusionOptions:
     """MODEL.FUSION and MODEL.GATE; `combine` is the decoder's own, for where the key is empty."""
     return FusionOptions(
         transfer=cfg.MODEL.FUSION.TRANSFER or "bilinear",
@@ -121,7 +124,7 @@ def fusion_options(cfg: Any, *, combine: str = "concat") -> FusionOptions:
     )
 
 
-def context_gate(cfg: Any) -> str:
+def context_gate(cfg: CfgNode) -> str:
     """The kind of the gates in the context; "": there are none."""
     return cfg.MODEL.GATE if cfg.MODEL.SEM_SEG_HEAD.CONTEXT_GATE else ""
 
@@ -136,7 +139,7 @@ class Registered:
     lacks: what else means nothing for it -> why not: a part of MODEL ("PYRAMID") or one key of such a part.
     """
 
-    make: Callable[[Any, Levels], Decoder]
+    make: Callable[[CfgNode, Levels], Decoder]
     num_levels: int = 0
     reads: tuple[str, ...] = ()
     lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -194,7 +197,7 @@ def resolve_norm(name: str) -> NormFactory | None:
     return norm_factory(name)
 
 
-def refuse_keys(cfg: Any, head: str, lacks: Mapping[str, str]) -> None:
+def refuse_keys(cfg: CfgNode, head: str, lacks: Mapping[str, str]) -> None:
     """ValueError for a key of MODEL that is set, although it means nothing for this head.
 
     lacks: a part of MODEL ("PYRAMID") or one of its keys ("FUSION.COMBINE") -> why the head has no such thing.

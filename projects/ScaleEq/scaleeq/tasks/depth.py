@@ -7,7 +7,7 @@ with fixed weights, and normals follow the camera.)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,9 @@ from .base import Losses
 from .mapped import MappedTask
 from .metric import Metric
 from .registry import register
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 _METRES, _SHARE = Metric(unit="m", higher_is_better=False), Metric(unit="%", highest=100.0)
 _ERROR = Metric(higher_is_better=False)
@@ -51,7 +54,7 @@ class DepthTask(MappedTask):
         self.limits = {"crop": crop, "closest": closest, "farthest": farthest}
 
     @classmethod
-    def from_config(cls, cfg: Any) -> DepthTask:
+    def from_config(cls, cfg: CfgNode) -> DepthTask:
         """ValueError: limits of TEST.DEPTH that cannot be meant."""
         keys = cfg.TEST.DEPTH
         task = cls(mean=cfg.MODEL.DEPTH.MEAN, crop=keys.CROP, closest=keys.MIN, farthest=keys.MAX)

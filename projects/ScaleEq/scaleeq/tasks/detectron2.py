@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -25,8 +25,11 @@ from .head import SegmentationHead
 from .joint import TaskDecoders, share_decoders
 from .registry import build_tasks, the_task
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
-def build_head(name: str, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> SegmentationHead:
+
+def build_head(name: str, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> SegmentationHead:
     """The head of one of HEADS, for the task of MODEL.TASKS, equalized as the config says.
 
     ValueError: a value of the config that cannot be meant, or that this head has no use for.
@@ -41,7 +44,7 @@ def build_head(name: str, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> Seg
     return built
 
 
-def build_joint(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> tuple[TaskDecoders, dict[str, Task]]:
+def build_joint(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> tuple[TaskDecoders, dict[str, Task]]:
     """The decoders of several tasks, equalized as the config says, and the tasks with their predictors.
 
     ValueError: a value of the config that cannot be meant, or that no head has a use for.
@@ -62,7 +65,7 @@ def build_joint(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> tuple[TaskDec
     return decoders, tasks
 
 
-def checked_levels(names: Sequence[str], cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Level]:
+def checked_levels(names: Sequence[str], cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Level]:
     """The levels that heads read; ValueError for a number of them, or for a key, that means nothing for any head."""
     keys = cfg.MODEL.SEM_SEG_HEAD
     one_of(keys.LOSS_TYPE, ("cross_entropy",), key="MODEL.SEM_SEG_HEAD.LOSS_TYPE")
@@ -105,10 +108,10 @@ def resolve_levels(
     return dict(sorted(found.items(), key=lambda item: item[1].stride))
 
 
-def _builder(name: str) -> Callable[[Any, Mapping[str, ShapeSpec]], SegmentationHead]:
+def _builder(name: str) -> Callable[[CfgNode, Mapping[str, ShapeSpec]], SegmentationHead]:
     """What the registry has under a name."""
 
-    def build(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> SegmentationHead:
+    def build(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> SegmentationHead:
         return build_head(name, cfg, input_shape)
 
     build.__name__ = build.__qualname__ = name

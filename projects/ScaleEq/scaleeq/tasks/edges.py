@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,9 @@ from .losses.binary import VOID, balanced_cross_entropy
 from .mapped import MappedTask
 from .metric import Metric
 from .registry import register
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 _SHARE = Metric(unit="%", highest=100.0)
 
@@ -75,7 +78,7 @@ class EdgesTask(MarksTask):
             self.headline = "plainF"  # type: ignore[misc]
 
     @classmethod
-    def from_config(cls, cfg: Any) -> EdgesTask:
+    def from_config(cls, cfg: CfgNode) -> EdgesTask:
         keys, test = cfg.MODEL.EDGES, cfg.TEST.EDGES
         return cls(
             positive_weight=keys.POSITIVE_WEIGHT,

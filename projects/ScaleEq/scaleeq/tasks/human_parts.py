@@ -5,7 +5,7 @@ An image without people is void altogether (Chen et al. 2014, ASTMT): counted as
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from .base import Losses
 from .mapped import MappedTask
 from .metric import Metric
 from .registry import register
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 VOID = 255
 
@@ -38,7 +41,7 @@ class HumanPartsTask(MappedTask):
         self.absent = absent
 
     @classmethod
-    def from_config(cls, cfg: Any) -> HumanPartsTask:
+    def from_config(cls, cfg: CfgNode) -> HumanPartsTask:
         return cls(absent=cfg.TEST.ABSENT_CLASSES)
 
     def losses(self, prediction: torch.Tensor, targets: torch.Tensor, mean_count: torch.Tensor | None = None) -> Losses:

@@ -7,7 +7,7 @@ direction grows as 1 / length: predictions start at (0, 0, -1), towards the came
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from .base import Losses
 from .mapped import MappedTask
 from .metric import Metric
 from .registry import register
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 _DEGREES, _SHARE = Metric(unit="degrees", higher_is_better=False, highest=180.0), Metric(unit="%", highest=100.0)
 KNOWN_LENGTH = 0.5  # shorter true vectors are unknown
@@ -40,7 +43,7 @@ class NormalsTask(MappedTask):
     initial_bias = (0.0, 0.0, -1.0)
 
     @classmethod
-    def from_config(cls, cfg: Any) -> NormalsTask:
+    def from_config(cls, cfg: CfgNode) -> NormalsTask:
         return cls()
 
     def losses(self, prediction: torch.Tensor, targets: torch.Tensor, mean_count: torch.Tensor | None = None) -> Losses:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from scaleeq.choices import one_of
 from scaleeq.task_names import know_task
 
 from .base import Task
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 TASKS: dict[str, type[Task]] = {}
 TaskClass = TypeVar("TaskClass", bound=type[Task])
@@ -25,7 +28,7 @@ def register(task: TaskClass) -> TaskClass:
     return task
 
 
-def task_names(cfg: Any) -> list[str]:
+def task_names(cfg: CfgNode) -> list[str]:
     """MODEL.TASKS.NAMES; ValueError for a name that no task has, with the choices, and for no name or one twice."""
     names = list(cfg.MODEL.TASKS.NAMES)
     for name in names:
@@ -35,7 +38,7 @@ def task_names(cfg: Any) -> list[str]:
     return names
 
 
-def the_task(cfg: Any) -> Task:
+def the_task(cfg: CfgNode) -> Task:
     """That of a model that has one. ValueError: MODEL.TASKS.NAMES has several."""
     names = task_names(cfg)
     if len(names) > 1:
@@ -46,6 +49,6 @@ def the_task(cfg: Any) -> Task:
     return TASKS[names[0]].from_config(cfg)
 
 
-def build_tasks(cfg: Any) -> dict[str, Task]:
+def build_tasks(cfg: CfgNode) -> dict[str, Task]:
     """Name -> task, in the order of MODEL.TASKS.NAMES; without predictors, which come with a decoder."""
     return {name: TASKS[name].from_config(cfg) for name in task_names(cfg)}

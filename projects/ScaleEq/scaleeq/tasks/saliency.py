@@ -5,11 +5,14 @@ Two classes' balanced cross entropy, as ASTMT and InvPT have it, by one logit: t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .edges import MarksTask
 from .metric import Metric
 from .registry import register
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 
 @register
@@ -25,7 +28,7 @@ class SaliencyTask(MarksTask):
         self.kind = kind
 
     @classmethod
-    def from_config(cls, cfg: Any) -> SaliencyTask:
+    def from_config(cls, cfg: CfgNode) -> SaliencyTask:
         keys = cfg.MODEL.SALIENCY
         return cls(positive_weight=keys.POSITIVE_WEIGHT, frequency=keys.FREQUENCY, kind=cfg.TEST.SALIENCY.MAX_F)
 

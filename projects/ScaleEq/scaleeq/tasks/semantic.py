@@ -20,6 +20,8 @@ from .metric import Metric
 from .registry import register
 
 if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
     from scaleeq.engine import DatasetEvaluator
 
 _SHARE = Metric(unit="%", highest=100.0)
@@ -66,7 +68,7 @@ class SemanticTask(Task):
         self.validation_loss = validation_loss
 
     @classmethod
-    def from_config(cls, cfg: Any) -> SemanticTask:
+    def from_config(cls, cfg: CfgNode) -> SemanticTask:
         """The task of MODEL.SEM_SEG_HEAD, with MODEL.LOSS, scored as TEST says.
 
         ValueError: a value of these keys that cannot be meant.

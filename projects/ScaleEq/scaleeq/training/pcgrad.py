@@ -11,7 +11,7 @@ projection of partial gradients is not that of the whole; losses are not scaled 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,8 +21,11 @@ from scaleeq.tasks.weighting import TaskLosses
 
 from .step import Losses, TrainingStep
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
-def refuse_processes(cfg: Any, num_processes: int) -> None:
+
+def refuse_processes(cfg: CfgNode, num_processes: int) -> None:
     """ValueError: MODEL.TASKS.WEIGHTING is "pcgrad", and there are several processes."""
     if cfg.MODEL.TASKS.WEIGHTING == "pcgrad" and num_processes > 1:
         raise ValueError(

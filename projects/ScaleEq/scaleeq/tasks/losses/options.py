@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scaleeq.choices import one_of
 
 from .ohem import OHEM_KINDS
 from .pixels import AVERAGES
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ class LossOptions:
             raise ValueError(f"{' and '.join(chosen)} are set together, which has no meaning; keep one of them")
 
     @classmethod
-    def from_config(cls, cfg: Any) -> LossOptions:
+    def from_config(cls, cfg: CfgNode) -> LossOptions:
         """The options of MODEL.LOSS; ValueError where CLASS_WEIGHTS has another length than NUM_CLASSES."""
         keys = cfg.MODEL.LOSS
         options = cls(**{field.name: keys[field.name.upper()] for field in dataclasses.fields(cls)})

@@ -57,6 +57,7 @@ class PyramidDecoder(Decoder):
 
     def drop_parts(self, *, of_pyramid: bool) -> None:
         """Remove the modules of the first step, or those of the second one, which another decoder then has."""
+        # A list, since names leave the dict while it is walked through.
         for name in list(self._modules):
             if (name in self.pyramid_parts) == of_pyramid:
                 delattr(self, name)
@@ -76,6 +77,7 @@ def refuse_levels(levels: Any) -> None:
         numbers = [getattr(level, key, None) for key in ("channels", "stride")]
         if not all(isinstance(number, int) and number > 0 for number in numbers):
             raise ValueError(f"level {name!r} of levels is {level!r}; give Level(channels, stride)")
+    # Decoders take the first level as the reference and the last one as the context's.
     strides = {name: level.stride for name, level in levels.items()}
     if list(strides.values()) != sorted(strides.values()):
         ordered = ", ".join(sorted(strides, key=strides.__getitem__))

@@ -44,6 +44,7 @@ class BiFPNCell(nn.Module):
             return Fusion(branches, combine=make_combine(combine, len(branches)), mix=mix)
 
         finest, top = levels[0], levels[-1]
+        # The top level has nothing above it and the finest one nothing below it: each is left out of one path.
         down = {level: node(input=Keep(), top_down=transfer()) for level in reversed(levels[:-1])}
         up = {level: node(input=Keep(), top_down=Keep(), bottom_up=Pool(down_transfer)) for level in levels[1:-1]}
         up[top] = node(input=Keep(), bottom_up=Pool(down_transfer))
@@ -55,6 +56,7 @@ class BiFPNCell(nn.Module):
         """features: level -> (N, channels, H_i, W_i), finest first -> the same levels and sizes."""
         inputs = {level: {"input": features[level]} for level in self.levels}
         refined = self.top_down(features[self.top], inputs)
+        # Upwards, each level in between sees its own input and what came down to it.
         for level in self.levels[1:-1]:
             inputs[level]["top_down"] = refined[level]
         return {self.finest: refined[self.finest], **self.bottom_up(refined[self.finest], inputs)}

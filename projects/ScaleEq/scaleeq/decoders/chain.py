@@ -24,6 +24,7 @@ class Chain(nn.ModuleDict):
         """start: (N, C, h, w); inputs: level -> branch -> map -> level -> (N, C, H_level, W_level)."""
         running, results = start, {}
         for level, fusion in self.items():
+            # What one level gave is the carried branch of the next one.
             running = fusion({**inputs[level], self.carried: running})
             results[level] = running
         return results

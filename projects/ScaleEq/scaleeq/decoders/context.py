@@ -120,6 +120,7 @@ def pyramid_pooling(
         pool = _pooled(in_channels, channels, scale, norm)
         upsample = Gated(Gate(channels, kind=gate)) if gate else Resize(transfer)
         branches[f"pool{scale}"] = Branch(channels, lateral=_gated(pool, in_channels, gate), transfer=upsample)
+    # The level itself goes in unreduced, beside the narrow pooled maps.
     width = in_channels + channels * len(pool_scales)
     mix = ConvNormAct(width, channels, kernel_size=3, norm=norm)
     return Fusion(branches, combine=Concat(), mix=mix, reference="input")
@@ -147,6 +148,7 @@ def atrous_pooling(
         gate: kind of the gates; "": none.
     """
     _check_different("ASPP_DILATIONS", dilations)
+    # The convolutions keep the level's size; the mean alone is a map of one pixel.
     laterals: dict[str, nn.Module] = {
         "pool": _pooled(in_channels, channels, 1, norm),
         "conv": ConvNormAct(in_channels, channels, norm=norm),
@@ -164,6 +166,7 @@ def atrous_pooling(
         for name, lateral in laterals.items()
     }
     combined = make_combine(combine, len(branches))
+    # A sum needs no more width than one of its branches.
     width = channels * len(branches) if combined.concatenates else channels
     mix = ConvNormAct(width, channels, kernel_size=3, norm=norm)
     return Fusion(branches, combine=combined, mix=mix, reference="conv")
@@ -172,6 +175,7 @@ def atrous_pooling(
 def _check_different(key: str, numbers: Sequence[int]) -> None:
     if isinstance(numbers, str) or not all(isinstance(number, int) for number in numbers):
         raise ValueError(f"{key} is {numbers!r}; give a list of different positive whole numbers")
+    # A branch is named after its number, so two equal ones would be one branch.
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 1:
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.{key} is {list(numbers)}; give different positive whole numbers, at least one"
@@ -185,6 +189,7 @@ def _gated(lateral: nn.Module, channels: int, gate: str) -> nn.Module:
 def _pooled(in_channels: int, channels: int, cells: int, norm: NormFactory | None) -> nn.Sequential:
     """Mean over cells x cells, then a 1x1 convolution block. ValueError for a norm that leaves nothing of one cell."""
     block = ConvNormAct(in_channels, channels, norm=norm)
+    # Of one number, less its mean, nothing is left.
     if cells == 1 and isinstance(block.norm, nn.GroupNorm) and block.norm.num_groups == channels:
         raise ValueError(
             f"NORM 'GN' has a group for each of {channels} channels, so a map pooled to one cell is normalised to 0; "

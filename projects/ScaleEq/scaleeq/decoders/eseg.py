@@ -65,6 +65,7 @@ class ESeg(PyramidDecoder):
         )
 
         def mix(width: int) -> nn.Module:
+            # The norm stands outside of the block, which so keeps its bias.
             after = [] if norm is None else [norm(channels)]
             return nn.Sequential(SeparableConv(width, channels, norm=None), *after, nn.SiLU())
 
@@ -94,6 +95,7 @@ def pooled_levels(levels: Mapping[str, Level]) -> list[str]:
     ValueError for levels that do not double their stride, a power of two, from one to the next: a BiFPN halves sizes.
     """
     strides = [shape.stride for shape in levels.values()]
+    # Each pooling halves a size: two levels of equal stride, or a gap, would not meet.
     if any(stride != strides[0] << index for index, stride in enumerate(strides)) or strides[0] & (strides[0] - 1):
         raise ValueError(
             f"ESegHead needs levels whose stride doubles from one to the next; {', '.join(levels)} have {strides}"

@@ -50,6 +50,7 @@ def fapn(
         ready_top=ready_top,
         output_convs=dict.fromkeys(levels[:-1], 1) if output_convs is None else output_convs,
     )
+    # The authors left the top level to torch's initialisation.
     if isinstance(pyramid.top_lateral, ConvNormAct):
         pyramid.top_lateral.conv.reset_parameters()
     return pyramid

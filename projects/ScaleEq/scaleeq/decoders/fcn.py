@@ -54,6 +54,7 @@ class FCN(Decoder):
         steps = itertools.pairwise([width] + [channels] * num_convs)
         convs = nn.Sequential(*(ConvNormAct(a, b, kernel_size=3, norm=norm) for a, b in steps))
         self.body: nn.Module = convs
+        # What came in stands beside what was made of it.
         if concat_input:
             branches = {"input": Branch(width), "convs": Branch(channels, lateral=convs)}
             mix = ConvNormAct(width + channels, channels, kernel_size=3, norm=norm)

@@ -55,6 +55,7 @@ class FusionOptions:
         if len(set(widths.values())) > 1:
             self._refuse_different(widths)
         laterals = laterals or {}
+        # Every branch but the reference is brought to the reference's size.
         branches = {
             name: Branch(
                 width,

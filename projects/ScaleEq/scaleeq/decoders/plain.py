@@ -45,6 +45,7 @@ def fpn(
 
     def conv(width: int, kernel_size: int = 1) -> nn.Module:
         block = ConvNormAct(width, channels, kernel_size=kernel_size, norm=norm, activation=activation)
+        # The Kaiming fill of ConvNormAct is meant for what a ReLU follows.
         if not activation:
             caffe2_xavier_(block.conv)
         return block
@@ -53,6 +54,7 @@ def fpn(
         return conv(width) if lateral == "conv" else make_lateral(lateral, width, channels)
 
     levels = list(in_channels)
+    # A ready top was made by a context and is smooth already.
     numbers = dict.fromkeys(levels[: len(levels) - ready_top], 1) if output_convs is None else output_convs
     outputs: dict[str, nn.Module] = {}
     for level, number in numbers.items():

@@ -57,6 +57,7 @@ class SemanticFPN(PyramidDecoder):
             raise ValueError("MODEL.FUSION.COMBINE is 'concat', but SemanticFPNHead classifies the sum of its branches")
         pyramid = pyramid or PyramidOptions(name="fpn", channels=PYRAMID_CHANNELS)
         self.pyramid = build_pyramid(widths_of(levels), pyramid, norm=pyramid_norm)
+        # One convolution a doubling, so a coarse level is convolved more often than a fine one.
         steps = dict(zip(levels, doublings(levels), strict=True))
         branches = {
             level: Branch(channels, transfer=Progressive(width, channels, steps=steps[level], norm=norm))
@@ -79,6 +80,7 @@ def doublings(levels: Mapping[str, Level]) -> list[int]:
     steps = []
     for level, shape in levels.items():
         ratio = shape.stride // finest
+        # A power of two has one bit.
         if ratio * finest != shape.stride or ratio & (ratio - 1):
             raise ValueError(f"level {level!r} has stride {shape.stride}, which is not {finest} doubled a few times")
         steps.append(ratio.bit_length() - 1)

@@ -48,6 +48,7 @@ class SepASPP(Decoder):
         widths = {"context": channels, "low_level": 48, **(widths or {})}
         low_level, top = take_levels(levels, 2, "SepASPP")
         self.context = (context or AtrousOptions()).fusion(top, widths["context"], separable=True, norm=norm)
+        # The low level is made narrow, so that it does not outweigh the context that it sharpens.
         self.fusion = (fusion or FusionOptions()).fusion(
             widths,
             mix=lambda width: SeparableBlock(width, channels, norm=norm),

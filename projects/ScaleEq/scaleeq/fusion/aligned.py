@@ -62,6 +62,7 @@ class Aligned(nn.Module):
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
         self.weight = nn.Parameter(torch.empty(out_channels, channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
+        # As the authors' deformable layer starts: uniform over the fan-in.
         bound = 1 / math.sqrt(channels * TAPS)
         nn.init.uniform_(self.weight, -bound, bound)
 

@@ -38,6 +38,7 @@ class Select(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (N, C_in, H, W) -> (N, C_out, H, W)."""
+        # How much a channel matters is seen from its mean over the image.
         selected = x * self.importance(x.mean((2, 3), keepdim=True)).sigmoid()
         return self.conv(x + selected if self.residual else selected)
 

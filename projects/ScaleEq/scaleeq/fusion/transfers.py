@@ -186,6 +186,7 @@ def make_transfer(
         return Resize(name)
     if name in DOWN_TRANSFERS:
         return Pool(name)
+    # Those above have no weights, so they do not ask for a width.
     if channels < 1:
         raise ValueError(f"transfer {name!r} has weights; it needs the channels of its branch, not {channels}")
     if name == "deconv":

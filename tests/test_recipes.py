@@ -124,8 +124,16 @@ REDUCED = {
 }
 
 
-@pytest.mark.parametrize("equalizer", ["", "+scale_equalizer"], ids=["plain", "equalized"])
-@pytest.mark.parametrize("recipe", RECIPES)
+def _steps():
+    """Every recipe, plain and equalized; each backbone once either way, all sets among them, and the others as slow."""
+    for index, recipe in enumerate(RECIPES):
+        data_set, backbone = divmod(index, len(BACKBONES))
+        for equalizer, name in (("", "plain"), ("+scale_equalizer", "equalized")):
+            quick = data_set == (backbone + bool(equalizer)) % len(SETS)
+            yield pytest.param(recipe, equalizer, id=f"{recipe}-{name}", marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("recipe, equalizer", _steps())
 def test_one_training_step(recipe, equalizer, tmp_path):
     options = REDUCED | {"OUTPUT_DIR": str(tmp_path)}
     trainer = OneStep(config(recipe + equalizer, *(word for pair in options.items() for word in pair)))

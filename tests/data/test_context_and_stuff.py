@@ -66,7 +66,7 @@ def test_a_background_taken_away_twice_is_refused(root):
 
 def test_unprepared_pascal_context_says_what_to_do(root):
     write_image(root / "VOCdevkit" / "VOC2010" / "JPEGImages" / "a.jpg", 1, 3)
-    with pytest.raises(FileNotFoundError, match=r"python tools/prepare_dataset.py pascal-context"):
+    with pytest.raises(FileNotFoundError, match=r"scaleeq data prepare pascal-context"):
         DatasetCatalog.get("pascal_context_59_sem_seg_train")
     with pytest.raises(ValueError, match=r"59 classes, or 60 .*, not 459"):
         pascal_context.load_pascal_context("val", 459)
@@ -114,7 +114,7 @@ def test_the_archives_files_alone_say_what_to_do(root, version):
     write_coco_stuff_v11(base / "annotations" / "a.mat", np.zeros((2, 3), np.uint8))
     write_image(base / "images" / "a.jpg", 2, 3)
     write_lines(base / "imageLists" / "train.txt", ["a"])
-    with pytest.raises(FileNotFoundError, match=r"python tools/prepare_dataset.py coco-stuff-10k"):
+    with pytest.raises(FileNotFoundError, match=r"scaleeq data prepare coco-stuff-10k"):
         DatasetCatalog.get(f"coco_stuff_10k_{version}_sem_seg_train")
     with pytest.raises(ValueError, match=r"version of COCO-Stuff-10K is 'v12'"):
         coco_stuff.load_coco_stuff("v12", "train")

@@ -100,12 +100,10 @@ def test_voc2012_trainaug(root, base, labels, lists):
 def test_voc2012_trainaug_finds_what_is_wrong(root):
     write_voc(root, "SegmentationClass", "train", {"2007_000032": BORDERED}, palette=True)
     write_voc(root, "SegmentationClass", "val", {"2007_000033": VAL}, palette=True)
-    with pytest.raises(
-        FileNotFoundError, match=r"(?s)SegmentationClassAug  .*missing.*prepare_dataset.py voc2012-train"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"(?s)SegmentationClassAug  .*missing.*data prepare voc2012-train"):
         DatasetCatalog.get("voc2012_sem_seg_trainaug")
     write_voc(root, "SegmentationClassAug", "", {"2008_000002": SBD}, palette=False)
-    with pytest.raises(FileNotFoundError, match=r"trainaug.txt.*aug.txt.*VOCaug.*prepare_dataset.py"):
+    with pytest.raises(FileNotFoundError, match=r"trainaug.txt.*aug.txt.*VOCaug.*data prepare"):
         DatasetCatalog.get("voc2012_sem_seg_trainaug")
     write_list(root / VOC / "ImageSets" / "Segmentation" / "trainaug.txt", ["2008_000002", "2007_000033"])
     with pytest.raises(ValueError, match=r"trainaug.txt names 1 images of val, the first is 2007_000033"):

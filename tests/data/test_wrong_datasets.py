@@ -93,11 +93,9 @@ CASES = {
         lambda root: folder(root, {"a": DISTINCT}, classes="\n"), r"classes.txt.*0 classes.*a class a line"
     ),
     "polygons without labelIds": Case(polygons_alone, r"Cityscapes.*_gtFine_labelIds.png +missing", num_classes=19),
-    "COCO-Stuff as .mat": Case(
-        stuff_as_mat, r"COCO-Stuff.*missing.*prepare_dataset.py coco-stuff-10k", num_classes=171
-    ),
+    "COCO-Stuff as .mat": Case(stuff_as_mat, r"COCO-Stuff.*missing.*data prepare coco-stuff-10k", num_classes=171),
     "no SegmentationClassAug": Case(
-        trainaug_without_sbd, r"SegmentationClassAug +missing.*prepare_dataset.py", num_classes=21
+        trainaug_without_sbd, r"SegmentationClassAug +missing.*data prepare", num_classes=21
     ),
     # which files there are
     "labels of another ending": Case(

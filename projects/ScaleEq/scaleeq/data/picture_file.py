@@ -184,7 +184,7 @@ def open_picture(path: str) -> Iterator[Image.Image]:
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         raise OSError(
             f"{path} cannot be read: {_what_is_wrong(path, error)}. Copy or unpack it again; "
-            "tools/check_dataset.py --all finds all such files"
+            "scaleeq data check --all finds all such files"
         ) from error
 
 
@@ -204,7 +204,7 @@ def _what_is_wrong(path: str, error: BaseException) -> str:
     if not start:
         return "it is empty (0 bytes)"
     if start.startswith(b"MATLAB"):
-        return "it is a MATLAB file, which tools/prepare_dataset.py converts"
+        return "it is a MATLAB file, which scaleeq data prepare converts"
     if isinstance(error, UnidentifiedImageError) and not start.startswith((b"\x89PNG", b"\xff\xd8\xff")):
         kind = next((kind for begin, kind in NOT_READ_HERE.items() if begin in (start[: len(begin)], start[4:8])), "")
         return f"it is {kind}: write PNG" if kind else f"it is not a picture, it starts with {start!r}"

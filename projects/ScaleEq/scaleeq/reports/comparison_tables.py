@@ -116,7 +116,7 @@ def markdown(content: Content) -> str:
         comparison_table(content),
         "\n\n".join(map(line, notes(content))),
         "Where the variants differ:\n\n" + "\n".join(differs),
-        f"Printed by tools/compare.py from {text(content['file'])} (sha256 {content['file_sha256'][:12]}); "
+        f"Printed by scaleeq compare from {text(content['file'])} (sha256 {content['file_sha256'][:12]}); "
         f"engine {', '.join(content['engines']) or 'not run'}; "
         + ", ".join(f"{name} {version}" for name, version in content["versions"].items() if name != "engine")
         + ".",

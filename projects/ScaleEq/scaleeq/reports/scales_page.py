@@ -69,7 +69,7 @@ def _reading(about: Content) -> str:
         "the closed form of bilinear interpolation from the size, the standard deviation and the correlation of "
         "neighbouring pixels before the transfer. Gradients are of the training loss, root mean square over the "
         "weights that consume a branch; shown as multiples of that of the first branch. The relative step is one step "
-        f"of {about['optimizer']}. Made by tools/analyze_scales.py; {versions}."
+        f"of {about['optimizer']}. Made by scaleeq analyze; {versions}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Conversions of the label formats that are no pictures: what tools/prepare_dataset.py does.
+"""Conversions of the label formats that are no pictures: what scaleeq data prepare does.
 
 One module per data set; each states its sources, where to get them, and the official numbers of images. A conversion
 writes label pictures (PNG, grey, the value is the label) and lists beside the official files, and leaves these alone.

@@ -3,11 +3,11 @@
 Layouts, under $DETECTRON2_DATASETS (default ./datasets), BASE being coco/coco_stuff_10k or coco_stuff10k:
 
     BASE/images/NAME.jpg, BASE/imageLists/{train,test}.txt                          the official archive, and
-    BASE/annotations_{v10,v11}/NAME.png                                             0..170, 255: our prepare_dataset.py
+    BASE/annotations_{v10,v11}/NAME.png                                             0..170, 255: scaleeq data prepare
     BASE/{images,annotations}_detectron2/{train,test}/NAME.{jpg,png}                0..170, 255: MaskFormer, v1.0
     BASE/{images,annotations}/{train,test}2014/NAME{.jpg,_labelTrainIds.png}        0 = void, 1..171: mmsegmentation
 
-The archive's labels are BASE/annotations/NAME.mat: `python tools/prepare_dataset.py coco-stuff-10k` tells the versions
+The archive's labels are BASE/annotations/NAME.mat: `scaleeq data prepare coco-stuff-10k` tells the versions
 apart and makes pictures of them. The versions have the same classes in the same order, under other raw values.
 
 Names and their order: the authors' cocostuff-labels.txt, without the 11 ids that never occur. Colours are VOC's of the
@@ -56,7 +56,7 @@ def layouts(version: str, split: str) -> list[Layout]:
     """Where a split may lie."""
     prepared = [
         Layout(
-            used_by="tools/prepare_dataset.py coco-stuff-10k",
+            used_by="scaleeq data prepare coco-stuff-10k",
             images=f"{base}/images",
             labels=f"{base}/{LABELS[version]}",
             names=f"{base}/imageLists/{split}.txt",
@@ -95,7 +95,7 @@ def load_coco_stuff(version: str, split: str, root: str | None = None) -> list[R
     """
     one_of(version, VERSIONS, key="the version of COCO-Stuff-10K")
     one_of(split, SPLITS, key="the split of COCO-Stuff-10K")
-    way_out = "The archive's .mat files are converted by: python tools/prepare_dataset.py coco-stuff-10k"
+    way_out = "The archive's .mat files are converted by: scaleeq data prepare coco-stuff-10k"
     return load_layout(f"COCO-Stuff-10K {version} ({split})", layouts(version, split), root=root, way_out=way_out)
 
 

@@ -6,7 +6,7 @@ Layouts, under $DETECTRON2_DATASETS (default ./datasets); HRNet keeps VOCdevkit/
     VOCdevkit/VOC2010/SegmentationClassContext/NAME.png                   0 = background, 1..59
     VOCdevkit/VOC2010/ImageSets/SegmentationContext/{train,val}.txt
 
-The labels come as one json of run lengths; `python tools/prepare_dataset.py pascal-context` makes the pictures and
+The labels come as one json of run lengths; `scaleeq data prepare pascal-context` makes the pictures and
 lists of it, as does mmsegmentation's script. Both data sets read the same pictures: of 60 classes label 0 is the
 background; of 59 it is void (255), and 1..59 are read as 0..58. Papers report either: say which.
 
@@ -68,7 +68,7 @@ def load_pascal_context(split: str, num_classes: int, root: str | None = None) -
         )
         for used_by, base in BASES.items()
     ]
-    way_out = "Labels and lists are made of trainval_merged.json by: python tools/prepare_dataset.py pascal-context"
+    way_out = "Labels and lists are made of trainval_merged.json by: scaleeq data prepare pascal-context"
     return load_layout(f"Pascal-Context ({split})", layouts, root=root, way_out=way_out)
 
 

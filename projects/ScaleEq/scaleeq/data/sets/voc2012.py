@@ -37,7 +37,7 @@ SPLITS = ("train", "trainaug", "val", "test")
 FOLDERS = {"the official archive": "VOCdevkit/VOC2012", "Detectron2": "VOC2012"}
 # SBD's archive as seen from VOC2012/, for its lists: mmsegmentation's name, and its own beside or above.
 SBD_FOLDERS = ("VOCaug/dataset", "benchmark_RELEASE/dataset", "../benchmark_RELEASE/dataset")
-WAY_OUT = "SBD's .mat files are converted by: python tools/prepare_dataset.py voc2012-trainaug"
+WAY_OUT = "SBD's .mat files are converted by: scaleeq data prepare voc2012-trainaug"
 
 
 def voc_color(label: int) -> tuple[int, int, int]:

@@ -22,6 +22,8 @@ from scaleeq.choices import one_of
 from scaleeq.config.parts import list_configs
 
 if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
     from scaleeq.model import ScaleEqSegmentor, Segmentation
 
 TABLE = Path(__file__).with_name("zoo.json")
@@ -87,23 +89,31 @@ def load_model(name: str, weights: str = "", *, table: Path = TABLE) -> Segmenta
         ValueError: a name without weights; a file that is broken, or does not fit in every tensor.
     """
     # Here, because a list of names needs no torch.
-    from scaleeq.console import quiet
-    from scaleeq.engine import build_model, load_config
-    from scaleeq.model import ScaleEqSegmentor, Segmentation
-    from scaleeq.segmentor import without_pretrained
+    from scaleeq.engine import load_config
+    from scaleeq.model import Segmentation
 
     cfg = load_config(name)
     file = Path(weights or _released(name, table))
     if not file.is_file():
         raise FileNotFoundError(f"weights: there is no file {file}")
+    model = _loaded(built(cfg, name), file)
+    return Segmentation.of(model).eval()
+
+
+def built(cfg: CfgNode, name: str) -> ScaleEqSegmentor:
+    """A config's model on the CPU, with random weights. ValueError, with the config's name: the model of another."""
+    from scaleeq.console import quiet
+    from scaleeq.engine import build_model
+    from scaleeq.model import ScaleEqSegmentor
+    from scaleeq.segmentor import without_pretrained
+
     cfg = without_pretrained(cfg)
     cfg.MODEL.DEVICE = "cpu"
     with quiet():
         model = build_model(cfg)
     if not isinstance(model, ScaleEqSegmentor):
         raise ValueError(f"MODEL.META_ARCHITECTURE of {name} is {cfg.MODEL.META_ARCHITECTURE!r}; load_model gives ours")
-    model = _loaded(model, file)
-    return Segmentation.of(model).eval()
+    return model
 
 
 def _released(name: str, table: Path) -> str:
@@ -138,24 +148,30 @@ def _released(name: str, table: Path) -> str:
 
 def _loaded(model: ScaleEqSegmentor, file: Path) -> ScaleEqSegmentor:
     """The model with a file's weights; what the file does not have of training, the model has not either."""
-    import torch
     from torch import nn
 
     from scaleeq.engine import SafeCheckpointer
     from scaleeq.engine.checkpoint_file import read_checkpoint
-    from scaleeq.equalization import fold_equalizers, other_equalizers
-    from scaleeq.equalization.calibration import fusions_of
+    from scaleeq.equalization import other_equalizers
 
     names = set(read_checkpoint(file, mapped=True)["model"])
     if not any(name.startswith("aux_") for name in names):
         model.aux_heads, model.aux_losses = nn.ModuleDict(), nn.ModuleDict()
-    equalized = [fusion for fusion in fusions_of(model).values() if fusion.equalizers]
-    if equalized and not any(".equalizers." in name for name in names):
-        # Folded: any statistics give the modules that the fold leaves.
-        for fusion in equalized:
-            for equalizer in fusion.equalizers.values():
-                mean, std = torch.full_like(equalizer.mean, 0.5), torch.ones_like(equalizer.std)
-                equalizer.set_statistics(mean, std, 1)
-        model = fold_equalizers(model)
+    if not any(".equalizers." in name for name in names):
+        model = folded_as_a_file(model)
     SafeCheckpointer(model, other_model=other_equalizers).load_weights(str(file))
     return model
+
+
+def folded_as_a_file(model: ScaleEqSegmentor) -> ScaleEqSegmentor:
+    """The model with the modules, not the numbers, that folding its equalizers leaves: for a file of such weights."""
+    import torch
+
+    from scaleeq.equalization import fold_equalizers
+    from scaleeq.equalization.calibration import fusions_of
+
+    equalized = [fusion for fusion in fusions_of(model).values() if fusion.equalizers]
+    for equalizer in (equalizer for fusion in equalized for equalizer in fusion.equalizers.values()):
+        mean, std = torch.full_like(equalizer.mean, 0.5), torch.ones_like(equalizer.std)  # any statistics
+        equalizer.set_statistics(mean, std, 1)
+    return fold_equalizers(model) if equalized else model

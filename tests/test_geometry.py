@@ -83,3 +83,9 @@ def test_refusals():
         Geometry(padding=(9.0, 0.0), negated_x=(0,))
     with pytest.raises(ValueError, match=r"interpolation is 'cubic'; choose one of nearest, bilinear"):
         Geometry(interpolation="cubic")
+
+
+def test_what_is_large_enough_is_not_copied():
+    values = np.ones((3, 4), np.float32)
+    assert Geometry(padding=0.0).padded(values, (3, 4)) is values
+    assert Geometry(padding=0.0).padded(values, (2, 3)) is values

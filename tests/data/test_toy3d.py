@@ -92,3 +92,17 @@ def test_refusals():
         toy3d.render_scene("test", 0)
     with pytest.raises(IndexError, match="64"):
         toy3d.render_scene("val", 64)
+
+
+def test_what_is_seen_behind_a_card_keeps_its_own_texture():
+    """A card that hangs askew covers a part of the window that is cast for it."""
+    canvas = toy3d._Canvas()
+    right, down = np.array([1.0, 0, 0]), np.array([0, 1.0, 0])
+    canvas.plane(toy3d.BACK_WALL, np.array([0, 0, 6.0]), right, down)
+    before = canvas.texture.copy()
+    slanted = np.array([1.0, 1, 0]) / np.sqrt(2), np.array([-1.0, 1, 0]) / np.sqrt(2)
+    canvas.plane(toy3d.CARD, np.array([0, 0, 3.0]), *slanted, half=(0.5, 0.5))
+    card = canvas.surfaces == 1
+    assert 0.02 < card.mean() < 0.5
+    np.testing.assert_array_equal(canvas.texture[:, ~card], before[:, ~card])
+    assert (canvas.texture[:, card] != before[:, card]).any(0).mean() > 0.9

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -60,3 +62,27 @@ def test_the_launch_is_that_of_the_command_line(monkeypatch: pytest.MonkeyPatch)
     run_job(pytest.fail, default_argument_parser().parse_args(words))
     assert (told["processes"], told["num_machines"], told["machine_rank"]) == (2, 3, 1)
     assert told["dist_url"] == "tcp://10.0.0.1:29500"
+
+
+RANK = """
+import argparse, multiprocessing, signal, sys
+from scaleeq.engine import job
+from scaleeq.stopping import Stopped
+
+def main(args):
+    raise Stopped(signal.SIGTERM)
+
+asked = multiprocessing.get_context("spawn").Value("i", 0) if sys.argv[1] == "launched" else None
+try:
+    job._run_rank(main, argparse.Namespace(), asked)
+    print("returned", asked.value)
+except Stopped as stop:
+    print("raised", stop.number)
+"""
+
+
+@pytest.mark.parametrize(("by", "told"), [("launched", "returned 15"), ("torchrun", "raised 15")])
+def test_a_stopped_process_returns_to_its_launcher_and_raises_under_torchrun(by: str, told: str) -> None:
+    """Elsewhere, since such a process takes no further signal."""
+    done = subprocess.run([sys.executable, "-c", RANK, by], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == told

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 import pytest
 import torch
 
-from scaleeq import calibrate, fold_equalizers
+from scaleeq import calibrate, create_model, equalize_fusions, fold_equalizers
 from scaleeq.equalization import EqualizerSpec
+from scaleeq.equalization.calibration import fusions_of
 from scaleeq.fusion import Branch, Concat, Fusion, Resize
 from scaleeq.layers import ConvNormAct
 from tests.equalized import equalized
@@ -52,3 +54,24 @@ def test_a_folded_fusion_has_the_operations_of_the_plain_one(kernel_size, statis
         assert sorted(name.split(".")[1] for name in extra.elements()) == ["add", "conv2d", "new_ones"]
     else:
         assert not extra
+
+
+@pytest.mark.parametrize("implementation", ["module", "reparametrize"])
+@pytest.mark.parametrize("decoder", ["uper", "semantic_fpn"])
+def test_what_was_folded_can_be_equalized_and_folded_again(decoder, implementation):
+    """Its sums have an offset by then, and its padded convolutions one that depends on the place.
+
+    Oracle: the maps themselves, equalized.
+    """
+    torch.manual_seed(0)
+    model = create_model(decoder, "test_resnet", num_classes=3, channels=32).double().eval()
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    for mean, std in ((0.3, 2.0), (-0.7, 0.4)):
+        plain = copy.deepcopy(model)
+        for one, spec in ((plain, EqualizerSpec(implementation="module")), (model, EqualizerSpec(implementation))):
+            equalize_fusions(one, spec, scope="all")
+            for equalizer in (each for fusion in fusions_of(one).values() for each in fusion.equalizer_of.values()):
+                equalizer.set_statistics(torch.tensor(mean).double(), torch.tensor(std).double(), 4)
+        torch.testing.assert_close(model(images), plain(images), rtol=0, atol=1e-9)
+        model = fold_equalizers(model)
+        torch.testing.assert_close(model(images), plain(images), rtol=0, atol=1e-9)

@@ -198,6 +198,11 @@ def product(net, a, b, c):
     return x * net.part(x)
 
 
+def weighted_sigmoid(net, a, b, c):
+    x = cat(a, b, c)
+    return x * (net.part(a[:, :1]).sigmoid() * torch.linspace(-3, 3, 15)[:, None, None])
+
+
 def functional(net, a, b, c):
     return F.conv2d(cat(a, b, c), net.part.weight)
 
@@ -214,6 +219,7 @@ def linear(net, a, b, c):
 PASSED_OVER = {
     "batch norm": (lambda n, a, b, c: n.part(cat(a, b, c)).relu(), nn.BatchNorm2d(15), "fuse", "through batch_norm"),
     "another map": (product, nn.Conv2d(15, 15, 1), "fuse", "reads a product of maps"),
+    "what was a gate": (weighted_sigmoid, nn.Conv2d(1, 15, 1), "fuse", "reads a product of maps"),
     "its gate": (product, nn.Conv2d(15, 15, 1), "part", "a gate"),
     "pooling": (lambda n, a, b, c: n.part(cat(a, b, c)), ChannelGate(), "part.fc.1", "through adaptive_avg_pool2d"),
     "the pixel gate": (lambda n, a, b, c: n.part(cat(a, b, c)), PixelGate(), "part.pixel", "a gate"),

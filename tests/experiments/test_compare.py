@@ -16,7 +16,7 @@ import yaml
 
 from scaleeq.commands import compare
 from scaleeq.engine import DatasetCatalog
-from scaleeq.experiments.execute import _Progress, execute
+from scaleeq.experiments.execute import _Progress, execute, run_folder
 from scaleeq.experiments.jobs import End, Job, Pool
 from scaleeq.experiments.plan import read_plan
 from scaleeq.experiments.run_table import compare_runs, runs_table, write_runs
@@ -104,6 +104,15 @@ def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path, scenes):
     path = write(tmp_path, {"diverging": DIVERGING, "off": {"SOLVER.MAX_ITER": 4}}, seeds=[2])
     with pytest.raises(ValueError, match=r"another config.*\n  SOLVER.MAX_ITER: 3 -> 4\n.*--output"):
         execute(read_plan(path), tmp_path / "out", train=[str(TRAIN)])
+
+
+def test_runs_that_are_there_are_not_run_again(tmp_path, scenes):
+    plan, said = read_plan(write(tmp_path, {"off": {}, "equalized": EQUALIZED}, seeds=[0, 1])), []
+    for variant, seed in plan.runs():
+        write_run(run_folder(tmp_path / "out", variant, seed), 50.0)
+    (tmp_path / "train.py").write_text(f"open({str(tmp_path / 'started')!r}, 'a').write('.')")
+    assert execute(plan, tmp_path / "out", train=[str(tmp_path / "train.py")], jobs=1, say=said.append) == []
+    assert not (tmp_path / "started").exists() and "4 of 4 runs are there already" in said
 
 
 def test_the_time_left_is_that_of_the_runs_so_far(tmp_path):

@@ -14,6 +14,8 @@ from scaleeq.layers import (
     fold_input_affine,
     norm_factory,
 )
+from scaleeq.ops import resize
+from scaleeq.ops.resized_conv import ResizedMap
 
 
 def double_conv(*args, **kwargs) -> nn.Conv2d:
@@ -110,6 +112,23 @@ def test_conv_norm_act_is_torchs_layers_in_a_row():
     torch.testing.assert_close(block(x), expected.relu(), rtol=0, atol=1e-12)
     linear = ConvNormAct(6, 4, activation=False).double().eval()
     torch.testing.assert_close(linear(x), linear.norm(nn.functional.conv2d(x, linear.conv.weight)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_small_maps_are_read_as_if_they_had_been_resized(folded):
+    """With scales of their channels, and after an affine map was folded in, which the border of zeros sees."""
+    torch.manual_seed(0)
+    block = ConvNormAct(10, 3, kernel_size=3, norm=None, activation=False).double()
+    if folded:
+        block.fold_input_affine(torch.rand(10) + 0.5, torch.randn(10) * 3)
+        assert isinstance(block.conv, OffsetConv2d)
+    full, small = torch.randn(2, 4, 12, 16, dtype=torch.float64), torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    scale = torch.rand(6, dtype=torch.float64) + 0.5
+    maps = [ResizedMap(full), ResizedMap(small, "bilinear")]
+    joined = torch.cat([full, resize(small, (12, 16))], 1)
+    found = block.forward_resized(maps, (12, 16), [None, scale])
+    expected = block(joined, torch.cat([torch.ones(4, dtype=torch.float64), scale]))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_batch_norm_equals_torch_and_trains_on_one_value_per_channel():

@@ -27,6 +27,14 @@ from tests.training.tiny import tiny_config
 TASKS = {task.name: task for task in (DepthTask(), NormalsTask(), EdgesTask(), SaliencyTask(), HumanPartsTask())}
 NAME = "tiny3d_val"
 
+LOWER_IS_BETTER = {"rmse", "absRel", "sqRel", "RMSElog", "SILog", "mean", "median"}  # errors; all else are shares
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_direction_of_every_metric(name):
+    metrics = TASKS[name].metrics
+    assert {key for key, metric in metrics.items() if not metric.higher_is_better} == LOWER_IS_BETTER & set(metrics)
+
 
 def first_scenes() -> list[dict]:
     return DatasetCatalog.get("toy3d_val")[:3]

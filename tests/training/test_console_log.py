@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from scaleeq.training.console_log import LONG, FirstLine, console_handlers, first_lines
+from scaleeq.engine import EventStorage, EventWriter
+from scaleeq.training.console_log import LONG, FirstLine, ProgressBar, console_handlers, first_lines
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["toy/fpn", "SOLVER.MAX_ITER", "3", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"]
@@ -56,6 +57,16 @@ def test_the_console_is_short_and_the_file_is_whole(tmp_path):
     assert len(text.splitlines()) > 200 and "(backbone): TimmBackbone(" in text and "WARMUP_FACTOR" in text
     for cut in re.findall(r"\((\d+) lines in log.txt\)", done.stdout):
         assert int(cut) >= LONG
+
+
+def test_the_bar_leaves_no_trace(capsys):
+    with EventStorage(2) as storage:
+        storage.put_scalar("total_loss", 0.5)
+        bar = ProgressBar(8, instead_of=EventWriter())
+        bar.write()
+        bar.close()
+    lines = capsys.readouterr().err.split("\r")
+    assert "loss=0.5" in lines[-3] and lines[-2:] == [" " * len(lines[-3]), ""]
 
 
 @pytest.mark.slow

@@ -164,6 +164,9 @@ def test_examples_are_drawn_by_the_data_set_s_colours(tmp_path):
     assert np.array_equal(drawn[:2, WIDTH : 2 * WIDTH], colorize(7 - labels, COLORS, 255))
     assert np.array_equal(drawn[2:, WIDTH : 2 * WIDTH], colorize(labels, COLORS, 255))
     assert (drawn[:, :WIDTH] == 9).all() and not drawn[2:, 2 * WIDTH :].any()
+    small = Example("c", image, np.tile(np.uint8([0, 7]), (2, WIDTH // 4)))  # enlarged: no class lies between two
+    found = draw_examples(TEST_SET, [small])[:, WIDTH:].reshape(-1, 3)
+    assert {tuple(each) for each in found} == {tuple(COLORS[0]), tuple(COLORS[7])}
 
 
 def shown(folder: Path) -> dict[str, list[int]]:

@@ -63,6 +63,8 @@ class Attached(Equalizers):
         dtype = torch.promote_types(own, torch.float32)
         weights = fusion.combine.weights()
         coefficients, offset = combined_affine(None if weights is None else weights.double(), self.affines())
+        if isinstance(fusion.combine, WeightedSum):  # of equalizers that were folded before
+            offset = offset + fusion.combine.offset.double()
         fusion.combine = WeightedSum(torch.stack(coefficients).to(dtype), offset.to(dtype))
 
     def reset(self, fusion: Fusion) -> None:

@@ -123,13 +123,19 @@ class WeightedSum(WideBuffers):
         """(n, C, 1, 1)."""
         return self.coefficients
 
-    def forward(self, branches: Sequence[torch.Tensor]) -> torch.Tensor:
-        """branches: n maps (N, C, H, W) -> (N, C, H, W)."""
-        return weighted_sum(branches, self.coefficients.unbind(), self.offset)
+    def forward(self, branches: Sequence[torch.Tensor], affines: Sequence[Affine] | None = None) -> torch.Tensor:
+        """branches: n maps (N, C, H, W); affines: what is applied to each of them first -> (N, C, H, W)."""
+        if affines is None:
+            return weighted_sum(branches, self.coefficients.unbind(), self.offset)
+        coefficients, offset = combined_affine(self.coefficients, affines)
+        return weighted_sum(branches, coefficients, offset + self.offset)
 
 
 def combined_affine(weights: torch.Tensor | None, affines: Sequence[Affine]) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """(coefficients, offset) of the sum of weight_i * (x_i * scale_i + shift_i); weights: (n,), None: all 1."""
+    """(coefficients, offset) of the sum of weight_i * (x_i * scale_i + shift_i).
+
+    weights: (n,) or (n, C, 1, 1); None: all 1.
+    """
     factors = [torch.ones((), device=affines[0].scale.device)] * len(affines) if weights is None else weights.unbind()
     offset = sum((w * affine.shift for w, affine in zip(factors, affines, strict=True)), start=torch.zeros(()))
     return [w * affine.scale for w, affine in zip(factors, affines, strict=True)], offset

@@ -33,7 +33,8 @@ def conv_with_input_scale(conv: nn.Conv2d, x: torch.Tensor, input_scale: torch.T
         return conv(x)
     # Multiplied in float32, as the scale is.
     weight = (conv.weight * per_weight(conv, input_scale)).to(conv.weight.dtype)
-    return conv._conv_forward(x, weight, conv.bias)
+    scaled = conv._conv_forward(x, weight, conv.bias)
+    return scaled + conv.offset((x.shape[-2], x.shape[-1]), x) if isinstance(conv, OffsetConv2d) else scaled
 
 
 def per_weight(conv: nn.Conv2d, per_input: torch.Tensor) -> torch.Tensor:

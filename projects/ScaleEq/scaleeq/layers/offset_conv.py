@@ -40,7 +40,8 @@ def fold_input_affine(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor)
         shift: (C_in,).
 
     Returns:
-        A plain nn.Conv2d where that is exact (no shift, or no padding), otherwise an OffsetConv2d. Computed in float64.
+        A plain nn.Conv2d where that is exact (no shift, or no padding, and no offset from before), otherwise an
+        OffsetConv2d. Computed in float64.
     """
     if conv.padding_mode != "zeros":
         raise ValueError(f"fold_input_affine: padding mode {conv.padding_mode!r} is not supported; use 'zeros'")
@@ -52,7 +53,8 @@ def fold_input_affine(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor)
     scaled = (grouped * scale.detach().double().view(per_output)).view_as(weight)
     # Inside, the taps add up to a bias; at a padded border some are missing.
     padded = any(conv.padding) if isinstance(conv.padding, tuple) else conv.padding == "same"
-    needs_offset = bool(padded and taps.abs().max() > 0)
+    old_offset = conv.offset_weight.detach().double() if isinstance(conv, OffsetConv2d) else None
+    needs_offset = old_offset is not None or bool(padded and taps.abs().max() > 0)
     needs_bias = not needs_offset and bool(taps.abs().max() > 0)
     geometry: Any = conv
     folded = (OffsetConv2d if needs_offset else nn.Conv2d)(
@@ -74,6 +76,7 @@ def fold_input_affine(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor)
             bias = torch.zeros_like(folded.bias) if conv.bias is None else conv.bias
             folded.bias.copy_(bias.double() + (taps.sum((1, 2, 3)) if needs_bias else 0.0))
     if needs_offset:
-        folded.offset_weight = nn.Parameter(taps.to(conv.weight.dtype))
+        offset = taps if old_offset is None else taps + old_offset  # of a convolution that was folded into before
+        folded.offset_weight = nn.Parameter(offset.to(conv.weight.dtype))
     folded.weight.requires_grad_(conv.weight.requires_grad)
     return folded.train(conv.training)

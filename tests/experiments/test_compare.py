@@ -21,7 +21,7 @@ from scaleeq.experiments.jobs import End, Job, Pool
 from scaleeq.experiments.plan import read_plan
 from scaleeq.experiments.run_table import compare_runs, runs_table, write_runs
 from scaleeq.experiments.summary import summarize_comparison
-from tests.experiments.folders import write_plan, write_run
+from tests.experiments.folders import write_run
 from tests.training.kill_run import write_scenes
 
 ROOT = Path(__file__).parents[2]
@@ -117,9 +117,9 @@ def test_runs_that_are_there_are_not_run_again(tmp_path, scenes):
 
 def test_the_time_left_is_that_of_the_runs_so_far(tmp_path):
     """Three runs wait after one of 40 s, two after another of 20 s; then, in pairs, one after one of 60 s."""
-    plan, said = write_plan(tmp_path), []
-    pool = Pool(jobs=1)
-    progress = _Progress(plan, num_runs=4, pool=pool, say=said.append)
+    pool, said = Pool(jobs=1), []
+    metrics = {tmp_path / f"{left}": ["sem_seg/mIoU"] for left in range(4)}
+    progress = _Progress(metrics, num_runs=4, pool=pool, say=said.append)
     for left, seconds in ((3, 40.0), (2, 20.0), (1, 60.0), (0, 40.0)):
         job = Job(f"{left}", tmp_path / f"{left}", ["train"])
         write_run(job.folder, 50.0)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from scaleeq.engine import load_config
+from scaleeq.experiments.metrics import find_metric
 from scaleeq.experiments.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def plan_of(folder, changes=None, **options):
 
 def test_what_a_file_means(tmp_path):
     plan = plan_of(tmp_path)
-    assert (plan.name, plan.metric, plan.comment) == ("comparison", "sem_seg/mIoU", "Why?\nBecause.")
+    assert (plan.name, plan.metrics, plan.comment) == ("comparison", ["sem_seg/mIoU"], "Why?\nBecause.")
     runs = [(variant.name, seed) for variant, seed in plan.runs()]
     assert runs == [(name, seed) for seed in (3, 1) for name in ("off", "equalized", "wide")], "seed by seed"
     assert plan.baselines == {"equalized": "off", "wide": "off"}
@@ -110,8 +111,73 @@ def test_variants_may_have_baselines_of_their_own(tmp_path):
         ({"seeds": [-1]}, ValueError, "different whole numbers"),
         ({"seeds": 3}, ValueError, "different whole numbers"),
         ({"_BASE_": BASE}, ValueError, "no _BASE_"),
+        ({"metric": []}, ValueError, "metric is .*give one name, such as depth/rmse, or a list of different ones"),
+        ({"metric": ["a/b", "a/b"]}, ValueError, "list of different ones"),
+        ({"metric": "depth/rmse"}, ValueError, r"variant off has the tasks .*sem_seg.*add sem_seg/mIoU to metric"),
     ],
 )
 def test_mistakes_are_told_with_the_way_out(tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
         plan_of(tmp_path, changes)
+
+
+# --- several tasks ---
+
+TASKS = {
+    "joint": {"MODEL.TASKS.NAMES": ["depth", "normals"], "MODEL.TASKS.WEIGHTS": [1.0, 10.0]},
+    "depth": {},
+    "normals": {"MODEL.TASKS.NAMES": ["normals"]},
+}
+SEVERAL = {
+    "base": str(ROOT / "configs" / "toy" / "depth.yaml"),
+    "baseline": {"joint": "depth"},
+    "variants": TASKS,
+    "single_tasks": {"joint": ["depth", "normals"]},
+}
+
+
+def test_metrics_are_the_headlines_of_the_tasks(tmp_path):
+    plan = plan_of(tmp_path, SEVERAL)
+    assert plan.metrics == ["depth/rmse", "normals/mean"] and plan.single_tasks == {
+        "joint": {"depth": "depth", "normals": "normals"}
+    }
+    assert plan.measured == {"joint": tuple(plan.metrics), "depth": ("depth/rmse",), "normals": ("normals/mean",)}
+    chosen = plan_of(tmp_path, {**SEVERAL, "metric": ["normals/median", "depth/absRel", "total_loss"]})
+    assert chosen.measured["depth"] == ("depth/absRel", "total_loss")
+
+
+@pytest.mark.parametrize(
+    ("singles", "message"),
+    [
+        (["depth"], "holds a variant with a list of others"),
+        ({"both": ["depth"]}, "single_tasks names 'both', which is no variant; choose among joint, depth, normals"),
+        ({"joint": ["depth", "edges"]}, "names 'edges', which is no variant"),
+        ({"joint": "depth"}, "give one variant for each of depth, normals"),
+        (
+            {"joint": ["depth"]},
+            r"single_tasks of joint are \{'depth': \['depth'\]\}; give one variant for each of depth",
+        ),
+        ({"joint": ["depth", "joint"]}, "with that task alone"),
+    ],
+)
+def test_single_tasks_that_cannot_be_meant(tmp_path, singles, message):
+    with pytest.raises(ValueError, match=message):
+        plan_of(tmp_path, {**SEVERAL, "single_tasks": singles})
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "higher"),
+    [
+        ("depth/rmse", "m", False),
+        ("toy3d_val/normals/mean", "degrees", False),
+        ("sem_seg/mIoU", "%", True),
+        ("sem_seg/IoU-card", "%", True),
+        ("validation/loss", "", False),
+        ("total_loss", "", False),
+        ("multi_task/delta_m", "", True),
+        ("bbox/AP", "", True),
+    ],
+)
+def test_a_metric_knows_which_way_is_better(name, unit, higher):
+    metric = find_metric(name)
+    assert (metric.unit, metric.higher_is_better) == (unit, higher)

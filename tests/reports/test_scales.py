@@ -9,7 +9,9 @@ import torch
 
 from scaleeq.probes.scales import SPREADS
 from scaleeq.reports.scales_analysis import analyze_scales
+from scaleeq.reports.scales_page import page
 from scaleeq.training import Trainer
+from tests.tasks import test_joint as joint
 from tests.training.tiny import OneStep, tiny_config
 
 NUMBERS = {
@@ -40,6 +42,27 @@ def test_the_report_measures_the_model_and_its_equalized_copy(tmp_path):
     equalized = tiny_config(tmp_path, MODEL__SCALE_EQUALIZER__ENABLED=True, MODEL__SCALE_EQUALIZER__SCOPE="all")
     report = analyze_scales(equalized, num_batches=1)
     assert all(fusion["equalized"] == fusion["raw"] for fusion in report["fusions"].values())
+
+
+def test_the_report_says_which_task_pulls_what_several_share(tmp_path):
+    """Oracle: a report with the other task's weight near 0, whose gradient is that of the one alone."""
+    for batches in (1, 2):
+        keys = {"MODEL__TASKS__WEIGHTS": [1.0, 1e-6], "MODEL__SCALE_EQUALIZER__STATISTIC": "grad"}
+        cfg = joint.config(tmp_path, **joint.PLAIN_HEADS, **keys)
+        report = analyze_scales(cfg, num_batches=batches)
+        for name, fusion in report["fusions"].items():
+            numbers = fusion["raw"]["branches"].values()
+            if not name.startswith("decoders.shared."):
+                assert not fusion["pull"] and not any("_gradient_sem_seg" in key for each in numbers for key in each)
+                continue
+            assert (
+                fusion["pull"].startswith("sem_seg pulls most: ") and "sem_seg 100 %, mean_colour 0 %" in fusion["pull"]
+            )
+            assert fusion["pull"].endswith("STATISTIC 'grad' balances their total, and so depends on these weights.")
+            for each in numbers:
+                assert each["map_gradient_sem_seg"] == pytest.approx(each["map_gradient"], rel=1e-2)
+                assert each.get("weight_gradient_sem_seg") == pytest.approx(each.get("weight_gradient"), rel=1e-2)
+        assert "map gradient, mean_colour" in page(report) and "sem_seg pulls most" in page(report)
 
 
 def test_nothing_to_measure_is_refused(tmp_path):

@@ -92,12 +92,12 @@ def _summarize(plan: Plan, output: Path) -> None:
     """Write and print what the runs that are there say."""
     from scaleeq.experiments.summary import summarize_comparison
     from scaleeq.reports.comparison_page import write_report
-    from scaleeq.reports.comparison_tables import comparison_table, verdicts
+    from scaleeq.reports.comparison_tables import all_tables, all_verdicts
 
     content = summarize_comparison(plan, output)
     paths = write_report(content, output)
-    say("\n" + comparison_table(content, style="simple") + "\n")
-    say("\n".join(verdicts(content).values()))
+    say("\n" + all_tables(content, style="simple") + "\n")
+    say("\n".join(words for words, _ in all_verdicts(content)))
     if content["missing"]:
         say(f"Missing runs: {'; '.join(content['missing'])}")
     say("\n".join(map(str, paths)))

@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in write_report(content, arguments.output):
         print(path)
     for fusion in content["fusions"].values():
-        print(fusion["verdict"])
+        print(" ".join(filter(None, (fusion["verdict"], fusion["pull"]))))
     return 0
 
 

@@ -87,6 +87,9 @@ def _add_task_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # -0.5 without weight decay (arXiv 1705.07115 in the form of LibMTL; the total may be negative); "pcgrad": WEIGHTS,
     # and of gradients of shared parameters that contradict each other, that part is taken out (arXiv 2001.06782).
     tasks.WEIGHTING = "fixed"
+    # "": none; "pad_net": each task predicts twice, the second time from its map and all others' first predictions,
+    # with the losses of both (arXiv 1805.04409, attention-guided); or a name that `register_interaction` was told.
+    tasks.INTERACTION = ""
 
 
 def _add_pyramid_keys(cfg: CfgNode, node: type[CfgNode]) -> None:

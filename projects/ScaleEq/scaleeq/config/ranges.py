@@ -156,6 +156,7 @@ _MODEL = {
     "TASKS.HEADS": Range("names", unit="one a task; empty: SEM_SEG_HEAD.NAME for all"),
     "TASKS.SHARE": _one_of("backbone", "pyramid", "decoder"),
     "TASKS.WEIGHTS": Range("numbers", "(0, 1e6]", "factors on losses, one a task; empty: all 1"),
+    "TASKS.INTERACTION": Range("text", unit="a registered interaction, such as pad_net; empty: none"),
     "TASKS.WEIGHTING": _one_of("fixed", "uncertainty", "pcgrad"),
     "DEPTH.MEAN": _real("(0, 1e5]", "metres"),
     "EDGES.POSITIVE_WEIGHT": _real("[0, 1)", "a weight; 0: of each image, its share of negatives"),

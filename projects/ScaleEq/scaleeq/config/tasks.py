@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaleeq.choices import one_of
-from scaleeq.task_names import KNOWN_TASKS
+from scaleeq.task_names import KNOWN_INTERACTIONS, KNOWN_TASKS
 
-DEFAULTS = {"HEADS": [], "SHARE": "pyramid", "WEIGHTS": [], "WEIGHTING": "fixed"}
+DEFAULTS = {"HEADS": [], "SHARE": "pyramid", "WEIGHTS": [], "WEIGHTING": "fixed", "INTERACTION": ""}
 
 
 def check_tasks(values: Mapping[str, Any]) -> None:
@@ -19,6 +19,7 @@ def check_tasks(values: Mapping[str, Any]) -> None:
         one_of(name, KNOWN_TASKS, key="MODEL.TASKS.NAMES")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"MODEL.TASKS.NAMES is {names}; name {', '.join(twice)} once")
+    one_of(values["MODEL.TASKS.INTERACTION"], KNOWN_INTERACTIONS, key="MODEL.TASKS.INTERACTION")
     # What is for several tasks alone.
     if len(names) == 1:
         _refuse_of_several(values, names)

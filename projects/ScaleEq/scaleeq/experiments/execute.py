@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from scaleeq import engine
@@ -65,10 +65,15 @@ def execute(
         say(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there already")
     # One thread a run.
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, "SCALEEQ_ENGINE": engine.NAME}
+    metrics = {folder: plan.measured[variant.name] for folder, variant, _ in wanted}
     pool = Pool(
-        jobs=jobs, settled=lambda job: _was_evaluated(job, plan.metric), done=_is_done, environment=environment, say=say
+        jobs=jobs,
+        settled=lambda job: _was_evaluated(job, metrics[job.folder][0]),
+        done=_is_done,
+        environment=environment,
+        say=say,
     )
-    progress = _Progress(plan, num_runs=len(wanted), pool=pool, say=say)
+    progress = _Progress(metrics, num_runs=len(wanted), pool=pool, say=say)
     return [end for end in pool.run(todo, progress) if not _is_done(end.job)]
 
 
@@ -103,8 +108,11 @@ def _was_evaluated(job: Job, metric: str) -> bool:
 class _Progress:
     """One line for each run that ends, with about how long the others will take."""
 
-    def __init__(self, plan: Plan, *, num_runs: int, pool: Pool, say: Callable[[str], None]) -> None:
-        self.plan, self.pool, self.say = plan, pool, say
+    def __init__(
+        self, metrics: Mapping[Path, Sequence[str]], *, num_runs: int, pool: Pool, say: Callable[[str], None]
+    ) -> None:
+        """metrics: folder of a run -> those that it has to have."""
+        self.metrics, self.pool, self.say = metrics, pool, say
         self.num_runs, self.ended = num_runs, 0
         self.started = time.monotonic()
         self.seconds = 0.0
@@ -126,14 +134,15 @@ class _Progress:
                 "engine": f"{engine.NAME} {engine.VERSION}",
             },
         )
+        metrics = self.metrics[end.job.folder]
         try:
-            run = read_run(end.job.folder, self.plan.metric)
+            runs = [read_run(end.job.folder, metric) for metric in metrics]
         except ValueError:
             (end.job.folder / RUN_FILE).unlink()  # the other runs would lack it, too
             raise
         memory = f", {end.peak_mib:.0f} MiB" if end.peak_mib else ""
-        assert run is not None
-        self.say(f"{position}: {self.plan.metric} {run.value:.2f}, {end.seconds:.0f} s{memory}{self._time_left()}")
+        values = ", ".join(f"{metric} {run.value:.2f}" for metric, run in zip(metrics, runs, strict=True) if run)
+        self.say(f"{position}: {values}, {end.seconds:.0f} s{memory}{self._time_left()}")
 
     def _time_left(self) -> str:
         left = self.pool.left * self.seconds / self.ended / (self.pool.limit or 1)

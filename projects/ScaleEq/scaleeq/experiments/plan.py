@@ -5,11 +5,12 @@
     overrides: {SOLVER.MAX_ITER: 400}        # of every variant
     seeds: [0, 1, 2, 3, 4]
     baseline: off                            # or {variant: its baseline}, where there are several
-    metric: sem_seg/mIoU                     # as in metrics.json; of the last evaluation, never of the best
+    metric: sem_seg/mIoU                     # as in metrics.json, of the last evaluation; or a list; default: headlines
     variants:
       off: {}
       equalized: {MODEL.SCALE_EQUALIZER.ENABLED: True}
       other: {config: ../toy/fapn.yaml}      # another base, under the same overrides
+    single_tasks: {joint: [labels, depth]}   # of a variant with several tasks, those with one of them, for Delta_m
 
 YAML reads the bare words off and on as booleans: as names of variants they are taken as written most often.
 """
@@ -29,9 +30,10 @@ from scaleeq.choices import did_you_mean, flatten
 from scaleeq.config.parts import absolute
 from scaleeq.engine import CfgNode, load_config
 from scaleeq.engine.config_io import read_yaml_files
-from scaleeq.tasks.metric import HEADLINE
 
-KEYS = ("name", "base", "overrides", "seeds", "baseline", "metric", "variants")
+from .metrics import read_metrics_key, read_single_tasks
+
+KEYS = ("name", "base", "overrides", "seeds", "baseline", "metric", "variants", "single_tasks")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # it becomes a folder
 OWN_KEYS = ("SEED", "OUTPUT_DIR")  # the comparison sets them
 Values = Mapping[str, Any]  # key -> value
@@ -61,16 +63,26 @@ class Variant:
 
 @dataclass(frozen=True)
 class Plan:
-    """baselines: variant -> the variant that it is compared with. sha256: of the file. comment: its first lines."""
+    """baselines: variant -> the variant that it is compared with. sha256: of the file. comment: its first lines.
+
+    measured: variant -> the metrics that it has, of those that are compared.
+    single_tasks: variant with several tasks -> task -> the variant that has this one alone.
+    """
 
     file: Path
     sha256: str
     name: str
     comment: str
-    metric: str
     seeds: tuple[int, ...]
     variants: tuple[Variant, ...]
     baselines: Mapping[str, str]
+    measured: Mapping[str, tuple[str, ...]]
+    single_tasks: Mapping[str, Mapping[str, str]]
+
+    @property
+    def metrics(self) -> list[str]:
+        """All that are compared, the first one first."""
+        return list(dict.fromkeys(name for metrics in self.measured.values() for name in metrics))
 
     def runs(self) -> list[tuple[Variant, int]]:
         """Every variant with one seed, then with the next: a comparison that is stopped early is a balanced one."""
@@ -97,18 +109,21 @@ def read_plan(path: str | Path, *, seeds: Iterable[int] | None = None) -> Plan:
             known = ", ".join(KEYS)
             raise KeyError(f"{path}: {key!r} is no key of a comparison ({known}){did_you_mean(key, KEYS)}")
     variants = _variants(path, tree)
-    plan = Plan(
+    configs = _configs(path, variants)
+    singles = tree.get("single_tasks")
+    if isinstance(singles, dict):
+        singles = {_name(key): [*map(_name, of)] if isinstance(of, list) else of for key, of in singles.items()}
+    return Plan(
         file=path,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         name=str(tree.get("name", path.stem)),
         comment=_comment(path.read_text(encoding="utf-8")),
-        metric=str(tree.get("metric", HEADLINE.name)),
         seeds=_seeds(path, tree.get("seeds") if seeds is None else list(seeds)),
         variants=variants,
         baselines=_baselines(path, tree.get("baseline"), [variant.name for variant in variants]),
+        measured=read_metrics_key(path, tree.get("metric"), configs),
+        single_tasks=read_single_tasks(path, singles, configs),
     )
-    _check_configs(plan)
-    return plan
 
 
 def _variants(path: Path, tree: Values) -> tuple[Variant, ...]:
@@ -171,24 +186,24 @@ def _baselines(path: Path, value: object, names: list[str]) -> dict[str, str]:
     return baselines
 
 
-def _check_configs(plan: Plan) -> None:
+def _configs(path: Path, variants: Iterable[Variant]) -> dict[str, CfgNode]:
     """Every variant's config, built; KeyError and ValueError as load_config has them, naming the variant."""
     seen: dict[str, str] = {}
-    for variant in plan.variants:
+    configs = {}
+    for variant in variants:
         try:
-            cfg = variant.load()
+            cfg = configs[variant.name] = variant.load()
         except (KeyError, ValueError, FileNotFoundError) as error:
-            raise about(error, f"{plan.file}, variant {variant.name}") from error
+            raise about(error, f"{path}, variant {variant.name}") from error
         if not cfg.DATASETS.TEST:
-            raise ValueError(
-                f"{plan.file}, variant {variant.name}: DATASETS.TEST is empty, so there is no {plan.metric}"
-            )
+            raise ValueError(f"{path}, variant {variant.name}: DATASETS.TEST is empty, so there is nothing to compare")
         text = cfg.dump()
         if text in seen:
             raise ValueError(
-                f"{plan.file}: variants {seen[text]} and {variant.name} are the same config; remove one of them"
+                f"{path}: variants {seen[text]} and {variant.name} are the same config; remove one of them"
             )
         seen[text] = variant.name
+    return configs
 
 
 def about(error: Exception, what: str) -> Exception:

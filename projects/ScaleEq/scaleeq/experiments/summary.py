@@ -6,55 +6,86 @@ there.
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import re
 from pathlib import Path
-from typing import Any
 
 from scaleeq import engine
 from scaleeq.engine.__main__ import package_version
 
 from .execute import run_folder
+from .multi_task import delta_m_sections
 from .plan import Plan
 from .runs import Run, read_run
-from .statistics import ALPHA, CONFIDENCE, Difference, holm, paired_difference, runs_needed, summarize
+from .sections import Content, about_metric, compare_pairs, summary_of
+from .statistics import CONFIDENCE
 
-Content = dict[str, Any]  # of comparison.json, or of a part of it
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy")
-TARGETS = (0.1, 0.2, 0.4)  # differences whose number of runs is told, in the metric's unit
 
 
 def summarize_comparison(plan: Plan, output: Path) -> Content:
-    """All numbers of a comparison, as plain values.
+    """All numbers of a comparison, as plain values: those of the first metric, and under "more" of each other one.
 
     ValueError: a run has no such metric.
     """
-    runs = {variant.name: {seed: read_run(run_folder(output, variant, seed), plan.metric) for seed in plan.seeds}
-            for variant in plan.variants}  # fmt: skip
-    found = {name: {seed: run for seed, run in of.items() if run is not None} for name, of in runs.items()}
+    first, *others = plan.metrics
+    found = {metric: _runs_of(plan, output, metric) for metric in plan.metrics}
+    missing = [
+        f"{variant.name}, seed {seed}"
+        for variant in plan.variants
+        for seed in plan.seeds
+        if seed not in found[plan.measured[variant.name][0]][variant.name]
+    ]
+    more = [
+        {
+            **about_metric(metric),
+            "variants": {name: _summary(of, whole=False) for name, of in found[metric].items()},
+            "comparisons": compare_pairs(_values(found[metric]), plan.baselines, metric),
+        }
+        for metric in others
+    ]
+    engines = {str(run.record.get("engine")) for of in found.values() for runs in of.values() for run in runs.values()}
     differing = plan.differing_keys()
     return {
         "name": plan.name,
         "file": str(plan.file),
         "file_sha256": plan.sha256,
         "comment": question(plan.comment),
-        "metric": plan.metric,
+        **about_metric(first),
         "seeds": list(plan.seeds),
-        "engines": sorted({str(run.record.get("engine")) for of in found.values() for run in of.values()}),
+        "engines": sorted(engines),
         "versions": _versions(),
         "confidence": CONFIDENCE,
-        "missing": [f"{name}, seed {seed}" for name, of in runs.items() for seed, run in of.items() if run is None],
+        "missing": missing,  # gets lines of "more"
         "variants": {
             variant.name: {
                 "config": variant.config,
                 "differs_in": differing[variant.name],
-                **_summary(found[variant.name]),
+                "has_metric": first in plan.measured[variant.name],
+                **_summary(
+                    found[plan.measured[variant.name][0]][variant.name], of_metric=first in plan.measured[variant.name]
+                ),
             }
             for variant in plan.variants
         },
-        "comparisons": _comparisons(plan, found),
+        "comparisons": compare_pairs(_values(found[first]), plan.baselines, first),
+        "more": [*more, *delta_m_sections(plan, output, missing)],
     }
+
+
+def _runs_of(plan: Plan, output: Path, metric: str) -> dict[str, dict[int, Run]]:
+    """Variant -> seed -> run, of those that are there; variants without the metric are not in it."""
+    return {
+        variant.name: {
+            seed: run for seed in plan.seeds if (run := read_run(run_folder(output, variant, seed), metric)) is not None
+        }
+        for variant in plan.variants
+        if metric in plan.measured[variant.name]
+    }
+
+
+def _values(runs: dict[str, dict[int, Run]]) -> dict[str, dict[int, float]]:
+    return {name: {seed: run.value for seed, run in of.items()} for name, of in runs.items()}
 
 
 def question(comment: str) -> str:
@@ -63,52 +94,21 @@ def question(comment: str) -> str:
     return re.sub(r"\n(?!\n|[A-Z][a-z]+: )", " ", "\n".join(lines)).strip()
 
 
-def _summary(runs: dict[int, Run]) -> Content:
+def _summary(runs: dict[int, Run], *, of_metric: bool = True, whole: bool = True) -> Content:
+    """of_metric: False: of a variant without the metric, whose runs are told all the same. whole: what was run, too."""
+    values = {seed: run.value for seed, run in runs.items()} if of_metric else {}
+    keys = ("seconds", "peak_mib", "command") if whole else ()
     return {
-        **dataclasses.asdict(summarize([run.value for run in runs.values()])),
+        **summary_of(values),
         "runs": {
             str(seed): {
-                "value": run.value,
-                **{key: run.record.get(key) for key in ("seconds", "peak_mib", "command")},
-                "curve": run.curve,
-                "loss": run.losses,
+                **({"value": run.value, "curve": run.curve} if of_metric else {"curve": []}),
+                **{key: run.record.get(key) for key in keys},
+                **({"loss": run.losses} if whole else {}),
             }
             for seed, run in runs.items()
         },
     }
-
-
-def _comparisons(plan: Plan, runs: dict[str, dict[int, Run]]) -> dict[str, Content]:
-    """Variant -> its difference to its baseline, over the seeds that both have."""
-    by_seed = {
-        name: {
-            seed: runs[name][seed].value - runs[baseline][seed].value
-            for seed in plan.seeds
-            if seed in runs[name] and seed in runs[baseline]
-        }
-        for name, baseline in plan.baselines.items()
-    }
-    differences = {name: paired_difference(list(of.values())) for name, of in by_seed.items()}
-    adjusted = holm({name: of.p_t for name, of in differences.items() if of.p_t is not None})
-    return {
-        name: {
-            "baseline": plan.baselines[name],
-            "by_seed": {str(seed): value for seed, value in by_seed[name].items()},
-            **dataclasses.asdict(of),
-            "called": of.called,
-            "p_holm": adjusted.get(name),
-            "called_holm": adjusted[name] < ALPHA if name in adjusted else False,
-            "runs_needed": _runs_needed(of),
-        }
-        for name, of in differences.items()
-    }
-
-
-def _runs_needed(difference: Difference) -> dict[str, int | None]:
-    """Difference -> how many pairs would detect it, given how much these scatter; {} where that is not known."""
-    if not difference.sd:
-        return {}
-    return {str(target): runs_needed(difference.sd, target) for target in TARGETS}
 
 
 def _versions() -> dict[str, str]:

@@ -7,7 +7,8 @@ loss. Each batch is a step of its own; of their gradients the root mean square i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ def measure_scales(
     *,
     loss: Callable[[Batch], torch.Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    tasks: Callable[[], AbstractContextManager[Any]] | None = None,
 ) -> Record:
     """Record all Fusions of a model over some batches; see .scales for the numbers.
 
@@ -34,6 +36,7 @@ def measure_scales(
         batches: of training data, at least one.
         loss: batch -> the training loss; default the sum of the losses that the model returns in training.
         optimizer: takes one step with the last batch's gradients, for relative_step: the weights CHANGE. None: no step.
+        tasks: of a model with several, what collects in `totals` each one's share of a loss, for the gradients of each.
 
     Raises:
         ValueError: no batch, or a loss that is not finite.
@@ -42,15 +45,18 @@ def measure_scales(
     empty = True
     try:
         # Gradients of every batch, and a step with the last one's.
-        with Recorder(model) as recorder:
+        with Recorder(model, tasks=tasks is not None) as recorder:
             with measuring(model), torch.enable_grad():
                 _train_without_noise(model)
                 for batch in batches:
                     empty = False
                     model.zero_grad()
-                    value = loss(batch)
+                    with tasks() if tasks else nullcontext() as told:
+                        value = loss(batch)
                     if not torch.isfinite(value):
                         raise ValueError(f"the loss of a batch is {float(value)}: its gradients say nothing")
+                    if told is not None:
+                        recorder.read_tasks(told.totals)
                     value.backward()
                     recorder.read_gradients()
             if empty:

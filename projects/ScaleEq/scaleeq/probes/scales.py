@@ -82,7 +82,8 @@ class Recorder:
         self._watching = ExitStack()
         self._gradient_scale = 1.0
         self._combined: dict[str, torch.Tensor] = {}  # fusion -> what _watch has shown last, with its graph
-        self._of_tasks: dict[str, dict[str, torch.Tensor]] = {}  # fusion -> task -> gradient of its weights
+        self._of_tasks: dict[str, dict[str, torch.Tensor]] = {}  # fusion -> task -> gradient of its weights, of a step
+        self._pulls: dict[str, dict[str, list[torch.Tensor]]] = {}  # fusion -> task -> of each step, (branches,)
 
     def __enter__(self) -> Recorder:
         observers: dict[Fusion, Observer | None] = {}
@@ -131,11 +132,11 @@ class Recorder:
         """
         self._gradient_scale = gradient_scale
         self._combined.clear()
-        self._of_tasks = {
-            name: {task: branch_rms(self.fusions[name], average(gradient)) for task, gradient in of_tasks.items()}
-            for name, of_tasks in self._of_tasks.items()
-            if len(of_tasks) > 1
-        }
+        for name, of_tasks in self._of_tasks.items():
+            for task, gradient in of_tasks.items() if len(of_tasks) > 1 else ():
+                pulls = self._pulls.setdefault(name, {}).setdefault(task, [])
+                pulls.append(branch_rms(self.fusions[name], average(gradient)))
+        self._of_tasks = {}
         for name, fusion in self.fusions.items():
             weight = _consumed_by(fusion)
             if weight is not None and weight.grad is not None:
@@ -154,7 +155,7 @@ class Recorder:
             values = {branch: self._summary(fusion, branch, seen, len(shares)) for branch, seen in parts.items()}
             self._add_weights(name, fusion, values)
             record |= {name: _with_shares(fusion, values)} if all(values.values()) else {}
-        self._seen, self._gradients, self._weights, self._of_tasks = {}, {}, {}, {}
+        self._seen, self._gradients, self._weights, self._pulls = {}, {}, {}, {}
         return record
 
     def _summary(self, fusion: Fusion, branch: str, parts: list[Part], processes: int) -> Numbers:
@@ -199,7 +200,8 @@ class Recorder:
         for branch, gradient, step in zip(values, gradients, steps, strict=True):
             numbers = {"weight_gradient": gradient, "relative_step": step}
             values[branch] |= {key: value for key, value in numbers.items() if math.isfinite(value)}
-        for task, rms in self._of_tasks.get(name, {}).items():
+        for task, steps_of in self._pulls.get(name, {}).items():
+            rms = torch.stack(steps_of).square().mean(0).sqrt()
             for branch, gradient in zip(values, rms.tolist(), strict=True):
                 values[branch] |= {f"weight_gradient_{task}": gradient} if math.isfinite(gradient) else {}
 

@@ -35,9 +35,14 @@ def draw_curves(content: Content, key: str, label: str) -> str:
     key: "curve" or "loss" of each run.
     """
     with drawing(WIDTH_IN, HEIGHT_IN, axes_grid_axis="both") as (figure, [axis]):
-        for index, (name, variant) in enumerate(content["variants"].items()):
+        shown = {
+            name: [run[key] for run in of["runs"].values() if run[key]] for name, of in content["variants"].items()
+        }
+        for index, (name, curves) in enumerate(shown.items()):
+            if not curves:  # not run, or without this metric
+                continue
             # A line, and the band of its seeds.
-            iterations, mean, least, most = band([run[key] for run in variant["runs"].values() if run[key]])
+            iterations, mean, least, most = band(curves)
             axis.plot(
                 iterations,
                 mean,
@@ -53,7 +58,7 @@ def draw_curves(content: Content, key: str, label: str) -> str:
         if key == "loss" and 0 < LOG_FACTOR * axis.dataLim.y0 < axis.dataLim.y1:
             axis.set_yscale("log")
         # The legend below needs room where there are many.
-        num = len(content["variants"])
+        num = sum(map(bool, shown.values()))
         figure.legend(loc="outside lower center", ncols=2 if num > 3 else num)
         if num > 6:
             figure.set_figheight(HEIGHT_IN + 0.16 * (num - 6))
@@ -82,5 +87,6 @@ def draw_differences(content: Content) -> str:
             fontsize=8,
         )
         axis.set_ylim(len(names) - 0.5, -0.5)
-        axis.set_xlabel(plain(f"difference of {content['metric']}"))
+        lower = "" if content.get("higher_is_better", True) else " (lower is better)"
+        axis.set_xlabel(plain(f"difference of {content['metric']}{lower}"))
         return to_svg(figure)

@@ -8,7 +8,7 @@ from pathlib import Path
 from scaleeq.files import write_json, write_text
 
 from .comparison_drawing import draw_curves, draw_differences
-from .comparison_tables import HEADERS, markdown, notes, rows, verdicts
+from .comparison_tables import HEADERS, all_verdicts, heading, markdown, notes, rows, sections
 from .html import Content, render
 
 
@@ -29,10 +29,10 @@ def page(content: Content) -> str:
         title=content["name"],
         question=content["comment"],
         missing=missing,
-        verdicts=[(text, content["comparisons"][name]["called"]) for name, text in verdicts(content).items()],
+        verdicts=all_verdicts(content),
         figures=_figures(content),
         headers=HEADERS,
-        rows=rows(content),
+        tables=[(heading(part) if content.get("more") else "", rows(part)) for part in sections(content)],
         notes=[text for text in notes(content) if text not in missing],
         differing=_differing(content),
         footer=_footer(content),
@@ -41,22 +41,27 @@ def page(content: Content) -> str:
 
 def _figures(content: Content) -> list[dict[str, str]]:
     """Title, caption and SVG of each drawing; none where nothing was run."""
-    if not any(variant["n"] for variant in content["variants"].values()):
+    if not any(variant["runs"] for variant in content["variants"].values()):
         return []
-    metric = content["metric"]
-    drawings = (
-        (
-            draw_differences(content),
-            f"Paired differences of {metric}",
-            "A grey dot is a seed, a diamond the mean with its 95 % interval, orange-red where that excludes 0.",
-        ),
-        (draw_curves(content, "curve", metric), metric, "Mean over seeds; the band is the least to the largest."),
-        (draw_curves(content, "loss", "training loss"), "Training loss", "Mean over seeds, and the band of seeds."),
-    )
+    drawings = [drawn for part in sections(content) for drawn in _of_metric(part)]
+    loss = draw_curves(content, "loss", "training loss")
+    drawings.append((loss, "Training loss", "Mean over seeds, and the band of seeds."))
     return [
         {"svg": base64.b64encode(svg.encode()).decode(), "title": title, "caption": caption}
         for svg, title, caption in drawings
     ]
+
+
+def _of_metric(section: Content) -> list[tuple[str, str, str]]:
+    """SVG, title and caption of the differences of one metric, and of its curves where it has any."""
+    metric = section["metric"]
+    title = section.get("title") or f"Paired differences of {heading(section)}"
+    dots = "A grey dot is a seed, a diamond the mean with its 95 % interval, orange-red where that excludes 0."
+    drawings = [(draw_differences(section), title, dots)] if section["comparisons"] else []
+    if any(run.get("curve") for variant in section["variants"].values() for run in variant["runs"].values()):
+        caption = "Mean over seeds; the band is the least to the largest."
+        drawings.append((draw_curves(section, "curve", metric), metric, caption))
+    return drawings
 
 
 def _differing(content: Content) -> list[tuple[str, str]]:

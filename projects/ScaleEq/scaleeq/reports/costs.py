@@ -40,10 +40,19 @@ def time_table(records: Sequence[Content]) -> str:
                 for kind in TIMED
                 for text in (f"{1000 * record[f'{kind}_s']:.1f}", f"{record[f'{kind}_ratio']:.2f}")
             ),
+            _cpu(record.get("training_cpu_ratio")),
             f"{record['images_per_s']:.1f}",
             "-" if record["peak_mib"] is None else f"{record['peak_mib']:.0f}",
         )
         for record in records
     ]
-    headers = ("config", "image", "forward ms", "ratio", "training ms", "ratio", "images/s", "peak MiB")
+    headers = (
+        "config", "image", "forward ms", "ratio", "training ms", "ratio", "of CPU time (quartiles)", "images/s",
+        "peak MiB",
+    )  # fmt: skip
     return grid(rows, headers)
+
+
+def _cpu(ratio: Sequence[float] | None) -> str:
+    """Of the lower quartile, the median and the upper quartile."""
+    return "-" if ratio is None else f"{ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f})"

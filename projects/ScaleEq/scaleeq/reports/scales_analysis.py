@@ -21,12 +21,13 @@ from scaleeq.equalization import other_equalizers
 from scaleeq.equalization.calibration import calibrate, fusions_of, is_calibrated
 from scaleeq.probes.analysis import measure_scales
 from scaleeq.probes.scales import Record
+from scaleeq.tasks.weighting import collected_task_losses
 from scaleeq.training.batches import Batch
 from scaleeq.training.hooks import FirstBatches
 from scaleeq.training.recipe import Recipe
 from scaleeq.training.step import micro_batch_size, seed_iteration
 
-from .scales_verdict import facts_of, verdict
+from .scales_verdict import facts_of, pull, verdict
 
 logger = logging.getLogger(__name__)
 Batches = list[Batch]
@@ -62,7 +63,8 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
     if not all(map(is_calibrated, fusions.values())):
         calibrate(model, batches, num_images=-1)
     logger.info("measuring %d fusions on %d batches of %d", len(fusions), len(batches), len(batches[0]))
-    record = measure_scales(model, batches, optimizer=Recipe.build_optimizer(cfg, model))
+    several = collected_task_losses if len(getattr(model, "tasks", ())) > 1 else None
+    record = measure_scales(model, batches, optimizer=Recipe.build_optimizer(cfg, model), tasks=several)
     # And with equalizers, from the same weights.
     equalized, refused = (record, "") if equalizes else _equalized_record(cfg, state, batches)
     content: dict[str, Any] = {"about": _about(cfg, weights, batches, refused), "fusions": {}}
@@ -76,6 +78,7 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
         content["fusions"][name] = {
             "title": facts.title,
             "verdict": text,
+            "pull": pull(record[name], statistic=cfg.MODEL.SCALE_EQUALIZER.STATISTIC),
             "effect": effect,
             "widths": facts.widths,
             "transfers": facts.transfers,

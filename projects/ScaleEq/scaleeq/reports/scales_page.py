@@ -27,6 +27,9 @@ NUMBERS = {
 }  # fmt: skip
 
 
+OF_TASKS = {"map_gradient_": "map gradient", "weight_gradient_": "weight gradient"}  # a task's name follows
+
+
 def write_report(content: Content, output: Path) -> list[Path]:
     """Write the files into a folder; returns their paths."""
     paths = [output / "scales.json", output / "scales.html"]
@@ -77,17 +80,22 @@ def _section(name: str, fusion: Content) -> dict[str, object]:
     """What the template shows of a fusion: words, and lengths in percent."""
     branches = fusion["raw"]["branches"]
     names = [number for number in NUMBERS if any(number in numbers for numbers in branches.values())]
+    titles = {number: NUMBERS[number] for number in names}
+    for start, title in OF_TASKS.items():
+        of_tasks = (number for numbers in branches.values() for number in numbers if number.startswith(start))
+        titles |= {number: f"{title}, {number.removeprefix(start)}" for number in of_tasks}
     return {
         "name": name,
         "title": fusion["title"],
         "summary": _summary(fusion),
         "verdict": fusion["verdict"],
+        "pull": fusion.get("pull", ""),
         "effect": fusion["effect"],
         "key": _key(fusion),
         "branches": [_branch(branch, fusion) for branch in branches],
-        "headers": [NUMBERS[number] for number in names],
+        "headers": list(titles.values()),
         "numbers": [
-            (branch, ["-" if n not in numbers else f"{numbers[n]:.4g}" for n in names])
+            (branch, ["-" if n not in numbers else f"{numbers[n]:.4g}" for n in titles])
             for branch, numbers in branches.items()
         ],
     }

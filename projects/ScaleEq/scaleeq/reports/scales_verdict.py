@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,29 @@ def verdict(
     cause = "made by the transfers" if before < NEGLIGIBLE else f"{percent(before)} before the transfers"
     change = _change(facts, record, equalized) if equalized is not None else f"not equalized: {not_equalized}"
     return True, f"{facts.title}: {percent(gap)} spread ({cause}); {change}."
+
+
+def pull(record: Content, *, statistic: str = "std") -> str:
+    """Which task pulls a Fusion that several share, in words; "" where none or one does.
+
+    Each task's gradient, its weight included, is the root mean square over branches.
+    """
+    start = "map_gradient_"
+    branches = list(record["branches"].values())
+    tasks = {key.removeprefix(start) for numbers in branches for key in numbers if key.startswith(start)}
+    found = {
+        task: math.sqrt(sum(numbers.get(start + task, 0.0) ** 2 for numbers in branches) / len(branches))
+        for task in sorted(tasks)
+    }
+    total = sum(found.values())
+    if not total:
+        return ""
+    ordered = sorted(found, key=lambda task: -found[task])
+    shares = ", ".join(f"{task} {100 * found[task] / total:.0f} %" for task in ordered)
+    text = f"{ordered[0]} pulls most: of the tasks' gradients, weights of losses included, {shares}"
+    if statistic == "grad":
+        text += "; STATISTIC 'grad' balances their total, and so depends on these weights"
+    return f"{text}."
 
 
 def percent(ratio: float) -> str:

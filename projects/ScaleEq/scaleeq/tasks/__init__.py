@@ -8,7 +8,9 @@ from .base import Metric, Task
 from .depth import DepthTask
 from .edges import EdgesTask
 from .human_parts import HumanPartsTask
+from .interaction import Interaction, register_interaction
 from .normals import NormalsTask
+from .pad_net import PadNet
 from .registry import TASKS, build_tasks, register, task_names
 from .saliency import SaliencyTask
 from .semantic import SemanticTask
@@ -18,12 +20,15 @@ __all__ = [
     "DepthTask",
     "EdgesTask",
     "HumanPartsTask",
+    "Interaction",
     "Metric",
     "NormalsTask",
+    "PadNet",
     "SaliencyTask",
     "SemanticTask",
     "Task",
     "build_tasks",
     "register",
+    "register_interaction",
     "task_names",
 ]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from scaleeq.engine import DatasetEvaluator
 
+    from .interaction import Interaction
+
 Losses = dict[str, torch.Tensor]
 INITIAL_LOG_VARIANCE = -0.5  # LibMTL's
 
@@ -46,6 +48,8 @@ class Task(Averaging):
     metrics: metric -> its unit and direction; headline: the one that chooses model_best.pth.
     requires_all: whether a sample without its target is a mistake, instead of one of which nothing is known.
     initial_bias: of the predictor, one number or one a channel: a good first guess saves many iterations.
+    after: tasks whose first predictions its decoder takes, in a model whose tasks interact (MODEL.TASKS.INTERACTION);
+        None: all others.
     """
 
     name: ClassVar[str]
@@ -58,13 +62,16 @@ class Task(Averaging):
     headline: ClassVar[str]
     requires_all: ClassVar[bool] = False
     initial_bias: float | Sequence[float] = 0.0
+    after: ClassVar[Sequence[str] | None] = None
 
     log_variance: nn.Parameter | None
+    interaction: Interaction | None
 
     def __init__(self) -> None:
         super().__init__()
         self.task = self.name
         self.register_parameter("log_variance", None)
+        self.register_module("interaction", None)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Task:
@@ -132,6 +139,19 @@ class Task(Averaging):
     def predict(self, fused: torch.Tensor) -> torch.Tensor:
         """fused: (N, width, h, w) -> (N, channels, h, w); after `attach`."""
         return self.classifier(self.dropout(fused))
+
+    def interact(self, interaction: Interaction, *, width: int) -> None:
+        """Have it predict twice: first as it is, then from what the interaction makes of other tasks' predictions.
+
+        width: of the map of its decoder. After `attach`.
+        """
+        self.first = self.predictor(width)
+        self.interaction = interaction
+
+    def predict_first(self, fused: torch.Tensor) -> torch.Tensor:
+        """fused: (N, width, h, w) -> (N, channels, h, w): what other tasks see of it; its only one without an
+        interaction."""
+        return self.predict(fused) if self.interaction is None else self.first(self.dropout(fused))
 
     def learn_weight(self) -> None:
         """Give it the uncertainty by which its losses are weighted among others' (tasks/weighting.py)."""

@@ -20,8 +20,9 @@ from scaleeq.layers import Level
 from scaleeq.layers.gate import GATES
 
 from .base import Task
-from .configured import HEADS, KEYS_OF_SOME, refuse_keys
+from .configured import HEADS, KEYS_OF_SOME, refuse_keys, resolve_norm
 from .head import SegmentationHead
+from .interaction import attach_interactions
 from .joint import TaskDecoders, share_decoders
 from .registry import build_tasks, the_task
 
@@ -61,7 +62,8 @@ def build_joint(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> tuple[Tas
             task.learn_weight()
     makers = {task: partial(HEADS[name].make, cfg, levels) for task, name in zip(tasks, names, strict=True)}
     decoders = share_decoders(makers, keys.SHARE)
-    equalize_as_configured(nn.ModuleDict({"decoders": decoders}), cfg)
+    attach_interactions(tasks, keys.INTERACTION, width=head.CONVS_DIM, norm=resolve_norm(head.NORM))
+    equalize_as_configured(nn.ModuleDict({"decoders": decoders, "tasks": nn.ModuleDict(tasks)}), cfg)
     return decoders, tasks
 
 

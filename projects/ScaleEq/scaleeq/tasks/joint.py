@@ -1,6 +1,7 @@
 """Several tasks on one backbone: what their decoders share, their predictions and their losses.
 
-In a checkpoint: "decoders.<task>.*", "decoders.shared.*" for what all have, and "tasks.<task>.*", a task's predictor.
+In a checkpoint: "decoders.<task>.*", "decoders.shared.*" for what all have, and "tasks.<task>.*", a task's predictor,
+and where tasks interact its first one and what stands between the two.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scaleeq.layers import collected_logits
 from scaleeq.task_names import SHARED
 
 from .base import Losses, Task
+from .interaction import interacting_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +92,7 @@ def share_decoders(makers: Mapping[str, Callable[[], Decoder]], share: str) -> T
 
 def joint_predictions(decoders: nn.Module, tasks: Mapping[str, Task], features: Features) -> dict[str, torch.Tensor]:
     """decoders: a TaskDecoders -> task -> (N, channels, h, w) at its decoder's stride."""
-    maps = decoders(features)
-    return {name: task.predict(maps[name]) for name, task in tasks.items()}
+    return interacting_predictions(tasks, decoders(features))[0]
 
 
 def joint_losses(
@@ -100,20 +101,19 @@ def joint_losses(
     features: Features,
     targets: Mapping[str, torch.Tensor | None],
 ) -> dict[str, Losses]:
-    """Task -> name -> loss, unweighted.
+    """Task -> name -> loss, unweighted; those of a first prediction, which other tasks see, end in "_first".
 
     targets: task -> as `Task.targets` makes them; None where no sample of the batch has any: then the loss is 0, and
     its gradients too, so that every process has the same losses and gradients of the same parameters.
     """
     with collected_logits() as gates:
-        predictions = joint_predictions(decoders, tasks, features)
+        predictions, first = interacting_predictions(tasks, decoders(features))
     found: dict[str, Losses] = {}
     for name, task in tasks.items():
-        target, prediction = targets[name], predictions[name]
-        if target is None:
-            found[name] = {f"loss_{name}": prediction.float().sum() * 0}
-        else:
-            found[name] = task.losses(prediction, target, task.mean_count)
+        found[name] = _losses(task, predictions[name], targets[name])
+        if name in first:
+            of_first = _losses(task, first[name], targets[name])
+            found[name] |= {f"{key}_first": loss for key, loss in of_first.items()}
     # What gates predict is of the task whose decoder they are in, or of the classes.
     for path, gate in decoders.named_modules():
         if gate in gates:
@@ -122,6 +122,12 @@ def joint_losses(
             labels = targets[owner]  # where another task than the classes is the owner, it refuses
             found[owner] |= tasks[owner].gate_losses({gate_name(rest): gates[gate]}, labels)  # type: ignore[arg-type]
     return found
+
+
+def _losses(task: Task, prediction: torch.Tensor, target: torch.Tensor | None) -> Losses:
+    if target is None:
+        return {f"loss_{task.name}": prediction.float().sum() * 0}
+    return task.losses(prediction, target, task.mean_count)
 
 
 def gate_name(path: str) -> str:

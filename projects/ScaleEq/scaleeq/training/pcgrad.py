@@ -93,9 +93,15 @@ class ProjectedStep(TrainingStep):
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters that tasks share, and those that one task has alone, or an auxiliary head."""
-    tasks = list(getattr(model, "tasks", {}))
-    alone = ("aux_heads.", *(f"{part}.{task}." for task in tasks for part in ("decoders", "tasks")))
+    """Trainable parameters that tasks share, and those that one task has alone, or an auxiliary head.
+
+    Where tasks interact, others see a task's first prediction: what makes it is shared.
+    """
+    tasks = getattr(model, "tasks", {})
+    parts = ["decoders.{}.", "tasks.{}."]
+    if any(getattr(task, "interaction", None) is not None for task in tasks.values()):
+        parts = ["tasks.{}.interaction.", "tasks.{}.classifier.", "tasks.{}.log_variance"]
+    alone = ("aux_heads.", *(part.format(task) for task in tasks for part in parts))
     shared: list[nn.Parameter] = []
     own: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():

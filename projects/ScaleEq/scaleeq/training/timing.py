@@ -1,8 +1,9 @@
 """How long a forward and a training step of several configs take, interleaved in one run, as ratios to the first.
 
 Interleaved, because a machine is slower in some minutes than in others: a ratio of two medians of one run holds longer
-than either. Random weights and random labels; the training step is forward and backward, with auxiliary heads, without
-the optimizer.
+than either. Random weights, and random targets of every task; the training step is forward and backward, with auxiliary
+heads, without the optimizer. On a CPU the processor's time is told too, as the ratios of each round: others who use the
+machine at the same time change it least.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 
 from scaleeq.engine import CfgNode
 from scaleeq.segmentor import without_pretrained
+from scaleeq.tasks import Task, build_tasks
 
 from .recipe import Recipe
 from .step import autocast_dtype
@@ -39,14 +41,17 @@ class TimedModel:
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.dtype = autocast_dtype(cfg)
         self.model: nn.Module = Recipe.build_model(cfg)
+        height, width = size
+        tasks = build_tasks(cfg)
         self.batch = [
             {
-                "image": torch.rand(3, *size, device=self.device) * 255,
-                "sem_seg": torch.randint(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, tuple(size), device=self.device),
+                "image": torch.rand(3, height, width, device=self.device) * 255,
+                **{task.target_key: random_target(task, (height, width)).to(self.device) for task in tasks.values()},
             }
             for _ in range(batch)
         ]
         self.seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        self.cpu_seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
 
     def forward(self) -> None:
         """Inference up to logits of the images' size."""
@@ -62,14 +67,15 @@ class TimedModel:
         torch.stack(list(losses.values())).sum().backward()
         self.model.zero_grad()
 
-    def measure(self, kind: str) -> float:
-        """Seconds of one "forward" or "training"."""
+    def measure(self, kind: str) -> None:
+        """Add the seconds of one "forward" or "training", of the clock and of the processor."""
         call: Callable[[], None] = getattr(self, kind)
         self._synchronize()
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         call()
         self._synchronize()
-        return time.perf_counter() - started
+        self.seconds[kind].append(time.perf_counter() - started)
+        self.cpu_seconds[kind].append(time.process_time() - cpu)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
@@ -77,6 +83,23 @@ class TimedModel:
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def random_target(task: Task, size: tuple[int, int]) -> torch.Tensor:
+    """A target of a sample, with an element for each pixel: classes, 0 or 1, or values in [0, 1).
+
+    size: height and width -> (H, W), or (C, H, W) of a task of several values.
+    """
+    if task.geometry.labels and task.dtype == torch.int64:
+        return torch.randint(task.channels, size)
+    if not task.dtype.is_floating_point:
+        return torch.randint(2, size).to(task.dtype)
+    return torch.rand(*([task.channels] if task.channels > 1 else []), *size)
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The lower one, the median and the upper one."""
+    return list(values) * 3 if len(values) == 1 else quantiles(values, n=4, method="inclusive")
 
 
 def time_configs(
@@ -87,7 +110,9 @@ def time_configs(
     sizes: of the images of each config, height and width.
 
     Returns forward_s and training_s (medians), images_per_s (of inference), forward_ratio and training_ratio (to the
-    first config), peak_mib (of weights and one training step; None where it cannot be told).
+    first config), training_cpu_ratio (lower quartile, median and upper quartile over rounds of the ratio of the
+    processor's time; None on another device than a CPU), peak_mib (of weights and one training step; None where it
+    cannot be told).
     ValueError: fewer than one iteration or image.
     """
     if iterations < 1 or batch < 1:
@@ -108,17 +133,20 @@ def time_configs(
     for _ in range(iterations):
         for kind in KINDS:
             for model in models:
-                model.seconds[kind].append(model.measure(kind))
+                model.measure(kind)
     # Ratios to the first.
     medians = [{kind: median(model.seconds[kind]) for kind in KINDS} for model in models]
+    of_first = models[0].cpu_seconds["training"]
+    rounds = [[own / first for own, first in zip(m.cpu_seconds["training"], of_first, strict=True)] for m in models]
     return [
         {
             **{f"{kind}_s": times[kind] for kind in KINDS},
             **{f"{kind}_ratio": times[kind] / medians[0][kind] for kind in KINDS},
+            "training_cpu_ratio": quartiles(ratios) if cfg.MODEL.DEVICE == "cpu" else None,
             "images_per_s": batch / times["forward"],
             "peak_mib": peak,
         }
-        for times, peak in zip(medians, peaks, strict=True)
+        for cfg, times, ratios, peak in zip(configs, medians, rounds, peaks, strict=True)
     ]
 
 

@@ -5,23 +5,21 @@ In an environment that has torch, from the root of the repository:
     pip install mmsegmentation==1.2.2 mmcv-lite==2.1.0 mmengine prettytable ftfy
     python -m tests.decoders.record_mmseg_heads
 
-mmcv-lite has no compiled operators. No head here uses one, but importing mmsegmentation asks for them by name: a module
-that has any name stands in, and calling one of them raises. Weights and inputs are those of reference_weights.py, in
-eval mode, float32, one thread.
+mmcv-lite has no compiled operators, which no head here uses (evidence/decoder_speed/peers.py). Weights and
+inputs are those of reference_weights.py, in eval mode, float32, one thread.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
+from evidence.decoder_speed.peers import module_of
 from tests.decoders.reference_weights import reference_inputs, reference_state
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -94,20 +92,9 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class NoOperators(ModuleType):
-    """Stands in for mmcv's compiled extension: has every name, and none can be called."""
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return None
-
-
 def make_head(case: dict[str, Any]) -> torch.nn.Module:
     """The mmsegmentation head of one case, with reference weights, in eval mode."""
-    sys.modules.setdefault("mmcv._ext", NoOperators("mmcv._ext"))
-    from mmseg.models import decode_heads
-
+    decode_heads = module_of("mmseg.models.decode_heads")
     channels = CHANNELS[case["backbone"]]
     common = {
         "channels": case["channels"],

@@ -1,0 +1,1 @@
+"""What decoders, losses and steps take beside their peers, in one process (evidence.benchmark_decoders)."""

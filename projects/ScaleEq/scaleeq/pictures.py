@@ -72,6 +72,22 @@ def blend(image: np.ndarray, labels: np.ndarray, colors: Sequence[Sequence[int]]
     return cv2.addWeighted(image, 1 - opacity, colorize(labels, colors, ignore_label=255), opacity, 0)
 
 
+def ids_of_colors(picture: np.ndarray) -> np.ndarray:
+    """picture: (H, W, 3) uint8 in RGB -> (H, W) int32: R + 256 G + 65536 B, as COCO's panoptic pictures hold ids."""
+    red, green, blue = (picture[..., channel].astype(np.int32) for channel in range(3))
+    return red | green << 8 | blue << 16
+
+
+def colors_of_ids(ids: np.ndarray) -> np.ndarray:
+    """ids: (H, W) -> (H, W, 3) uint8 in RGB, of which ids_of_colors makes them again.
+
+    ValueError: an id outside 0 .. 2^24 - 1.
+    """
+    if ids.size and (ids.min() < 0 or ids.max() >= 1 << 24):
+        raise ValueError(f"ids of a picture are 0 .. 16777215; these are {ids.min()} .. {ids.max()}")
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
+
+
 def write_labels(path: str | Path, labels: np.ndarray, colors: Sequence[Sequence[int]] = ()) -> None:
     """Write labels: (H, W) uint8 as PNG, whole or not at all; the same bytes for the same labels.
 

@@ -60,7 +60,9 @@ def test_google_goldens(scenes, expected):
     quality = PanopticQuality(num_classes=7)
     for scene in scenes:
         quality.update(*golden(scene))
-    assert quality.results([True] * 7)["PQ"] / 100 == pytest.approx(expected, abs=5e-9)
+    assert quality.results([True] * 7)["PQ"] / 100 == pytest.approx(
+        expected, abs=6e-8
+    )  # one unit of float32, which Google's are
 
 
 def reference(images, num_classes: int):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # A name is here with its registration; those that come with ScaleEq, from the beginning.
-KNOWN_TASKS = ["sem_seg", "depth", "normals", "edges", "saliency", "human_parts"]
+KNOWN_TASKS = ["sem_seg", "depth", "normals", "edges", "saliency", "human_parts", "instances"]
 MULTI_TASK = "multi_task"  # the group of results that compares several tasks with single ones
 SHARED = "shared"  # the part of a model's decoders that all tasks have
 RESERVED = {MULTI_TASK: "a group of results", SHARED: "a part of a model"}

@@ -16,9 +16,10 @@ from .ranges import RANGES, UNREAD
 from .tasks import check_tasks
 
 # Under other architectures, which are Detectron2's or a user's own, keys of MODEL and UNREAD may mean something else.
-OUR_ARCHITECTURES = ("ScaleEqSegmentor",)
+OUR_ARCHITECTURES = ("ScaleEqSegmentor", "TorchvisionDetector")
 OUR_BACKBONES = ("build_timm_backbone", "build_gsto_hrnet_backbone")
 Values = Mapping[str, Any]  # of a config's keys: full key -> value, or a tree
+_OF_DETECTORS = ("TEST.DETECTIONS_PER_IMAGE", "MODEL.PANOPTIC_FPN.COMBINE.")  # those that ours read
 _OF_BACKBONES = ("MODEL.RESNETS.", "MODEL.FPN.")
 
 
@@ -51,11 +52,14 @@ def check_config(cfg: Values, defaults: Values | None = None) -> None:
 
 def _refuse_unread(values: Values, defaults: Values) -> None:
     foreign_backbone = values["MODEL.BACKBONE.NAME"] not in OUR_BACKBONES
+    detects = values["MODEL.META_ARCHITECTURE"] == "TorchvisionDetector"
     for entry, reason in UNREAD.items():
         if entry in _OF_BACKBONES and foreign_backbone:
             continue
         keys = [key for key in values if key.startswith(entry)] if entry.endswith(".") else [entry]
         for key in keys:
+            if detects and key.startswith(_OF_DETECTORS):
+                continue
             if key in values and _plain(values[key]) != _plain(defaults.get(key, values[key])):
                 raise ValueError(
                     f"{key} is set to {values[key]!r}, but nothing reads it: {reason}. Leave it out (the default is "

@@ -64,6 +64,7 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # rounding; "plain": as the formulas are written, as runs of before had it.
     cfg.MODEL.FUSION.EVALUATE = ""
 
+    _add_detector_keys(cfg, node)
     _add_loss_keys(cfg, node)
     _add_dense_task_keys(cfg, node)
 
@@ -107,6 +108,22 @@ def _add_pyramid_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     pyramid.OUT_FEATURES = []  # levels that leave an "fpn" or "fapn", the finest among them; empty: all
     pyramid.RECURSION = ""  # a level continues from the "merged" map above, or after its 3x3: "smoothed" (MaskFormer)
     pyramid.REPEATS = 0  # cells of a BiFPN
+
+
+def _add_detector_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
+    # Of META_ARCHITECTURE TorchvisionDetector: torchvision's detectors on a backbone with a pyramid.
+    cfg.MODEL.DETECTOR = node()
+    detector = cfg.MODEL.DETECTOR
+    detector.NAME = "mask_rcnn"  # "faster_rcnn", "mask_rcnn", "retinanet", "fcos"
+    detector.NUM_CLASSES = 80  # of objects, without background
+    detector.SCORE_THRESH = 0.05  # of a detection; below it none is kept
+    detector.ANCHOR_SIZES = []  # one a level, finest first, pixels; empty: 32, 64, 128, ...; FCOS has none
+    detector.REGIONS_PER_IMAGE = 512  # sampled to train the heads of Faster and Mask R-CNN
+    detector.BOX_DIM = 1024  # width of their box head
+    detector.MASK_DIM = 256  # width of the mask head
+    # The label of each class of objects in the map of labels of the task sem_seg: then the two make panoptic segments,
+    # by MODEL.PANOPTIC_FPN.COMBINE. Empty: none.
+    detector.THING_LABELS = []
 
 
 def _add_hrnet_keys(cfg: CfgNode, node: type[CfgNode]) -> None:

@@ -136,12 +136,20 @@ def _all_there(images: Sequence[Mapping[str, Any]], folder: str, path: str) -> S
 # --- what is wrong with a file ---
 
 
+class CocoMistakes(ValueError):
+    """A file that cannot be meant. problems: each in a line; the message has the first, and how many there are."""
+
+    def __init__(self, path: str, problems: Sequence[str]) -> None:
+        more = f" ({len(problems) - 1} more mistakes, which `scaleeq data check` shows)" if len(problems) > 1 else ""
+        super().__init__(f"{path}: {problems[0]}{more}")
+        self.path = path
+        self.problems = list(problems)
+
+
 def _raise_first(path: str, problems: Iterator[str]) -> None:
-    """ValueError with the first of the problems, and how many there are."""
-    found = list(problems)
-    if found:
-        more = f" ({len(found) - 1} more such mistakes; `scaleeq data check` lists them)" if len(found) > 1 else ""
-        raise ValueError(f"{path}: {found[0]}{more}")
+    """CocoMistakes: there is one."""
+    if found := list(problems):
+        raise CocoMistakes(path, found)
 
 
 def object_problems(content: Mapping[str, Any], labels: Mapping[Any, int]) -> Iterator[str]:

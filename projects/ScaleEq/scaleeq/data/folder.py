@@ -28,7 +28,7 @@ from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 from .classes_file import read_classes
 from .sets.catalog import Record, datasets_root, register_dataset
-from .sets.coco import CocoFiles, files_of, register_coco_folder
+from .sets.coco import CocoFiles, coco_splits, files_of, register_coco_folder
 from .sets.dense import attach_maps
 from .sets.listing import Layout, layout_records
 from .text_file import read_lines
@@ -67,6 +67,10 @@ def find_dataset(name: str) -> Metadata:
         if (coco := coco_files(name)) is not None:
             register_coco_folder(name, coco)
             return MetadataCatalog.get(name)
+        if splits := coco_splits(_places(name)[0][0]):
+            raise FileNotFoundError(
+                f"{name} is of COCO's form and has the splits {', '.join(splits)}: name one, such as {name}/{splits[0]}"
+            )
         base, split = locate(name)
         listed = os.path.join(base, CLASSES_FILE)
         classes, colors = read_classes(listed) if os.path.isfile(listed) else ([], [])

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from scaleeq.extras import require
-from scaleeq.geometry import Geometry
 
 from .panoptic_file import box_of, read_panoptic, thing_masks
 from .sets.catalog import Record
@@ -156,19 +155,6 @@ class Instances:
         from .preparation.coco_masks import decode
 
         return decode([polygon.tolist() for polygon in mask], *self.shape)
-
-
-class InstanceGeometry(Geometry):
-    """How objects follow their image."""
-
-    def resized(self, values: Any, shape: tuple[int, int]) -> Any:
-        return values.resized(shape)
-
-    def padded(self, values: Any, shape: tuple[int, int]) -> Any:
-        return values.padded(shape)
-
-    def flipped(self, values: Any, direction: str) -> Any:
-        return values.flipped(direction)
 
 
 # --- records ---

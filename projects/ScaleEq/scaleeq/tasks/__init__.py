@@ -8,6 +8,7 @@ from .base import Metric, Task
 from .depth import DepthTask
 from .edges import EdgesTask
 from .human_parts import HumanPartsTask
+from .instances import InstancesTask
 from .normals import NormalsTask
 from .registry import TASKS, build_tasks, register, task_names
 from .saliency import SaliencyTask
@@ -18,6 +19,7 @@ __all__ = [
     "DepthTask",
     "EdgesTask",
     "HumanPartsTask",
+    "InstancesTask",
     "Metric",
     "NormalsTask",
     "SaliencyTask",

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ from .listing import ROOT_FOLDERS
 from .voc2012 import voc_color
 
 SPLITS = ("train", "val")
+ROBOFLOW = "_annotations.coco.json"
 CLASSES = COCO_STUFF[:80]
 STUFF_NAMES = """
 banner | blanket | bridge | cardboard | counter | curtain | door-stuff | floor-wood | flower | fruit | gravel |
@@ -93,7 +95,7 @@ def files_of(base: str, split: str, kind: str = "") -> CocoFiles | None:
     annotations = os.path.join(base, "annotations")
     named = [f"instances_{split}.json", f"{split}.json"] if split else ["instances.json", "annotations.json"]
     candidates = [os.path.join(annotations, name) for name in named]
-    candidates.append(os.path.join(base, split, "_annotations.coco.json"))
+    candidates.append(os.path.join(base, split, ROBOFLOW))
     images = [os.path.join(base, split), os.path.join(base, "images", split), os.path.join(base, "images"), base]
     folder = next(each for each in images if os.path.isdir(each) or each == base)
     if kind != "panoptic" and (path := next((each for each in candidates if os.path.isfile(each)), None)):
@@ -104,6 +106,16 @@ def files_of(base: str, split: str, kind: str = "") -> CocoFiles | None:
         pictures = [os.path.join(annotations, name), os.path.join(base, name)]
         return CocoFiles(path, folder, next((each for each in pictures if os.path.isdir(each)), pictures[0]))
     return None
+
+
+def coco_splits(base: str) -> list[str]:
+    """The splits of a folder of COCO's form, by the names of its files, sorted; [] where it is none."""
+    folder = os.path.join(base, "annotations")
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = {match[1] for name in names if (match := re.fullmatch(r"(?:instances|panoptic)_(.+)\.json", name))}
+    if os.path.isdir(base):
+        found |= {entry.name for entry in os.scandir(base) if os.path.isfile(os.path.join(entry.path, ROBOFLOW))}
+    return sorted(found)
 
 
 def register_coco_folder(name: str, files: CocoFiles) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from scaleeq.choices import flatten
 
+from .detection import PYRAMID_BACKBONES
 from .ranges import RANGES, UNREAD
 from .tasks import check_tasks
 
@@ -47,6 +48,7 @@ def check_config(cfg: Values, defaults: Values | None = None) -> None:
         _check_solver(values)
         if is_ours:
             _check_classes(values)
+            _check_pyramid(values)
             check_tasks(values)
 
 
@@ -118,6 +120,17 @@ def _check_solver(values: Values) -> None:
             )
     if values["SOLVER.OPTIMIZER"] == "SGD" and values["SOLVER.NESTEROV"] and not values["SOLVER.MOMENTUM"]:
         raise ValueError("SOLVER.NESTEROV is True, but SOLVER.MOMENTUM is 0: set a momentum, or NESTEROV False")
+
+
+def _check_pyramid(values: Values) -> None:
+    if values["MODEL.BACKBONE.NAME"] in PYRAMID_BACKBONES:
+        return
+    for key in ("MODEL.PYRAMID.BOTTOM_UP", "MODEL.PYRAMID.EXTRA_LEVELS"):
+        if values[key]:
+            raise ValueError(
+                f"{key} is {values[key]!r}, but MODEL.BACKBONE.NAME {values['MODEL.BACKBONE.NAME']!r} has no pyramid; "
+                f"leave it empty, or name {PYRAMID_BACKBONES[0]}"
+            )
 
 
 def _check_classes(values: Values) -> None:

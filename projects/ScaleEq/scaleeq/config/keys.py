@@ -30,6 +30,7 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.TIMM.WIDTH_MULTIPLIER = 1.0  # of an EfficientNet-B0's channels
     cfg.MODEL.TIMM.DEPTH_MULTIPLIER = 1.0  # of its number of blocks
     cfg.MODEL.TIMM.BN_MOMENTUM = 0.0  # of every batch norm, torch's definition (TensorFlow's 0.99 is 0.01); 0: timm's
+    cfg.MODEL.TIMM.NORM = ""  # "FrozenBN": its batch norms are constants, as in Detectron2's backbones; "": they train
     cfg.MODEL.TIMM.OUTPUT_STRIDE = 32  # pixels; 8 or 16: dilated convolutions instead of larger strides (DeepLab)
     cfg.MODEL.TIMM.LEVEL_NORM = False  # a layer norm on each level (mmsegmentation's Swin, ConvNeXt and Twins-SVT)
 
@@ -108,6 +109,10 @@ def _add_pyramid_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     pyramid.OUT_FEATURES = []  # levels that leave an "fpn" or "fapn", the finest among them; empty: all
     pyramid.RECURSION = ""  # a level continues from the "merged" map above, or after its 3x3: "smoothed" (MaskFormer)
     pyramid.REPEATS = 0  # cells of a BiFPN
+    # Of a backbone with a pyramid (MODEL.BACKBONE.NAME build_scaleeq_pyramid_backbone): the backbone below it, a
+    # registered name, and the levels beyond it: "max_pool" (one), "convs_from_res5", "convs_from_p5" (two).
+    pyramid.BOTTOM_UP = ""
+    pyramid.EXTRA_LEVELS = ""
 
 
 def _add_detector_keys(cfg: CfgNode, node: type[CfgNode]) -> None:

@@ -26,12 +26,12 @@ class Name:
 
 CONTRACT: tuple[Name, ...] = (
     Name("CfgNode", "config", "data, engine, experiments, names, reports, training", ("config_tree", "config_use")),
-    Name("get_cfg", "config", "engine, inference, segmentor, tasks", ("config_tree", "config_use")),
+    Name("get_cfg", "config", "detection, engine, inference, segmentor, tasks", ("config_tree", "config_use")),
     Name("META_ARCH_REGISTRY", "modeling", "names, segmentor", ("builders",)),
-    Name("BACKBONE_REGISTRY", "modeling", "backbones, names", ("builders",)),
+    Name("BACKBONE_REGISTRY", "modeling", "backbones, detection, names", ("builders",)),
     Name("SEM_SEG_HEADS_REGISTRY", "modeling", "names, tasks", ("builders",)),
     Name("Backbone", "modeling", "backbones", ("builders",)),
-    Name("ShapeSpec", "layers", "backbones, tasks", ("builders",)),
+    Name("ShapeSpec", "layers", "backbones, detection, tasks", ("builders",)),
     Name("build_model", "modeling", "training", ("builders",)),
     Name("build_backbone", "modeling", "segmentor", ("builders",)),
     Name("build_sem_seg_head", "modeling", "segmentor", ("builders",)),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from scaleeq.config.detection import PYRAMID_BACKBONES
 from torch import nn
 
 from scaleeq.choices import one_of
+from scaleeq.config.detection import PYRAMID_BACKBONES
 from scaleeq.engine import META_ARCH_REGISTRY, ShapeSpec, build_backbone
 from scaleeq.equalization import equalize_as_configured
 from scaleeq.fusion import evaluate_fusions

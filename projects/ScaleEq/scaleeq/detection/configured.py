@@ -17,6 +17,7 @@ from scaleeq.tasks.configured import HEADS
 from scaleeq.tasks.detectron2 import checked_levels
 from scaleeq.tasks.joint import TaskDecoders
 
+from . import registered  # noqa: F401  (the backbones that it is built on)
 from .detector import INSTANCES, LABELS, TorchvisionDetector
 from .panoptic import MergeOptions
 from .torchvision_heads import ONE_STAGE, DetectorOptions, make_detector
@@ -57,7 +58,7 @@ def build_detector(cfg: Any) -> TorchvisionDetector:
         pixel_std=cfg.MODEL.PIXEL_STD,
     )
     evaluate_fusions(model, cfg.MODEL.FUSION.EVALUATE)
-    return model.to(cfg.MODEL.DEVICE)
+    return model
 
 
 def detector_options(cfg: Any) -> DetectorOptions:

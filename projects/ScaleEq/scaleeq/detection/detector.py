@@ -133,10 +133,11 @@ class TorchvisionDetector(nn.Module):
         """What the detector finds in each image, at the sizes (height, width)."""
         found = []
         for each in self._detect(features, images, None, sizes):
+            real = each["labels"] > 0  # RetinaNet and FCOS have an output for background too
             own = {"boxes": each["boxes"], "labels": each["labels"] - 1, "scores": each["scores"]}
             if "masks" in each:
                 own["masks"] = each["masks"][:, 0] >= MASK_THRESHOLD
-            found.append(own)
+            found.append({name: values[real] for name, values in own.items()})
         return found
 
     def losses(

@@ -22,6 +22,7 @@ from scaleeq.data import augmentation, reading
 from scaleeq.decoders import extra
 from scaleeq.decoders import final as final_fusion
 from scaleeq.decoders import pyramid as build
+from scaleeq.detection import torchvision_heads
 from scaleeq.engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, load_config
 from scaleeq.equalization import spec as equalizer_spec
 from scaleeq.evaluation import ABSENT_POLICIES, writing
@@ -87,6 +88,7 @@ WORDS = {
     "MODEL.SCALE_EQUALIZER.STATISTIC": equalizer_spec.STATISTICS,
     "MODEL.SCALE_EQUALIZER.STATISTICS_OF": equalizer_spec.STATISTICS_OF,
     "MODEL.SCALE_EQUALIZER.CONTROL": equalizer_spec.CONTROLS,
+    "MODEL.DETECTOR.NAME": torchvision_heads.DETECTORS,
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": augmentation.SAMPLINGS,
     "INPUT.RANDOM_FLIP": augmentation.FLIPS,
     "INPUT.FORMAT": reading.IMAGE_FORMATS,

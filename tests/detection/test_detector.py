@@ -229,7 +229,11 @@ def test_heads_compute_in_float32_under_autocast():
             "give a label for each of the MODEL.DETECTOR.NUM_CLASSES 2",
         ),
         ("mask_rcnn", ["MODEL.DETECTOR.THING_LABELS", [3, 4]], "are made of masks and a map of labels"),
-        ("mask_rcnn", ["MODEL.SCALE_EQUALIZER.ENABLED", True], "SCOPE is 'head'"),
+        (
+            "mask_rcnn",
+            ["MODEL.SCALE_EQUALIZER.ENABLED", True, "MODEL.SCALE_EQUALIZER.SCOPE", "head"],
+            "SCOPE is 'head'",
+        ),
     ],
 )
 def test_refusals(name, keys, message):

@@ -19,6 +19,7 @@ from scaleeq.data.instances import read_objects
 from scaleeq.data.panoptic_file import read_panoptic
 from scaleeq.data.reading import read_image
 from scaleeq.data.sets.coco import PANOPTIC_CLASSES, load_coco
+from scaleeq.data.sets.voc_objects import CLASSES, load_voc_objects
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
 from scaleeq.pictures import colors_of_ids, write_png
 from scaleeq.reports.data import check_dataset
@@ -265,3 +266,50 @@ def test_the_real_panoptic_sample(tmp_path):
         things = [segment for segment in segments if segment["category_id"] < 80]
         assert len(read_objects(record, read_image(record).shape)) == len(things) > 0
         assert set(np.unique(read_labels(record, num_classes=133))) <= {s["category_id"] for s in segments} | {255}
+
+
+# --- PASCAL VOC ---
+
+VOC_XML = """<annotation><size><width>50</width><height>40</height><depth>3</depth></size>
+<object><name>dog</name><difficult>0</difficult>
+  <part><name>head</name><bndbox><xmin>3</xmin><ymin>5</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>
+  <bndbox><xmin>1</xmin><ymin>2</ymin><xmax>50</xmax><ymax>40</ymax></bndbox></object>
+<object><name>person</name><difficult>1</difficult>
+  <bndbox><xmin>11</xmin><ymin>12</ymin><xmax>20</xmax><ymax>30</ymax></bndbox></object></annotation>"""
+
+
+def write_voc(root: Path, xml: str = VOC_XML) -> None:
+    base = root / "VOCdevkit" / "VOC2007"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (base / folder).mkdir(parents=True)
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(base / "JPEGImages" / "000005.jpg")
+    (base / "Annotations" / "000005.xml").write_text(xml)
+    (base / "ImageSets" / "Main" / "val.txt").write_text("000005\n")
+
+
+def test_voc_boxes_are_counted_from_0_and_difficult_ones_are_neither_trained_nor_asked_for(tmp_path):
+    write_voc(tmp_path)
+    (record,) = load_voc_objects(2007, "val", str(tmp_path))
+    objects = read_objects(record, read_image(record).shape)
+    assert objects.boxes.tolist() == [[0, 1, 50, 40], [10, 11, 20, 30]]
+    assert [CLASSES[label] for label in objects.labels] == ["dog", "person"]
+    assert objects.sample()["labels"].tolist() == [CLASSES.index("dog")]
+    assert objects.annotations[0]["bbox"] == [0, 1, 50, 39]
+    assert objects.annotations[0]["area"] == 50 * 39
+    assert MetadataCatalog.get("voc_objects_2012_trainval").thing_classes == list(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("dog", "wolf", "has an object 'wolf', which is none of the classes aeroplane"),
+        ("<width>50</width>", "", "has no <width> where one is expected"),
+        ("</annotation>", "", r"000005\.xml is no annotation of VOC"),
+    ],
+)
+def test_voc_files_that_cannot_be_meant(old, new, message, tmp_path):
+    write_voc(tmp_path, VOC_XML.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        load_voc_objects(2007, "val", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"needs .*VOCdevkit/VOC2012/Annotations"):
+        load_voc_objects(2012, "val", str(tmp_path))

@@ -199,7 +199,8 @@ def check_dataset(name: str, *, sample: int = DEFAULT_SAMPLE, workers: int | Non
 def _describe(report: Report, metadata: Any) -> None:
     """Classes, colours and ignore label; ValueError: it is no data set for semantic segmentation."""
     classes = metadata.get("stuff_classes")
-    if not classes and metadata.get("registered_by") != "scaleeq":  # ours may have other tasks alone
+    is_known = metadata.get("thing_classes") or metadata.get("registered_by") == "scaleeq"  # of other tasks
+    if not classes and not is_known:
         raise ValueError(f"{report.name} has no stuff_classes in its metadata: is it one for semantic segmentation?")
     report.classes = list(classes or ())
     report.colors = list(metadata.get("stuff_colors") or (voc_color(label + 1) for label in range(len(report.classes))))

@@ -25,7 +25,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scaleeq.engine import DatasetCatalog
+from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 from ..coco_file import categories_of, object_records, panoptic_records, read_coco
 from .catalog import Record, datasets_root, register_dataset
@@ -149,9 +149,10 @@ def _register(
 
 
 for _split in SPLITS:
-    for _name in (f"coco_instances_2017_{_split}", f"coco_2017_{_split}"):
-        if not _name.startswith("coco_2017") or _name not in DatasetCatalog.list():
-            _register(_name, functools.partial(load_coco, "instances", _split), objects=CLASSES)
+    _register(f"coco_instances_2017_{_split}", functools.partial(load_coco, "instances", _split), objects=CLASSES)
+    if (_name := f"coco_2017_{_split}") not in DatasetCatalog.list():  # Detectron2's name, where it is not there
+        DatasetCatalog.register(_name, functools.partial(load_coco, "instances", _split))
+        MetadataCatalog.get(_name).set(thing_classes=list(CLASSES), evaluator_type="coco")
     _register(
         f"coco_panoptic_2017_{_split}",
         functools.partial(load_coco, "panoptic", _split),

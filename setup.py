@@ -48,6 +48,7 @@ EXTRAS["test"] = [
     ),
     "cityscapesscripts>=2.2",
     "efficientnet-lite-pytorch",
+    "hotcoco>=1.3",  # an oracle of panoptic quality
     "import-linter>=2.1",
     "markdown-it-py>=3.0",
     "pytest>=8.0",

@@ -16,10 +16,13 @@ from scaleeq.backbones import depth, hrnet, timm
 from scaleeq.choices import flatten
 from scaleeq.config import add_scaleeq_config, check_config
 from scaleeq.config.check import OUR_ARCHITECTURES, OUR_BACKBONES
+from scaleeq.config.detection import PYRAMID_BACKBONES
 from scaleeq.config.ranges import RANGES, UNREAD, Range, markdown_table, unread_table
 from scaleeq.data import augmentation, reading
+from scaleeq.decoders import extra
 from scaleeq.decoders import final as final_fusion
 from scaleeq.decoders import pyramid as build
+from scaleeq.detection import torchvision_heads
 from scaleeq.engine import BACKBONE_REGISTRY, META_ARCH_REGISTRY, load_config
 from scaleeq.equalization import spec as equalizer_spec
 from scaleeq.evaluation import ABSENT_POLICIES, writing
@@ -74,6 +77,7 @@ WORDS = {
     "MODEL.PYRAMID.DOWN_TRANSFER": ("", *fusion.DOWN_TRANSFERS),
     "MODEL.PYRAMID.COMBINE": ("", *build.PYRAMID_COMBINES),
     "MODEL.PYRAMID.RECURSION": ("", *build.RECURSIONS),
+    "MODEL.PYRAMID.EXTRA_LEVELS": ("", *extra.EXTRA_LEVELS),
     "MODEL.FUSION.TRANSFER": ("", *final_fusion.FINAL_TRANSFERS),
     "MODEL.FUSION.COMBINE": ("", *fusion.COMBINES),
     "MODEL.FUSION.EVALUATE": fusion.EVALUATIONS,
@@ -84,6 +88,7 @@ WORDS = {
     "MODEL.SCALE_EQUALIZER.STATISTIC": equalizer_spec.STATISTICS,
     "MODEL.SCALE_EQUALIZER.STATISTICS_OF": equalizer_spec.STATISTICS_OF,
     "MODEL.SCALE_EQUALIZER.CONTROL": equalizer_spec.CONTROLS,
+    "MODEL.DETECTOR.NAME": torchvision_heads.DETECTORS,
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": augmentation.SAMPLINGS,
     "INPUT.RANDOM_FLIP": augmentation.FLIPS,
     "INPUT.FORMAT": reading.IMAGE_FORMATS,
@@ -109,6 +114,7 @@ ELSEWHERE = {
     "MODEL.HRNET.TRANSFER",
     "MODEL.SEM_SEG_HEAD.LOSS_TYPE",
     "MODEL.SCALE_EQUALIZER.SCOPE",
+    "MODEL.TIMM.NORM",
     "FLOAT32_PRECISION",
 }
 
@@ -122,7 +128,7 @@ def test_the_words_are_those_of_the_code():
 def test_our_names_are_those_that_are_registered():
     ours = lambda registry: {name for name, made in registry if inspect.getmodule(made).__name__.startswith("scaleeq.")}  # noqa: E731
     assert ours(META_ARCH_REGISTRY) == set(OUR_ARCHITECTURES)
-    assert ours(BACKBONE_REGISTRY) == set(OUR_BACKBONES)
+    assert ours(BACKBONE_REGISTRY) == {*OUR_BACKBONES, *PYRAMID_BACKBONES}
 
 
 def test_the_page_has_the_tables_as_printed():

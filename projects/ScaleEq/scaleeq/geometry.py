@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -79,6 +79,19 @@ class Geometry:
             result = result.copy()
             result[..., negated] *= -1
         return result
+
+
+class ObjectGeometry(Geometry):
+    """How the objects of an image follow it: they know it themselves (scaleeq.data.instances)."""
+
+    def resized(self, values: Any, shape: tuple[int, int]) -> Any:
+        return values.resized(shape)
+
+    def padded(self, values: Any, shape: tuple[int, int]) -> Any:
+        return values.padded(shape)
+
+    def flipped(self, values: Any, direction: str) -> Any:
+        return values.flipped(direction)
 
 
 class Map(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -70,6 +70,78 @@ def blend(image: np.ndarray, labels: np.ndarray, colors: Sequence[Sequence[int]]
     if image.shape[:2] != labels.shape:
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     return cv2.addWeighted(image, 1 - opacity, colorize(labels, colors, ignore_label=255), opacity, 0)
+
+
+def draw_objects(
+    image: np.ndarray,
+    *,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray | None = None,
+    masks: np.ndarray | None = None,
+    names: Sequence[str] = (),
+) -> np.ndarray:
+    """Objects over an image, each class in its colour: (H, W, 3) uint8.
+
+    image: (H, W, 3) uint8 in RGB. boxes: (N, 4), left, top, right, bottom in its pixels. labels: (N,). scores: (N,).
+    masks: (N, H, W), 0 and 1. names: of the classes.
+    """
+    picture = image.copy()
+    colors = palette(int(labels.max(initial=0)) + 2)[1:]
+    for index, label in enumerate(labels.astype(int)):
+        if masks is not None:
+            inside = masks[index] > 0
+            picture[inside] = (0.55 * picture[inside] + 0.45 * np.array(colors[label])).astype(np.uint8)
+    size = max(image.shape[:2]) / 900 + 0.2  # of letters
+    for index, label in enumerate(labels.astype(int)):
+        left, top, right, bottom = (round(float(value)) for value in boxes[index])
+        cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colors[label], 1 + max(image.shape) // 600)
+        words = names[label] if label < len(names) else str(label)
+        words += "" if scores is None else f" {100 * scores[index]:.0f}"
+        _write_on(picture, words, (left, top), size, colors[label])
+    return picture
+
+
+def draw_segments(image: np.ndarray, ids: np.ndarray, colors: Mapping[int, Sequence[int]]) -> np.ndarray:
+    """Panoptic segments over an image, with their borders: (H, W, 3) uint8.
+
+    image: (H, W, 3) uint8 in RGB. ids: (H, W), 0 is void. colors: of each id.
+    """
+    painted = np.zeros_like(image)
+    for segment, color in colors.items():
+        painted[ids == segment] = color
+    picture = cv2.addWeighted(image, 0.4, painted, 0.6, 0)
+    borders = np.zeros(ids.shape, bool)
+    borders[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    borders[1:] |= ids[1:] != ids[:-1]
+    picture[borders] = 255
+    return picture
+
+
+def _write_on(picture: np.ndarray, words: str, place: tuple[int, int], size: float, color: Sequence[int]) -> None:
+    """Words in a box of the colour, whose lower left corner is at the place, or as near as it can be."""
+    (width, height), below = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    left = max(0, min(place[0], picture.shape[1] - width))
+    top = max(0, place[1] - height - below)
+    cv2.rectangle(picture, (left, top), (left + width, top + height + below), color, -1)
+    ink = (0, 0, 0) if sum(color) > 380 else (255, 255, 255)
+    cv2.putText(picture, words, (left, top + height), cv2.FONT_HERSHEY_SIMPLEX, size, ink, 1, cv2.LINE_AA)
+
+
+def ids_of_colors(picture: np.ndarray) -> np.ndarray:
+    """picture: (H, W, 3) uint8 in RGB -> (H, W) int32: R + 256 G + 65536 B, as COCO's panoptic pictures hold ids."""
+    red, green, blue = (picture[..., channel].astype(np.int32) for channel in range(3))
+    return red | green << 8 | blue << 16
+
+
+def colors_of_ids(ids: np.ndarray) -> np.ndarray:
+    """ids: (H, W) -> (H, W, 3) uint8 in RGB, of which ids_of_colors makes them again.
+
+    ValueError: an id outside 0 .. 2^24 - 1.
+    """
+    if ids.size and (ids.min() < 0 or ids.max() >= 1 << 24):
+        raise ValueError(f"ids of a picture are 0 .. 16777215; these are {ids.min()} .. {ids.max()}")
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
 
 
 def write_labels(path: str | Path, labels: np.ndarray, colors: Sequence[Sequence[int]] = ()) -> None:

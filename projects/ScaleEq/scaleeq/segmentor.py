@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from scaleeq.backbones import PlainBackbone
 from scaleeq.backbones import registered as backbones  # noqa: F401  (registers them)
+from scaleeq.config.detection import PYRAMID_BACKBONES
+from scaleeq.detection import configured as detectors  # noqa: F401  (registers it)
+from scaleeq.detection import registered as pyramid_backbones  # noqa: F401  (registers them)
 from scaleeq.engine import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head, get_cfg
 from scaleeq.fusion import evaluate_fusions
 from scaleeq.model import ScaleEqSegmentor
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
 def build_segmentor(cfg: CfgNode) -> ScaleEqSegmentor:
     """The model of a config; ValueError: a name or a value that cannot be meant."""
     check_names(cfg)
-    if "fpn" not in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.FPN != get_cfg().MODEL.FPN:
+    has_pyramid = "fpn" in cfg.MODEL.BACKBONE.NAME or cfg.MODEL.BACKBONE.NAME in PYRAMID_BACKBONES
+    if not has_pyramid and cfg.MODEL.FPN != get_cfg().MODEL.FPN:
         raise ValueError("MODEL.FPN is set, but ScaleEqSegmentor does not read it; use MODEL.PYRAMID")
     backbone: Any = build_backbone(cfg)
     shapes = backbone.output_shape()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # A name is here with its registration; those that come with ScaleEq, from the beginning.
-KNOWN_TASKS = ["sem_seg", "depth", "normals", "edges", "saliency", "human_parts"]
+KNOWN_TASKS = ["sem_seg", "depth", "normals", "edges", "saliency", "human_parts", "instances"]
 KNOWN_INTERACTIONS = ["", "pad_net"]  # of MODEL.TASKS.INTERACTION; "": tasks do not look at each other
 MULTI_TASK = "multi_task"  # the group of results that compares several tasks with single ones
 SHARED = "shared"  # the part of a model's decoders that all tasks have

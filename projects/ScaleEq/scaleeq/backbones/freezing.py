@@ -88,6 +88,16 @@ def freeze(body: nn.Module, freeze_at: int, model_name: str) -> frozenset[str]:
     return frozen
 
 
+def freeze_batch_norms(body: nn.Module) -> None:
+    """Exchange each BatchNorm2d inside `body` for torchvision's FrozenBatchNorm2d with the same values, in place.
+
+    Those of timm that hold an activation keep it. Names in the state dict stay, but for the counts of batches.
+    """
+    from timm.utils.model import freeze_batch_norm_2d  # not sooner: timm takes a second
+
+    freeze_batch_norm_2d(body)
+
+
 def keep_in_eval(body: nn.Module, frozen: frozenset[str]) -> None:
     """Put the frozen modules of `body` in eval mode, alone: their children have names of their own."""
     for name, module in body.named_modules():

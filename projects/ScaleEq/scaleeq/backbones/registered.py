@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from scaleeq.choices import one_of
 from scaleeq.engine import BACKBONE_REGISTRY, Backbone, NaiveSyncBatchNorm, ShapeSpec, comm
 from scaleeq.engine.checkpoint_container import read_content
 from scaleeq.engine.checkpoint_file import refuse_faults, state_dict_of
@@ -19,6 +20,7 @@ from scaleeq.layers import replace_batch_norms
 
 from . import hrnet, timm
 from .base import PlainBackbone
+from .freezing import freeze_batch_norms
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -88,13 +90,16 @@ def build_gsto_hrnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRNetBack
 
 
 def finished(backbone: Any, cfg: CfgNode) -> Any:
-    """The backbone once its weights are looked at, with the batch norms of several processes where they are asked for.
+    """The backbone once its weights are looked at, with frozen batch norms, or those of several processes, where they
+    are asked for.
 
     ValueError: a number that no weight may be, in MODEL.TIMM.PRETRAINED_FILE.
     """
     if cfg.MODEL.TIMM.PRETRAINED_FILE:
         parameters = [parameter for parameter, _ in backbone.body.named_parameters()]
         refuse_faults({"model": backbone.body.state_dict()}, parameters, source_of(cfg.MODEL.TIMM.PRETRAINED_FILE))
+    if one_of(cfg.MODEL.TIMM.NORM, ("FrozenBN", ""), key="MODEL.TIMM.NORM"):
+        freeze_batch_norms(backbone.body)
     if cfg.MODEL.SEM_SEG_HEAD.NORM == "SyncBN" and comm.get_world_size() > 1:
         replace_batch_norms(backbone, NaiveSyncBatchNorm)
     return backbone

@@ -12,13 +12,15 @@ from typing import Any
 
 from scaleeq.choices import flatten
 
+from .detection import PYRAMID_BACKBONES
 from .ranges import RANGES, UNREAD
 from .tasks import check_tasks
 
 # Under other architectures, which are Detectron2's or a user's own, keys of MODEL and UNREAD may mean something else.
-OUR_ARCHITECTURES = ("ScaleEqSegmentor",)
+OUR_ARCHITECTURES = ("ScaleEqSegmentor", "TorchvisionDetector")
 OUR_BACKBONES = ("build_timm_backbone", "build_gsto_hrnet_backbone")
 Values = Mapping[str, Any]  # of a config's keys: full key -> value, or a tree
+_OF_DETECTORS = ("TEST.DETECTIONS_PER_IMAGE", "MODEL.PANOPTIC_FPN.COMBINE.")  # those that ours read
 _OF_BACKBONES = ("MODEL.RESNETS.", "MODEL.FPN.")
 
 
@@ -46,16 +48,20 @@ def check_config(cfg: Values, defaults: Values | None = None) -> None:
         _check_solver(values)
         if is_ours:
             _check_classes(values)
+            _check_pyramid(values)
             check_tasks(values)
 
 
 def _refuse_unread(values: Values, defaults: Values) -> None:
     foreign_backbone = values["MODEL.BACKBONE.NAME"] not in OUR_BACKBONES
+    detects = values["MODEL.META_ARCHITECTURE"] == "TorchvisionDetector"
     for entry, reason in UNREAD.items():
         if entry in _OF_BACKBONES and foreign_backbone:
             continue
         keys = [key for key in values if key.startswith(entry)] if entry.endswith(".") else [entry]
         for key in keys:
+            if detects and key.startswith(_OF_DETECTORS):
+                continue
             if key in values and _plain(values[key]) != _plain(defaults.get(key, values[key])):
                 raise ValueError(
                     f"{key} is set to {values[key]!r}, but nothing reads it: {reason}. Leave it out (the default is "
@@ -114,6 +120,17 @@ def _check_solver(values: Values) -> None:
             )
     if values["SOLVER.OPTIMIZER"] == "SGD" and values["SOLVER.NESTEROV"] and not values["SOLVER.MOMENTUM"]:
         raise ValueError("SOLVER.NESTEROV is True, but SOLVER.MOMENTUM is 0: set a momentum, or NESTEROV False")
+
+
+def _check_pyramid(values: Values) -> None:
+    if values["MODEL.BACKBONE.NAME"] in PYRAMID_BACKBONES:
+        return
+    for key in ("MODEL.PYRAMID.BOTTOM_UP", "MODEL.PYRAMID.EXTRA_LEVELS"):
+        if values[key]:
+            raise ValueError(
+                f"{key} is {values[key]!r}, but MODEL.BACKBONE.NAME {values['MODEL.BACKBONE.NAME']!r} has no pyramid; "
+                f"leave it empty, or name {PYRAMID_BACKBONES[0]}"
+            )
 
 
 def _check_classes(values: Values) -> None:

@@ -30,6 +30,7 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.TIMM.WIDTH_MULTIPLIER = 1.0  # of an EfficientNet-B0's channels
     cfg.MODEL.TIMM.DEPTH_MULTIPLIER = 1.0  # of its number of blocks
     cfg.MODEL.TIMM.BN_MOMENTUM = 0.0  # of every batch norm, torch's definition (TensorFlow's 0.99 is 0.01); 0: timm's
+    cfg.MODEL.TIMM.NORM = ""  # "FrozenBN": its batch norms are constants, as in Detectron2's backbones; "": they train
     cfg.MODEL.TIMM.OUTPUT_STRIDE = 32  # pixels; 8 or 16: dilated convolutions instead of larger strides (DeepLab)
     cfg.MODEL.TIMM.LEVEL_NORM = False  # a layer norm on each level (mmsegmentation's Swin, ConvNeXt and Twins-SVT)
 
@@ -64,6 +65,7 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # rounding; "plain": as the formulas are written, as runs of before had it.
     cfg.MODEL.FUSION.EVALUATE = ""
 
+    _add_detector_keys(cfg, node)
     _add_loss_keys(cfg, node)
     _add_dense_task_keys(cfg, node)
 
@@ -110,6 +112,26 @@ def _add_pyramid_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     pyramid.OUT_FEATURES = []  # levels that leave an "fpn" or "fapn", the finest among them; empty: all
     pyramid.RECURSION = ""  # a level continues from the "merged" map above, or after its 3x3: "smoothed" (MaskFormer)
     pyramid.REPEATS = 0  # cells of a BiFPN
+    # Of a backbone with a pyramid (MODEL.BACKBONE.NAME build_scaleeq_pyramid_backbone): the backbone below it, a
+    # registered name, and the levels beyond it: "max_pool" (one), "convs_from_res5", "convs_from_p5" (two).
+    pyramid.BOTTOM_UP = ""
+    pyramid.EXTRA_LEVELS = ""
+
+
+def _add_detector_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
+    # Of META_ARCHITECTURE TorchvisionDetector: torchvision's detectors on a backbone with a pyramid.
+    cfg.MODEL.DETECTOR = node()
+    detector = cfg.MODEL.DETECTOR
+    detector.NAME = "mask_rcnn"  # "faster_rcnn", "mask_rcnn", "retinanet", "fcos"
+    detector.NUM_CLASSES = 80  # of objects, without background
+    detector.SCORE_THRESH = 0.05  # of a detection; below it none is kept
+    detector.ANCHOR_SIZES = []  # one a level, finest first, pixels; empty: 32, 64, 128, ...; FCOS has none
+    detector.REGIONS_PER_IMAGE = 512  # sampled to train the heads of Faster and Mask R-CNN
+    detector.BOX_DIM = 1024  # width of their box head
+    detector.MASK_DIM = 256  # width of the mask head
+    # The label of each class of objects in the map of labels of the task sem_seg: then the two make panoptic segments,
+    # by MODEL.PANOPTIC_FPN.COMBINE. Empty: none.
+    detector.THING_LABELS = []
 
 
 def _add_hrnet_keys(cfg: CfgNode, node: type[CfgNode]) -> None:

@@ -132,6 +132,7 @@ _MODEL = {
     "TIMM.WIDTH_MULTIPLIER": _real("(0, 100]", "a factor on channels"),
     "TIMM.DEPTH_MULTIPLIER": _real("(0, 100]", "a factor on blocks"),
     "TIMM.BN_MOMENTUM": _real("[0, 1)", "the weight of a new batch; 0: timm's"),
+    "TIMM.NORM": _one_of("FrozenBN", ""),
     "TIMM.OUTPUT_STRIDE": _one_of(8, 16, 32, unit="pixels"),
     "TIMM.LEVEL_NORM": _FLAG,
     "HRNET.GATES": _one_of("both", "unsupervised", "supervised", "none"),
@@ -177,6 +178,8 @@ _MODEL = {
     "PYRAMID.OUT_FEATURES": Range("names", unit="levels of the pyramid"),
     "PYRAMID.RECURSION": _one_of("merged", "smoothed", ""),
     "PYRAMID.REPEATS": _count("[0, 64]", "cells"),
+    "PYRAMID.BOTTOM_UP": Range("text", unit="a registered backbone; empty: as BACKBONE.NAME implies"),
+    "PYRAMID.EXTRA_LEVELS": _one_of("max_pool", "convs_from_res5", "convs_from_p5", ""),
     "FUSION.TRANSFER": _one_of(*_RESIZES, "gated", "supervised_gated", "aligned", ""),
     "FUSION.COMBINE": _one_of("concat", "sum", "softmax", "fast_normalized", ""),
     "FUSION.EVALUATE": _one_of("plain", ""),
@@ -191,6 +194,14 @@ _MODEL = {
     "LOSS.OHEM_MIN_KEPT": _count("[1, inf)", "pixels an image"),
     "LOSS.DICE_WEIGHT": _real("[0, 1000]", "a factor on the loss"),
     "LOSS.LOVASZ_WEIGHT": _real("[0, 1000]", "a factor on the loss"),
+    "DETECTOR.NAME": _one_of("faster_rcnn", "mask_rcnn", "retinanet", "fcos"),
+    "DETECTOR.NUM_CLASSES": _count("[1, 65535]", "classes of objects, without background"),
+    "DETECTOR.SCORE_THRESH": _real("[0, 1)", "a probability"),
+    "DETECTOR.ANCHOR_SIZES": Range("integers", "[1, 65536]", "pixels, one a level; empty: 32, 64, 128, ..."),
+    "DETECTOR.REGIONS_PER_IMAGE": _count("[1, 65536]", "regions"),
+    "DETECTOR.BOX_DIM": _WIDTH,
+    "DETECTOR.MASK_DIM": _WIDTH,
+    "DETECTOR.THING_LABELS": Range("integers", "[0, 255]", "labels, one a class; empty: no panoptic segments"),
     "SCALE_EQUALIZER.ENABLED": _FLAG,
     "SCALE_EQUALIZER.SCOPE": _one_of("head", "all"),
     "SCALE_EQUALIZER.IMPLEMENTATION": _one_of("reparametrize", "module", "init", "init_scaled"),
@@ -310,7 +321,7 @@ def _rows() -> Iterator[tuple[str, Range]]:
 
 RANGES: dict[str, Range] = dict(_rows())
 
-_DETECTORS = "it is of Detectron2's detectors; ScaleEqSegmentor has no boxes, masks, keypoints or proposals"
+_DETECTORS = "it is of Detectron2's detectors; MODEL.DETECTOR describes a TorchvisionDetector"
 _BACKBONES = "it is of Detectron2's own backbones"
 _SCALES = "images are scaled by TEST.AUG.SCALES, factors on the size that INPUT.MIN_SIZE_TEST gives them"
 _PROPOSALS = "there are no proposals"

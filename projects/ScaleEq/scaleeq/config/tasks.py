@@ -20,6 +20,7 @@ def check_tasks(values: Mapping[str, Any]) -> None:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"MODEL.TASKS.NAMES is {names}; name {', '.join(twice)} once")
     one_of(values["MODEL.TASKS.INTERACTION"], KNOWN_INTERACTIONS, key="MODEL.TASKS.INTERACTION")
+    _check_instances(values, names)
     # What is for several tasks alone.
     if len(names) == 1:
         _refuse_of_several(values, names)
@@ -46,6 +47,29 @@ def check_tasks(values: Mapping[str, Any]) -> None:
         raise ValueError(
             "MODEL.TASKS.WEIGHTING 'pcgrad' does not scale losses, which SOLVER.AMP.DTYPE 'float16' needs; set "
             "'bfloat16', or another WEIGHTING"
+        )
+
+
+def _check_instances(values: Mapping[str, Any], names: list[str]) -> None:
+    """Objects are predicted by a detector, by itself or with maps beside it."""
+    architecture = values["MODEL.META_ARCHITECTURE"]
+    detects = architecture == "TorchvisionDetector"
+    if ("instances" in names) != detects:
+        raise ValueError(
+            f"MODEL.TASKS.NAMES is {names}, and MODEL.META_ARCHITECTURE {architecture}: 'instances' and "
+            "TorchvisionDetector belong together; set both, or neither"
+        )
+    if not detects:
+        return
+    if values["MODEL.TASKS.HEADS"] or values["MODEL.TASKS.SHARE"] != "pyramid":
+        raise ValueError(
+            "MODEL.TASKS.HEADS and SHARE are not for a TorchvisionDetector, whose tasks share its pyramid and have a "
+            "decoder each, MODEL.SEM_SEG_HEAD.NAME; leave HEADS [] and SHARE 'pyramid'"
+        )
+    if values["TEST.AUG.ENABLED"] or values["TEST.SLIDE.WINDOW"]:
+        raise ValueError(
+            "TEST.SLIDE.WINDOW and TEST.AUG.ENABLED are for maps, and MODEL.TASKS.NAMES has 'instances'; leave them [] "
+            "and False"
         )
 
 

@@ -9,7 +9,20 @@ from .folder import find_dataset
 from .loading import build_test_loader, build_train_loader
 from .mapper import SegmentationMapper
 from .reading import read_image, read_labels
-from .sets import ade20k, camvid, cityscapes, coco_stuff, dense, lip, pascal_context, toy, toy3d, voc2012  # noqa: F401 (they register names)
+from .sets import (  # noqa: F401 (they register names)
+    ade20k,
+    camvid,
+    cityscapes,
+    coco,
+    coco_stuff,
+    dense,
+    lip,
+    pascal_context,
+    toy,
+    toy3d,
+    voc2012,
+    voc_objects,
+)
 from .sets.catalog import register_dataset
 
 __all__ = [

@@ -12,6 +12,8 @@ and beside labels, or in their place (then without classes.txt), for other tasks
     PATH/normals[/SPLIT]/NAME.png     (n + 1) / 2 * 255, or .npy; normals.txt may hold three signs of x, y and z
     PATH/edges[/SPLIT], saliency[/SPLIT], human_parts[/SPLIT]      NAME.png or .npy
 
+or objects in COCO's form, PATH/annotations/instances_SPLIT.json with PATH/SPLIT/, see sets/coco.py.
+
 A class without a colour gets one of VOC's, from label 1's on: black stays void's.
 """
 
@@ -26,6 +28,7 @@ from scaleeq.engine import DatasetCatalog, MetadataCatalog
 
 from .classes_file import read_classes
 from .sets.catalog import Record, datasets_root, register_dataset
+from .sets.coco import CocoFiles, coco_splits, files_of, register_coco_folder
 from .sets.dense import attach_maps
 from .sets.listing import Layout, layout_records
 from .text_file import read_lines
@@ -61,6 +64,13 @@ def find_dataset(name: str) -> Metadata:
                 f"there is no data set {name!r}; {'the nearest are' if near else 'there are'} "
                 f"{', '.join(near or ours)}; a folder of your own is named 'folder:PATH' or 'folder:PATH/SPLIT'"
             )
+        if (coco := coco_files(name)) is not None:
+            register_coco_folder(name, coco)
+            return MetadataCatalog.get(name)
+        if splits := coco_splits(_places(name)[0][0]):
+            raise FileNotFoundError(
+                f"{name} is of COCO's form and has the splits {', '.join(splits)}: name one, such as {name}/{splits[0]}"
+            )
         base, split = locate(name)
         listed = os.path.join(base, CLASSES_FILE)
         classes, colors = read_classes(listed) if os.path.isfile(listed) else ([], [])
@@ -74,8 +84,7 @@ def locate(name: str) -> tuple[str, str]:
 
     FileNotFoundError: neither does.
     """
-    path = os.path.normpath(os.path.join(datasets_root(), os.path.expanduser(name.removeprefix(PREFIX))))
-    choices = (path, ""), os.path.split(path)
+    choices = _places(name)
     for base, split in choices:
         if os.path.isfile(os.path.join(base, CLASSES_FILE)):
             return base, split
@@ -86,6 +95,20 @@ def locate(name: str) -> tuple[str, str]:
     raise FileNotFoundError(
         f"{name}: there is neither {files}. {WHAT_IT_HOLDS}, PATH absolute or below $DETECTRON2_DATASETS"
     )
+
+
+def _places(name: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """What PATH and SPLIT of "folder:PATH/SPLIT" may be."""
+    path = os.path.normpath(os.path.join(datasets_root(), os.path.expanduser(name.removeprefix(PREFIX))))
+    return (path, ""), os.path.split(path)
+
+
+def coco_files(name: str) -> CocoFiles | None:
+    """Those of a folder in COCO's form; None: it is none, or has a list of classes of its own."""
+    places = _places(name)
+    if any(os.path.isfile(os.path.join(base, CLASSES_FILE)) for base, _ in places):
+        return None
+    return next((files for base, split in places if (files := files_of(base, split))), None)
 
 
 def load_folder(base: str, split: str = "", *, name: str = "") -> list[Record]:

@@ -19,6 +19,8 @@ from scaleeq.engine import CfgNode, MetadataCatalog
 from scaleeq.geometry import Map
 
 from .augmentation import IMAGE, TrainAugmentation, resized_shape
+from .instances import Instances
+from .panoptic_file import has_panoptic, read_panoptic
 from .reading import IMAGE_FORMATS, check_same_size, read_image, read_instances
 from .sets.catalog import IGNORE_LABEL, Record
 from .targets import Labels, Target
@@ -103,14 +105,16 @@ class SegmentationMapper:
         sample["image"] = self._to_tensor(image)
         for target in self.targets:
             if (values := augmented.get(target.target_key)) is not None:
-                sample[target.target_key] = channels_first(values).to(target.dtype)
+                sample[target.target_key] = trained_on(values, target.dtype)
         return sample
 
     def _test_sample(self, record: Record) -> Sample:
         image, truths = self._read(record)
         sample = self._sample(record, image)
         for key, values in truths.items():
-            sample[f"{key}_truth"] = channels_first(values)
+            sample[f"{key}_truth"] = values if isinstance(values, Instances) else channels_first(values)
+            if isinstance(values, Instances) and has_panoptic(record):
+                sample["panoptic_truth"] = read_panoptic(record)
         if (instances := read_instances(record)) is not None:
             sample["instance_truth"] = torch.from_numpy(instances)
         shape = resized_shape(image.shape, self.test_short_side, self.test_max_side)
@@ -139,6 +143,11 @@ class SegmentationMapper:
         """image: (H, W, 3) in RGB -> (3, H, W) uint8 in the model's order."""
         channels = image.transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(channels if self.image_format == "RGB" else channels[::-1]))
+
+
+def trained_on(values: Any, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
+    """A target as a training sample has it. values: (H, W), (H, W, C), or the objects of an image."""
+    return values.sample() if isinstance(values, Instances) else channels_first(values).to(dtype)
 
 
 def channels_first(values: np.ndarray) -> torch.Tensor:

@@ -20,10 +20,17 @@ def check_train_sets(cfg: CfgNode) -> None:
 
 
 def check_classes(cfg: CfgNode, name: str, metadata: Metadata) -> None:
-    """ValueError: the head has not as many classes as the data set declares, where a task is about classes.
+    """ValueError: the head, or the detector, has not as many classes as the data set declares, where a task is about
+    them.
 
     name: of the data set, whose metadata may declare none.
     """
+    objects, number = metadata.get("thing_classes"), cfg.MODEL.DETECTOR.NUM_CLASSES
+    if "instances" in cfg.MODEL.TASKS.NAMES and objects is not None and len(objects) != number:
+        raise ValueError(
+            f"MODEL.DETECTOR.NUM_CLASSES is {number}, but the data set {name} has {len(objects)} classes of objects; "
+            f"set it to {len(objects)}"
+        )
     classes, own = metadata.get("stuff_classes"), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if "sem_seg" in cfg.MODEL.TASKS.NAMES and classes is not None and len(classes) != own:
         raise ValueError(

@@ -14,6 +14,7 @@ from tabulate import tabulate
 from scaleeq.data.check.checking import Totals, read_all, sample_evenly
 from scaleeq.data.check.findings import Finding, by_importance, findings_of
 from scaleeq.data.check.splits import find_leak, find_orphans, find_passed_over, other_side
+from scaleeq.data.coco_file import CocoMistakes
 from scaleeq.data.folder import find_dataset
 from scaleeq.data.sets.catalog import IGNORE_LABEL, Record
 from scaleeq.data.sets.listing import MissingFilesError
@@ -23,6 +24,7 @@ from scaleeq.engine import DatasetCatalog
 DEFAULT_SAMPLE = 200
 ALL = 1 << 62
 SHEET_IMAGES = 8
+MISTAKES_SHOWN = 12
 RECORD_FILES = ("file_name", "sem_seg_file_name")
 
 
@@ -59,8 +61,19 @@ class Report:
             parts.append(self._sizes_text())
         if self.totals.with_labels:
             parts.append(self._classes_text())
-        elif self.totals.read and not self.totals.maps and not any(finding.is_fault for finding in self.findings):
+        elif (
+            self.totals.read
+            and not self.totals.maps
+            and not self.totals.num_objects
+            and not any(finding.is_fault for finding in self.findings)
+        ):
             parts.append("No labels: a split for a test server.")
+        if self.totals.num_objects:
+            counted = self.totals
+            parts.append(
+                f"objects: {counted.num_objects} in {counted.with_objects} images, {counted.num_crowds} of them crowds"
+                + (f"; {counted.with_panoptic} images with panoptic segments" if counted.with_panoptic else "")
+            )
         if self.totals.maps:
             counts = ", ".join(f"{key} of {count} images" for key, count in self.totals.maps.items())
             parts.append(f"other tasks: {counts}; images without a map are void in it")
@@ -154,6 +167,10 @@ def check_dataset(name: str, *, sample: int = DEFAULT_SAMPLE, workers: int | Non
     except MissingFilesError as error:  # what is there is checked all the same
         report.findings.append(Finding("incomplete", len(error.missing), str(error), error.missing))
         records = error.records
+    except CocoMistakes as error:
+        shown = [f"{error.path}: {problem}" for problem in error.problems[:MISTAKES_SHOWN]]
+        report.findings.append(Finding("wrong annotations", len(error.problems), "\n".join(shown)))
+        return report
     except (OSError, ValueError) as error:
         report.findings.append(Finding("not loaded", 1, str(error)))
         return report
@@ -182,7 +199,8 @@ def check_dataset(name: str, *, sample: int = DEFAULT_SAMPLE, workers: int | Non
 def _describe(report: Report, metadata: Any) -> None:
     """Classes, colours and ignore label; ValueError: it is no data set for semantic segmentation."""
     classes = metadata.get("stuff_classes")
-    if not classes and metadata.get("registered_by") != "scaleeq":  # ours may have other tasks alone
+    is_known = metadata.get("thing_classes") or metadata.get("registered_by") == "scaleeq"  # of other tasks
+    if not classes and not is_known:
         raise ValueError(f"{report.name} has no stuff_classes in its metadata: is it one for semantic segmentation?")
     report.classes = list(classes or ())
     report.colors = list(metadata.get("stuff_colors") or (voc_color(label + 1) for label in range(len(report.classes))))

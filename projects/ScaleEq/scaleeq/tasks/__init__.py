@@ -8,6 +8,7 @@ from .base import Metric, Task
 from .depth import DepthTask
 from .edges import EdgesTask
 from .human_parts import HumanPartsTask
+from .instances import InstancesTask
 from .interaction import Interaction, register_interaction
 from .normals import NormalsTask
 from .pad_net import PadNet
@@ -21,6 +22,7 @@ __all__ = [
     "EdgesTask",
     "HumanPartsTask",
     "Interaction",
+    "InstancesTask",
     "Metric",
     "NormalsTask",
     "PadNet",

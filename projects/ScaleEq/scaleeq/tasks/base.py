@@ -78,6 +78,16 @@ class Task(Averaging):
         """The task as a config describes it."""
         raise NotImplementedError
 
+    @property
+    def scored(self) -> dict[str, Metric]:
+        """Its metrics by their names in metrics.json, with the group of results that each is in."""
+        return {f"{self.name}/{name}": metric for name, metric in self.metrics.items()}
+
+    @property
+    def headline_name(self) -> str:
+        """The name of its headline in metrics.json."""
+        return f"{self.name}/{self.headline}"
+
     # ------------------------------------------------------------------------------------------------------------ data
 
     def read(self, record: dict[str, Any], image: np.ndarray) -> np.ndarray | None:
@@ -247,6 +257,10 @@ class Task(Averaging):
         if self.geometry.negated_x:
             return directions(array)
         return (np.clip(array, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0).copy()
+
+    def picture_on(self, image: np.ndarray, values: Any) -> np.ndarray:
+        """What people see of it beside the image, (H, W, 3) uint8 in RGB, or over it."""
+        return self.picture(torch.as_tensor(values))
 
     def evaluators(self, dataset_name: str, *, distributed: bool = True) -> list[DatasetEvaluator]:
         """What scores its predictions on a data set, with results {name: {metric: value}, ...}; [] without a truth.

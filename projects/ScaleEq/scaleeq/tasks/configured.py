@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scaleeq import decoders
 from scaleeq.config import add_scaleeq_config
+from scaleeq.config.detection import PYRAMID_BACKBONES
 from scaleeq.decoders import AtrousOptions, Decoder, FusionOptions, PoolingOptions, PyramidOptions
 from scaleeq.decoders.semantic_fpn import PYRAMID_CHANNELS
 from scaleeq.engine import NaiveSyncBatchNorm, comm, get_cfg
@@ -97,7 +98,14 @@ def eseg(cfg: CfgNode, levels: Levels) -> Decoder:
 
 
 def pyramid_options(cfg: CfgNode, *, name: str, channels: int) -> PyramidOptions:
-    """MODEL.PYRAMID and MODEL.GATE; `name` and `channels` are the decoder's own, for where the keys are empty."""
+    """backbone_pyramid_options, or none where the backbone has the pyramid that MODEL.PYRAMID describes."""
+    if cfg.MODEL.BACKBONE.NAME in PYRAMID_BACKBONES:
+        return PyramidOptions(name="none", channels=channels)
+    return backbone_pyramid_options(cfg, name=name, channels=channels)
+
+
+def backbone_pyramid_options(cfg: CfgNode, *, name: str, channels: int) -> PyramidOptions:
+    """MODEL.PYRAMID and MODEL.GATE; `name` and `channels` are the owner's, for where the keys are empty."""
     keys = cfg.MODEL.PYRAMID
     return PyramidOptions(
         name=keys.NAME or name,
@@ -206,6 +214,8 @@ def refuse_keys(cfg: CfgNode, head: str, lacks: Mapping[str, str]) -> None:
     add_scaleeq_config(defaults)
     for part, reason in lacks.items():
         node, _, only = part.partition(".")
+        if node == "PYRAMID" and cfg.MODEL.BACKBONE.NAME in PYRAMID_BACKBONES:  # which reads them
+            continue
         for key in [only] if only else cfg.MODEL[node]:
             if (node, key) == ("FUSION", "EVALUATE"):  # of the loss and the pyramid, too
                 continue

@@ -37,10 +37,10 @@ def check_labels(cfg: CfgNode, keys: Sequence[str] = DATASET_KEYS) -> None:
         except (ValueError, OSError) as error:
             kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
             raise kind(f"DATASETS.{key}: {error}") from error
+        check_classes(cfg, name, metadata)
         if "sem_seg" not in cfg.MODEL.TASKS.NAMES:
             continue
-        # Its labels against the head's.
-        check_classes(cfg, name, metadata)
+        # Its void against the head's.
         ignore_label = metadata.get("ignore_label", head.IGNORE_VALUE)
         if ignore_label != head.IGNORE_VALUE:
             raise ValueError(

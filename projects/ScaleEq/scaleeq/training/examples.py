@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from scaleeq.engine import CfgNode, DatasetEvaluator, MetadataCatalog
 from scaleeq.evaluation.argmax import LABELS
-from scaleeq.pictures import colorize
+from scaleeq.pictures import colorize, draw_segments, palette
 from scaleeq.tasks import Task, build_tasks
 
 WIDTH = 320  # of one image in the picture, pixels
@@ -59,11 +60,12 @@ class ExampleCollector(DatasetEvaluator):
         inputs: samples with "image": (3, h, w) uint8.
         """
         for sample, output in zip(inputs, outputs, strict=True):
-            pictures = task_pictures(self.tasks, sample, output) if self._index in self._chosen else {}
-            if self._index in self._chosen and (LABELS in output or pictures):
+            if self._index in self._chosen:
                 # To (H, W, 3) RGB.
                 image, truth = np.asarray(sample["image"]), sample.get("sem_seg_truth")
                 image = (image[::-1] if self.is_bgr else image).transpose(1, 2, 0).astype(np.uint8, order="C")
+                pictures = task_pictures(self.tasks, sample, output, image)
+            if self._index in self._chosen and (LABELS in output or pictures):
                 truth = None if truth is None else np.asarray(truth)
                 name = str(sample.get("file_name", self._index))
                 self.examples.append(Example(name, image, output.get(LABELS), truth, pictures))
@@ -74,17 +76,37 @@ class ExampleCollector(DatasetEvaluator):
 
 
 def task_pictures(
-    tasks: Mapping[str, Task], sample: Mapping[str, Any], output: Mapping[str, Any]
+    tasks: Mapping[str, Task], sample: Mapping[str, Any], output: Mapping[str, Any], image: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Title -> (H, W, 3) uint8: truth, where the sample has one, and prediction of each task but that of classes."""
+    """Title -> (H, W, 3) uint8: truth, where the sample has one, and prediction of each task but that of classes.
+
+    image: (h, w, 3) uint8 in RGB, of any size.
+    """
+    size = int(sample.get("width", image.shape[1])), int(sample.get("height", image.shape[0]))
+    image = image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     found = {}
     for name, task in tasks.items():
         if name == "sem_seg" or name not in output:
             continue
         if (truth := sample.get(f"{task.target_key}_truth")) is not None:
-            found[f"{name}, truth"] = task.picture(torch.as_tensor(truth))
-        found[name] = task.picture(output[name])
+            found[f"{name}, truth"] = task.picture_on(image, truth)
+        found[name] = task.picture_on(image, output[name])
+    for title, each in (("panoptic, truth", sample.get("panoptic_truth")), ("panoptic", output.get("panoptic_seg"))):
+        if each is not None and "panoptic_seg" in output:
+            found[title] = draw_panoptic(image, *each)
     return found
+
+
+def draw_panoptic(image: np.ndarray, ids: Any, segments: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Segments over an image, things of one class in several shades: (H, W, 3) uint8."""
+    colors, seen = {}, Counter()  # type: ignore[var-annotated]
+    base = palette(max([0, *(segment["category_id"] for segment in segments)]) + 2)[1:]
+    for segment in segments:
+        kind = segment["category_id"]
+        shade = 1 - 0.18 * (seen[kind] % 4) if segment.get("isthing") else 1
+        colors[segment["id"]] = [round(shade * channel) for channel in base[kind]]
+        seen[kind] += 1
+    return draw_segments(image, np.asarray(torch.as_tensor(ids).cpu()), colors)
 
 
 def draw_examples(dataset_name: str, examples: Sequence[Example]) -> np.ndarray:

@@ -21,7 +21,7 @@ DELTA_M = Metric(name=f"{MULTI_TASK}/delta_m", unit="%")
 
 def headline_of(task: Task) -> Metric:
     """The metric that stands for a task, with the task's name before its own."""
-    return dataclasses.replace(task.metrics[task.headline], name=f"{task.name}/{task.headline}")
+    return dataclasses.replace(task.scored[task.headline_name], name=task.headline_name)
 
 
 def best_metric(cfg: CfgNode) -> Metric:
@@ -34,9 +34,7 @@ def best_metric(cfg: CfgNode) -> Metric:
     if not wanted:
         return headline_of(next(iter(tasks.values())))
     known = {
-        f"{name}/{metric}": dataclasses.replace(row, name=f"{name}/{metric}")
-        for name, task in tasks.items()
-        for metric, row in task.metrics.items()
+        name: dataclasses.replace(metric, name=name) for task in tasks.values() for name, metric in task.scored.items()
     }
     if cfg.TEST.SINGLE_TASK_RESULTS:
         known[DELTA_M.name] = DELTA_M
@@ -65,8 +63,10 @@ def compared(cfg: CfgNode, results: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     tasks = build_tasks(cfg)
     nan = float("nan")
-    several = {name: results.get(name, {}).get(task.headline, nan) for name, task in tasks.items()}
-    lower = [name for name, task in tasks.items() if not task.metrics[task.headline].higher_is_better]
+    headlines = [headline_of(task) for task in tasks.values()]
+    names = {metric: metric.name.split("/") for metric in headlines}
+    several = {group: results.get(group, {}).get(name, nan) for group, name in names.values()}
+    lower = [names[metric][0] for metric in headlines if not metric.higher_is_better]
     value = delta_m(several, _single_results(cfg), lower_is_better=lower)
     logger.info("%s %.4f %% against %s", DELTA_M.name, value, describe(cfg)["single_task_results"])
     return {MULTI_TASK: {"delta_m": value}}
@@ -79,5 +79,5 @@ def describe(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _single_results(cfg: CfgNode) -> dict[str, float]:
-    headlines = {name: task.headline for name, task in build_tasks(cfg).items()}
+    headlines = dict(task.headline_name.split("/") for task in build_tasks(cfg).values())
     return read_single_task_results(cfg.TEST.SINGLE_TASK_RESULTS, headlines)

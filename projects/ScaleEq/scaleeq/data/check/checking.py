@@ -19,8 +19,10 @@ from tqdm import tqdm
 
 from scaleeq.workers import map_in_processes
 
+from ..instances import Instances, read_objects
 from ..maps import KEYS as MAP_KEYS
 from ..maps import read_map
+from ..panoptic_file import has_panoptic, read_panoptic
 from ..picture_file import Header, read_header
 from ..reading import (
     check_labels,
@@ -57,12 +59,15 @@ class Look:
     shape: (height, width) of the image, None where it cannot be read. channels: as PIL names them.
     counts: (256,) int64 pixels of each label, None where there are none or they cannot be read.
     maps: key -> (height, width) of each map of another task that could be read.
+    objects: where there are some; has_panoptic: whether there are panoptic segments that fit.
     """
 
     shape: tuple[int, int] | None = None
     channels: str = ""
     counts: np.ndarray | None = None
     maps: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    objects: Instances | None = None
+    has_panoptic: bool = False
     complaints: list[Complaint] = field(default_factory=list)
 
 
@@ -81,12 +86,21 @@ class Totals:
     shapes: Counter[tuple[int, int]] = field(default_factory=Counter)
     channels: Counter[str] = field(default_factory=Counter)
     maps: Counter[str] = field(default_factory=Counter)
+    num_objects: int = 0
+    num_crowds: int = 0
+    with_objects: int = 0
+    with_panoptic: int = 0
     complaints: list[Complaint] = field(default_factory=list)
 
     def add(self, look: Look) -> None:
         self.read += 1
         self.complaints += look.complaints
         self.maps.update(look.maps.keys())
+        self.with_panoptic += look.has_panoptic
+        if look.objects is not None and len(look.objects):
+            self.num_objects += len(look.objects)
+            self.num_crowds += int(look.objects.crowd.sum())
+            self.with_objects += 1
         if look.shape is not None:
             self.shapes[look.shape] += 1
             self.channels[look.channels] += 1
@@ -134,6 +148,8 @@ def look_at(record: Record, *, num_classes: int, ignore_label: int = IGNORE_LABE
     if has_labels(record):
         look.complaints += _look_at_labels(record, look, num_classes, ignore_label)
         look.complaints += _look_at_instances(record, look)
+    look.complaints += _look_at_objects(record, look)
+    look.complaints += _look_at_panoptic(record, look)
     for key in MAP_KEYS:
         look.complaints += _look_at_map(record, look, key)
     return look
@@ -248,6 +264,44 @@ def _look_at_instances(record: Record, look: Look) -> Iterable[Complaint]:
         return
     if instances is not None and look.shape not in (None, instances.shape):
         yield Complaint("instances", name, f"{name} is {instances.shape} (height, width), its image {look.shape}")
+
+
+def _look_at_objects(record: Record, look: Look) -> Iterable[Complaint]:
+    name = record["file_name"]
+    if look.shape is None or "segments_info" in record:  # those are looked at as panoptic segments
+        return
+    try:
+        look.objects = read_objects(record, look.shape)
+        if look.objects is not None:
+            look.objects.sample()  # masks are decoded
+    except (OSError, ValueError) as error:
+        look.objects = None
+        yield Complaint("objects", name, str(error))
+        return
+    if look.objects is not None and len(look.objects) < len(record.get("annotations", ())):
+        yield Complaint(
+            "no area",
+            name,
+            f"{len(record['annotations']) - len(look.objects)} boxes of {name} have a width or a height of 0: they are "
+            "left out, in training and in evaluation",
+        )
+
+
+def _look_at_panoptic(record: Record, look: Look) -> Iterable[Complaint]:
+    if not has_panoptic(record):
+        return
+    name = str(record.get("panoptic_file_name", record["file_name"]))
+    try:
+        ids, _ = read_panoptic(record)
+    except (OSError, ValueError) as error:
+        yield Complaint("panoptic", name, str(error))
+        return
+    if look.shape not in (None, ids.shape):
+        yield Complaint("panoptic", name, f"{name} is {ids.shape} (height, width), its image {look.shape}")
+        return
+    look.has_panoptic = True
+    if look.shape is not None and "segments_info" in record:
+        look.objects = read_objects(record, look.shape)
 
 
 def _look_at_map(record: Record, look: Look, key: str) -> Iterable[Complaint]:

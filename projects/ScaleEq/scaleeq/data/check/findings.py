@@ -15,6 +15,7 @@ from .checking import Totals
 # The kinds of findings, most important first, and what is counted.
 KINDS = {
     "not loaded": "data set that cannot be loaded",
+    "wrong annotations": "annotations that cannot be meant",
     "incomplete": "files that are missing",
     "single class": "data set of one class",
     "unreadable image": "images that cannot be read",
@@ -25,6 +26,8 @@ KINDS = {
     "one class": "label files that hold one class or void, and nothing else",
     "starts at 1": "label files without label 0, though all other classes occur in them",
     "leak": "images that training and testing share",
+    "objects": "images whose objects cannot be meant",
+    "panoptic": "panoptic pictures that do not fit their segments or their image",
     "unreadable map": "files of depth, normals, edges, saliency or parts that cannot be read",
     "wrong map": "files of depth, normals, edges, saliency or parts whose values cannot be meant",
     "map size": "files of depth, normals, edges, saliency or parts of another size than their image",
@@ -37,13 +40,14 @@ KINDS = {
     "deep image": "images with more than 8 bits a channel, of which the upper 8 are read",
     "few bits": "label files of less than 8 bits a pixel",
     "turned image": "images that their EXIF orientation turns, and not their labels",
+    "no area": "images with objects that have no area, which are left out",
     "all void": "label files that are void in every pixel",
     "empty map": "files of depth, normals, edges, saliency or parts in which nothing is known",
     "passed over": "files beside the images that are taken for no images",
     "never": "classes that never occur",
 }
 # These may be as they should: not a fault.
-NOTES = ("deep image", "few bits", "turned image", "all void", "empty map", "passed over", "never")
+NOTES = ("deep image", "few bits", "turned image", "no area", "all void", "empty map", "passed over", "never")
 FILES_SHOWN = 3
 
 

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 
 from scaleeq.engine import DatasetCatalog
 
-from ..folder import IMAGE_SUFFIXES, KINDS, PREFIX, WHAT_IT_HOLDS, find_dataset, locate
+from ..folder import IMAGE_SUFFIXES, KINDS, PREFIX, WHAT_IT_HOLDS, coco_files, find_dataset, locate
 from ..sets.catalog import Record, datasets_root
+from ..sets.coco import coco_splits
 from ..sets.listing import files_passed_over, in_words
 from .findings import Finding
 
@@ -37,6 +38,8 @@ def names_of(argument: str) -> list[str]:
         return [argument]
     if not argument.startswith(PREFIX):
         argument = PREFIX + _folder_of(argument)
+    if splits := coco_splits(argument.removeprefix(PREFIX)):
+        return [f"{argument}/{each}" for each in splits]
     try:
         base, split = locate(argument)
     except FileNotFoundError:  # told where it is loaded
@@ -54,6 +57,8 @@ def _folder_of(argument: str) -> str:
     given = os.path.expanduser(argument)
     paths = list(dict.fromkeys(os.path.abspath(path) for path in (given, os.path.join(datasets_root(), given))))
     for path in paths:
+        if coco_files(PREFIX + path) or coco_splits(path):
+            return path
         with contextlib.suppress(FileNotFoundError):
             locate(PREFIX + path)
             return path

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
+from scaleeq.pictures import palette
 
 from ..record_file import Record as Record
 from ..record_file import with_label_file
@@ -41,8 +42,10 @@ def register_dataset(
     colors: Sequence[Sequence[int]],
     family: str = "",
     flip_pairs: Sequence[tuple[int, int]] = (),
+    objects: Sequence[str] = (),
+    panoptic_things: Sequence[int] | None = None,
 ) -> None:
-    """Register a data set for semantic segmentation under the name.
+    """Register a data set for semantic segmentation, or for objects, under the name.
 
     name: as users type it in DATASETS.TRAIN and DATASETS.TEST.
     load: called by DatasetCatalog.get(name), returns the records; their labels' paths become such as Detectron2's own
@@ -50,6 +53,8 @@ def register_dataset(
     classes, colors: name and (r, g, b) in 0..255 of each label 0..K-1.
     family: "ade20k", "cityscapes", "voc2012", "lip": whose official metrics and submission files apply; "": none.
     flip_pairs: labels that a horizontal flip exchanges, such as left and right arm.
+    objects: the names of the classes of objects, where there are boxes. panoptic_things: where there are panoptic
+        segments, the label of each of these classes; other labels are stuff.
 
     Raises ValueError if somebody else has registered the name, or if names and colours differ in number.
     """
@@ -65,8 +70,12 @@ def register_dataset(
         stuff_classes=list(classes),
         stuff_colors=[tuple(int(value) for value in color) for color in colors],
         ignore_label=IGNORE_LABEL,
-        evaluator_type="sem_seg",
+        evaluator_type="sem_seg" if classes or not objects else "coco",
         family=family,
         flip_pairs=[tuple(pair) for pair in flip_pairs],
         registered_by="scaleeq",
     )
+    if objects:
+        metadata.set(thing_classes=list(objects), thing_colors=palette(len(objects) + 1)[1:])
+    if panoptic_things is not None:
+        metadata.set(panoptic_things=tuple(panoptic_things))

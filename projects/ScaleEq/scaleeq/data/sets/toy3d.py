@@ -21,6 +21,7 @@ import numpy as np
 
 from scaleeq.choices import one_of
 
+from ..panoptic_file import box_of
 from ..record_file import RecordFile
 from .catalog import IGNORE_LABEL, Record, read_table, register_dataset
 
@@ -96,12 +97,6 @@ class Scene:
                 about = {"id": index + 1, "category_id": label, "isthing": label in THINGS, "iscrowd": 0}
                 segments.append({**about, "area": area, "bbox": box_of(mask)})
         return ids, segments
-
-
-def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """mask: (H, W) bool, not empty -> left, top, right, bottom in pixels, ends excluded."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 @functools.lru_cache(maxsize=4)
@@ -303,5 +298,11 @@ def _record(split: str, index: int) -> Record:
     }
 
 
+_ABOUT: dict[str, Any] = {
+    "classes": CLASSES,
+    "colors": COLORS,
+    "objects": [CLASSES[label] for label in THINGS],
+    "panoptic_things": THINGS,
+}
 for _split in NUM_SCENES:
-    register_dataset(f"toy3d_{_split}", functools.partial(load_toy3d, _split), classes=CLASSES, colors=COLORS)
+    register_dataset(f"toy3d_{_split}", functools.partial(load_toy3d, _split), **_ABOUT)

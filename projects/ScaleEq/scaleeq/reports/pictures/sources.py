@@ -174,7 +174,7 @@ class ModelPredictions:
 
     def _seen(self, record: Record, sample: Mapping[str, Any], image: np.ndarray, output: dict[str, Any]) -> Seen:
         """What the tasks predict of an image, and their truths."""
-        pictures = task_pictures(self.tasks, sample, output)
+        pictures = task_pictures(self.tasks, sample, output, image)
         if "sem_seg" not in self.tasks:
             return Seen(image, pictures=pictures)
         truth = np.asarray(sample["sem_seg_truth"]) if "sem_seg_truth" in sample else None

@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 # OpenMP threads that spin while they wait make every step several times slower on a busy machine.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: quickstart test test-slow lint types wheel clean
+.PHONY: quickstart test test-slow lint types wheel site clean
 
 # Goes on where an interrupted one stopped; a finished one is only evaluated again.
 quickstart: $(VENV)/installed-reports
@@ -32,6 +32,10 @@ lint: $(VENV)/installed-dev
 wheel: $(VENV)/installed-dev
 	$(BIN)/python -m build --wheel
 
+# Leaves site/, static pages; a broken link or an unknown name in docs/ fails.
+site: $(VENV)/installed-site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
@@ -43,4 +47,4 @@ $(VENV)/installed-%: setup.py
 .PRECIOUS: $(VENV)/installed-%
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info projects/ScaleEq/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info projects/ScaleEq/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

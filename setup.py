@@ -56,6 +56,7 @@ EXTRAS["test"] = [
     "pytest-xdist>=3.5",
     "torchmetrics>=1.4",
 ]
+EXTRAS["site"] = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26"]  # `make site`
 EXTRAS["dev"] = [*EXTRAS["test"], "build>=1.0", "mypy>=1.11", "pre-commit>=3.0", "ruff>=0.6"]
 
 (VERSION,) = re.findall(

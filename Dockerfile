@@ -10,7 +10,7 @@ WORKDIR /opt/scaleeq
 COPY setup.py README.md ./
 COPY projects projects
 COPY configs configs
-# hadolint ignore=DL3013 -- it is this folder
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir ".[reports,tensorboard,pretrained]"
 RUN useradd --create-home --uid 1000 scaleeq && mkdir /work && chown scaleeq /work
 USER 1000

@@ -293,7 +293,7 @@ def test_the_verb_engine_is_the_module():
 def test_the_installed_wheel_has_the_command_and_the_configs(tmp_path):
     for folder in ("projects", "configs"):
         shutil.copytree(ROOT / folder, tmp_path / "source" / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("setup.py", "pyproject.toml"):
+    for file in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / file, tmp_path / "source")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

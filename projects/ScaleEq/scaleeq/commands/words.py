@@ -33,6 +33,15 @@ def refuse_early(config: str, opts: Sequence[object]) -> None:
     read_config(config, opts)
 
 
+def refuse_detectors(config: str, opts: Sequence[object], *, why: str) -> None:
+    """ValueError: the config is of a detector. why: what the command does not do with one, and the way out."""
+    from scaleeq.engine.config_io import read_config
+
+    tasks = list(read_config(config, opts).MODEL.TASKS.NAMES)
+    if "instances" in tasks:
+        raise ValueError(f"MODEL.TASKS.NAMES of {config} is {tasks}: {why}")
+
+
 def shortened(config: str, opts: Sequence[str]) -> tuple[list[str], list[str]]:
     """The KEY VALUE pairs of a run, and what was added to them where it is shorter than its config says: in words.
 

@@ -65,6 +65,8 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # rounding; "plain": as the formulas are written, as runs of before had it.
     cfg.MODEL.FUSION.EVALUATE = ""
 
+    if "POINT_HEAD_ON" not in cfg.MODEL.ROI_MASK_HEAD:
+        cfg.MODEL.ROI_MASK_HEAD.POINT_HEAD_ON = False  # PointRend's key, which its project adds with others
     _add_loss_keys(cfg, node)
     _add_dense_task_keys(cfg, node)
 

@@ -27,9 +27,8 @@ def run(*words: str, **environment: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_box_ap50_is_not_far_below_what_was_recorded(tmp_path):
-    recorded = [
-        run["bbox"]["AP50"] for run in json.loads(RESULTS.read_text())["runs"] if run["config"] == "toy/mask_rcnn"
-    ]
+    runs = json.loads(RESULTS.read_text())["runs"]
+    recorded = [each["bbox"]["AP50"] for each in runs if each["config"] == "toy/mask_rcnn"]
     run("-m", "scaleeq", "train", "toy/mask_rcnn", "OUTPUT_DIR", str(tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     last = [line for line in lines if "bbox/AP50" in line][-1]

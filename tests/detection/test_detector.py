@@ -128,6 +128,20 @@ def test_results_are_in_pixels_of_the_size_that_is_asked_for(name):
         torch.testing.assert_close(alone[key], first[key])
 
 
+@pytest.mark.parametrize("name", ["mask_rcnn", "retinanet"])
+def test_images_smaller_than_a_cell_of_the_coarsest_level(name):
+    """20 x 24 pixels: p5 and all above it are one cell."""
+    model = small(name)
+    samples = batch(1, 0, size=(20, 24))
+    samples[0]["instances"] = {"boxes": torch.tensor([[2.0, 3.0, 12.0, 15.0]]), "labels": torch.tensor([1])}
+    samples[0]["instances"]["masks"] = torch.zeros(1, 20, 24, dtype=torch.uint8)
+    samples[0]["instances"]["masks"][:, 3:15, 2:12] = 1
+    assert all(loss.isfinite() for loss in model(samples).values())
+    with torch.no_grad():
+        found = model.eval()(samples)[0]["instances"]
+    assert found["boxes"].isfinite().all()
+
+
 class Detectron2Instances:
     """As Detectron2's fields are."""
 

@@ -82,6 +82,25 @@ def test_delta_m_over_three_headlines(tmp_path):
     assert results["multi_task"]["delta_m"] == pytest.approx(expected)
 
 
+def test_an_ap_that_no_run_can_have_is_refused_before_training(tmp_path):
+    for row, message in (
+        (["bbox", "AP50", 160, 1], r"AP50 is in \[0, 100\]"),
+        (["bbox", "AP51", 6, 1], "choose one of AP, "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Trainer(tiny_config(tmp_path, TEST__EXPECTED_RESULTS=[row]))
+
+
+@pytest.mark.slow
+def test_thirty_steps_lower_the_loss(tmp_path):
+    changes = {"SOLVER__MAX_ITER": 30, "SOLVER__BASE_LR": 0.002, "DATASETS__TRAIN_FRACTION": 0.01}
+    trainer = Trainer(tiny_config(tmp_path, DATASETS__TEST=[], **changes))
+    trainer.resume_or_load()
+    trainer.train()
+    losses = [value for value, _ in trainer.storage.history("total_loss").values()]
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+
+
 def test_batches_are_cut_and_weighted_in_full(tmp_path):
     """Two passes a step, the maps' losses over the pixels of both."""
     cfg = tiny_config(tmp_path, "toy/panoptic", SOLVER__ACCUMULATE=2, SOLVER__MAX_ITER=2, DATASETS__TEST=[])

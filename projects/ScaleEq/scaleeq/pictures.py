@@ -92,7 +92,7 @@ def draw_objects(
         if masks is not None:
             inside = masks[index] > 0
             picture[inside] = (0.55 * picture[inside] + 0.45 * np.array(colors[label])).astype(np.uint8)
-    size = max(image.shape[:2]) / 900 + 0.2  # of letters
+    size = max(image.shape[:2]) / 1600 + 0.15  # of letters
     for index, label in enumerate(labels.astype(int)):
         left, top, right, bottom = (round(float(value)) for value in boxes[index])
         cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colors[label], 1 + max(image.shape) // 600)

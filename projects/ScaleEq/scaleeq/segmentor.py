@@ -9,6 +9,7 @@ from scaleeq.backbones import PlainBackbone
 from scaleeq.backbones import registered as backbones  # noqa: F401  (registers them)
 from scaleeq.config.detection import PYRAMID_BACKBONES
 from scaleeq.detection import configured as detectors  # noqa: F401  (registers it)
+from scaleeq.detection import pixel_decoder  # noqa: F401  (registers it)
 from scaleeq.detection import registered as pyramid_backbones  # noqa: F401  (registers them)
 from scaleeq.engine import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head, get_cfg
 from scaleeq.fusion import evaluate_fusions

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleeq import console
 
-from .words import refuse_early, split_at_key
+from .words import refuse_detectors, refuse_early, split_at_key
 
 if TYPE_CHECKING:
     from scaleeq.engine import CfgNode
@@ -64,6 +64,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     for name in arguments.config_file:
         refuse_early(name, arguments.opts)
+        refuse_detectors(
+            name,
+            arguments.opts,
+            why="what a detector costs depends on the image; `scaleeq eval` writes its parameters, multiply-adds and "
+            "seconds an image into inference/results.json",
+        )
     import scaleeq.segmentor  # noqa: F401  (registers the model)
     from scaleeq.engine import load_config
     from scaleeq.reports.costs import count_table, time_table

@@ -18,7 +18,7 @@ from pathlib import Path
 from scaleeq import console
 from scaleeq.choices import one_of
 
-from .words import refuse_early
+from .words import refuse_detectors, refuse_early
 
 STOPPED = "stopped; nothing was written"
 ENDINGS = (".onnx", ".pt2", ".ts")
@@ -43,6 +43,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 def run(arguments: argparse.Namespace) -> None:
     refuse_early(arguments.config_file, arguments.opts)
+    refuse_detectors(
+        arguments.config_file,
+        arguments.opts,
+        why="an exported file has one output of a known size, and a detector finds as many objects as there are",
+    )
     from scaleeq.engine import SafeCheckpointer, load_config
     from scaleeq.equalization import other_equalizers
     from scaleeq.rewrites.export import export

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
-from scaleeq.config.parts import config_files
+from scaleeq.config.detection import other_training
+from scaleeq.config.parts import config_files, list_configs
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")  # of a config
 
@@ -24,13 +26,31 @@ def split_at_key(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def refuse_early(config: str, opts: Sequence[object]) -> None:
     """Raise what is wrong with a config's name, its keys and values, before torch is loaded: the name even before YAML.
 
-    FileNotFoundError, KeyError, ValueError: as load_config has them.
+    FileNotFoundError, KeyError, ValueError: as load_config has them; ValueError: a detector of Detectron2's.
     """
     if config:
         config_files(config)
     from scaleeq.engine.config_io import read_config
 
-    read_config(config, opts)
+    architecture = read_config(config, opts).MODEL.META_ARCHITECTURE
+    if reason := other_training(config, architecture, list_configs(), has_detectron2=_has_detectron2()):
+        raise ValueError(reason)
+
+
+def _has_detectron2() -> bool:
+    """Whether the engine is Detectron2, without loading it."""
+    from scaleeq.engine import is_detectron2_installed
+
+    return os.environ.get("SCALEEQ_ENGINE") != "standalone" and is_detectron2_installed()
+
+
+def refuse_detectors(config: str, opts: Sequence[object], *, why: str) -> None:
+    """ValueError: the config is of a detector. why: what the command does not do with one, and the way out."""
+    from scaleeq.engine.config_io import read_config
+
+    tasks = list(read_config(config, opts).MODEL.TASKS.NAMES)
+    if "instances" in tasks:
+        raise ValueError(f"MODEL.TASKS.NAMES of {config} is {tasks}: {why}")
 
 
 def shortened(config: str, opts: Sequence[str]) -> tuple[list[str], list[str]]:

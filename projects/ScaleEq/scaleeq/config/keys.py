@@ -66,6 +66,8 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.FUSION.EVALUATE = ""
 
     _add_detector_keys(cfg, node)
+    if "POINT_HEAD_ON" not in cfg.MODEL.ROI_MASK_HEAD:
+        cfg.MODEL.ROI_MASK_HEAD.POINT_HEAD_ON = False  # PointRend's key, which its project adds with others
     _add_loss_keys(cfg, node)
     _add_dense_task_keys(cfg, node)
 

@@ -4,5 +4,6 @@ Detectors themselves are Detectron2's, or torchvision's; registered.py has the n
 """
 
 from .backbone import PyramidBackbone
+from .calibration import MeasuredPart, detection_calibration_inputs, measured_part
 
-__all__ = ["PyramidBackbone"]
+__all__ = ["MeasuredPart", "PyramidBackbone", "detection_calibration_inputs", "measured_part"]

@@ -29,7 +29,7 @@ CONTRACT: tuple[Name, ...] = (
     Name("get_cfg", "config", "detection, engine, inference, segmentor, tasks", ("config_tree", "config_use")),
     Name("META_ARCH_REGISTRY", "modeling", "detection, names, segmentor", ("builders",)),
     Name("BACKBONE_REGISTRY", "modeling", "backbones, detection, names", ("builders",)),
-    Name("SEM_SEG_HEADS_REGISTRY", "modeling", "names, tasks", ("builders",)),
+    Name("SEM_SEG_HEADS_REGISTRY", "modeling", "detection, names, tasks", ("builders",)),
     Name("Backbone", "modeling", "backbones", ("builders",)),
     Name("ShapeSpec", "layers", "backbones, detection, tasks", ("builders",)),
     Name("build_model", "modeling", "training", ("builders",)),

@@ -24,7 +24,7 @@ from torch import nn
 from scaleeq.fusion import Fusion, Observation
 
 from .controls import control_statistics
-from .forwards import Gather, Measurable, alone, forward_of, observed_by, refuse_named_misfit, refuse_second_runs
+from .forwards import Gather, Measurable, alone, forward_of, observed_by, refuse_named_misfit, refuse_unmeasurable
 from .gradients import balance_gradients, training_loss
 from .implementations import attached
 from .mode import measuring, with_batch_statistics
@@ -194,10 +194,10 @@ class _Measurement:
         forward = forward_of(model)
         with observed_by(dict.fromkeys(self.pending.values(), self.observe)):
             for batch in loader:
-                # Look once, before anything is measured, whether a fusion runs twice.
+                # Look once, before anything is measured.
                 x, self.valid = inputs(batch)
                 if count_runs and not self.num_images:
-                    refuse_second_runs(model, self.pending, x)
+                    refuse_unmeasurable(model, self.pending, x)
                 self._forward(forward, x)
                 self._check_finite()
                 self.num_images += sum(self.gather(self.batch_size))

@@ -15,6 +15,7 @@ from torch import nn
 from scaleeq.fusion import Fusion
 from scaleeq.fusion.fusion import Observer
 
+from .frozen import refuse_frozen_without_weights
 from .mode import measuring
 from .precision import refuse_misfit
 
@@ -63,6 +64,12 @@ class Measurable(Protocol):
 def forward_of(model: nn.Module) -> Callable[..., object]:
     """What runs a model's Fusions."""
     return model.logits if isinstance(model, Measurable) else model
+
+
+def refuse_unmeasurable(model: nn.Module, fusions: dict[str, Fusion], x: object) -> None:
+    """ValueError for a model whose scales say nothing, or that runs one of its fusions twice in model(x)."""
+    refuse_frozen_without_weights(model)
+    refuse_second_runs(model, fusions, x)
 
 
 def refuse_second_runs(model: nn.Module, fusions: dict[str, Fusion], x: object) -> None:

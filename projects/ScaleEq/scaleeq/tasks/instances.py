@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from scaleeq.engine import DatasetEvaluator
 
+SMALL_PX = 480  # of an image's longer side
 _AP = Metric(unit="%", highest=100.0)
 APS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 PANOPTIC = ("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st")
@@ -94,7 +95,7 @@ class InstancesTask(Task):
         return found
 
     def picture_on(self, image: np.ndarray, values: Any) -> np.ndarray:
-        """The objects over the image: (H, W, 3) uint8.
+        """The objects over the image: (H, W, 3) uint8, of a small image several times as large, so that names fit.
 
         image: (H, W, 3) uint8 in RGB. values: a prediction, with "boxes", "labels" and "scores", or a truth.
         """
@@ -104,6 +105,11 @@ class InstancesTask(Task):
         if "scores" in found:
             certain = found["scores"] >= self.score
             found = {name: each[certain] for name, each in found.items()}
+        factor = -(-SMALL_PX // max(image.shape[:2]))
+        found["boxes"] = found["boxes"] * factor
+        image = image.repeat(factor, 0).repeat(factor, 1)
+        if "masks" in found:
+            found["masks"] = found["masks"].repeat(factor, 1).repeat(factor, 2)
         names = MetadataCatalog.get(self.shown).get("thing_classes") or ()
         return draw_objects(image, names=names, **found)
 

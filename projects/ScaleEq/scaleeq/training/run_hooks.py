@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
+from scaleeq.detection.detector import TorchvisionDetector
 from scaleeq.engine import (
     CfgNode,
     DatasetCatalog,
@@ -80,6 +81,7 @@ def standard_hooks(trainer: Run) -> list[HookBase | None]:
             output_dir=cfg.OUTPUT_DIR,
             gradient_scale=trainer.step.scaler.get_scale,
             step=trainer.step,
+            outputs=model.backbone if isinstance(model := trainer.step.plain_model, TorchvisionDetector) else None,
         ),
         PeriodicCheckpointer(trainer.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
         evaluation,

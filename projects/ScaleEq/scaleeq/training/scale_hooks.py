@@ -17,9 +17,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
+from scaleeq.choices import flatten
 from scaleeq.engine import HookBase, comm, get_event_storage
 from scaleeq.equalization.calibration import calibrate, fusions_of, is_calibrated
 from scaleeq.files import read_json, set_aside, write_json
+from scaleeq.probes.outputs import OutputRecorder
 from scaleeq.probes.scales import Recorder
 
 from .step import TrainingStep, unwrapped
@@ -90,6 +92,8 @@ class ScaleStatisticsHook(HookBase):
     Args:
         gradient_scale: what the losses of the current iteration are multiplied with (mixed precision).
         step: of the training, which hands out the shares of several tasks.
+        outputs: a part of the model, images -> level -> map, whose levels are recorded as well: a pyramid's, which
+            detectors read. In the file "outputs", level -> mean and std; scalars scale/outputs/<level>/<number>.
     """
 
     def __init__(
@@ -100,14 +104,17 @@ class ScaleStatisticsHook(HookBase):
         output_dir: str = ".",
         gradient_scale: Callable[[], float] = lambda: 1.0,
         step: TrainingStep | None = None,
+        outputs: nn.Module | None = None,
     ):
         self.model = model
         self.period = period
         self.path = Path(output_dir) / FILE_NAME
         self.gradient_scale = gradient_scale
         self.step = step
+        self.outputs = outputs
         self._watching = ExitStack()  # from before a step to after it
         self._recorder: Recorder | None = None
+        self._levels: OutputRecorder | None = None
         self._latest: Content = {}
 
     def before_train(self) -> None:
@@ -134,6 +141,8 @@ class ScaleStatisticsHook(HookBase):
         several = self.step is not None and len(getattr(model, "tasks", ())) > 1  # another's model has none
         recorder = Recorder(model, maps=not is_compiled(model), tasks=several)
         self._recorder = self._watching.enter_context(recorder)
+        if self.outputs is not None:
+            self._levels = self._watching.enter_context(OutputRecorder(self.outputs))
         if several:
             assert self.step is not None
             self.step.watch_tasks = self._recorder.read_tasks
@@ -148,14 +157,17 @@ class ScaleStatisticsHook(HookBase):
             return
         self._watching.close()
         record, self._recorder = self._recorder.finish(comm.all_gather), None
-        if not record:
+        levels = self._levels.finish(comm.all_gather) if self._levels else {}
+        if not record and not levels:
             return
         # Scalars, for every writer.
         storage = get_event_storage()
         for fusion, content in record.items():
             for name, value in _scalars(content).items():
                 storage.put_scalar(f"scale/{fusion}/{name}", value, smoothing_hint=False)
-        self._latest = {"iteration": self.trainer.iter, "fusions": record}
+        for name, value in flatten(levels, separator="/"):
+            storage.put_scalar(f"scale/outputs/{name}", value, smoothing_hint=False)
+        self._latest = {"iteration": self.trainer.iter, "fusions": record} | ({"outputs": levels} if levels else {})
         if self.trainer.iter == 0:
             self._add_to_file("at_start", self._latest)
         if self.trainer.iter % self.period == 0:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from scaleeq.choices import one_of
+from scaleeq.extras import installed
 
 from ..panoptic_file import box_of
 from ..record_file import RecordFile
@@ -298,6 +299,36 @@ def _record(split: str, index: int) -> Record:
     }
 
 
+def load_toy3d_instances(split: str) -> list[Record]:
+    """The same images with their objects alone, as COCO's annotations with run lengths, for Detectron2's own mapper.
+
+    All scenes are rendered here, which takes seconds; without pycocotools the annotations have no masks.
+    """
+    records = []
+    for index in range(NUM_SCENES[split]):
+        record, scene = _record(split, index), render_scene(split, index)
+        wanted = ("file_name", "image_id", "height", "width", "read")
+        objects = [
+            {
+                **{key: each[key] for key in ("category_id", "bbox")},
+                "bbox_mode": 0,
+                "iscrowd": 0,
+                **_encoded(each["mask"]),
+            }
+            for each in scene.instances()
+        ]
+        records.append({**{key: record[key] for key in wanted}, "annotations": objects})
+    return records
+
+
+def _encoded(mask: np.ndarray) -> dict[str, Any]:
+    if not installed("pycocotools"):
+        return {}
+    from pycocotools import mask as coco_mask
+
+    return {"segmentation": coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))}
+
+
 _ABOUT: dict[str, Any] = {
     "classes": CLASSES,
     "colors": COLORS,
@@ -306,3 +337,5 @@ _ABOUT: dict[str, Any] = {
 }
 for _split in NUM_SCENES:
     register_dataset(f"toy3d_{_split}", functools.partial(load_toy3d, _split), **_ABOUT)
+    _load = functools.partial(load_toy3d_instances, _split)
+    register_dataset(f"toy3d_instances_{_split}", _load, classes=(), colors=(), objects=_ABOUT["objects"])

@@ -47,7 +47,8 @@ class Classes:
     @classmethod
     def of(cls, metadata: Any) -> Classes:
         """Of a data set's metadata."""
-        return cls(metadata.stuff_classes, metadata.stuff_colors, metadata.get("ignore_label", 255))
+        names, colors = metadata.get("stuff_classes") or [], metadata.get("stuff_colors") or []
+        return cls(names, colors, metadata.get("ignore_label", 255))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Which paper lives in which file, and each number: what is expected, by whom, and the file of what was measured.
 
 `python -m evidence.tables` prints the tables of README.md and of docs/{scale_equalizers,any_model,recipes,fusions,
-compare}.md from this module, from published.py and from docs/results/*.json.
+compare,joint_tasks}.md from this module, from published.py and from docs/results/*.json.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tabulate import tabulate
 from scaleeq.reports.comparison_tables import comparison_table
 from scaleeq.reports.costs import count_table
 
-from . import fresh_decoders
+from . import fresh_decoders, joint_toy
 from .published import COUNTS, NO_CONFIG, PUBLISHED, Number, of_configs
 
 TWINS = ("", "+scale_equalizer")
@@ -277,6 +277,14 @@ def arms_table() -> str:
     return comparison_table(json.loads((RESULTS / "arms_toy_sgd.json").read_text()))
 
 
+def joint_tables() -> str:
+    """Markdown: four tasks in one model or in four, with and without equalizers, and what a step of them costs."""
+    if not joint_toy.RESULT.is_file():
+        return "not run"
+    content = json.loads(joint_toy.RESULT.read_text())
+    return "\n\n".join(make(content) for make in (joint_toy.table, joint_toy.differences_table, joint_toy.step_table))
+
+
 if __name__ == "__main__":
     tables = (
         papers_table,
@@ -292,5 +300,6 @@ if __name__ == "__main__":
         decoder_recipes_table,
         toy_table,
         arms_table,
+        joint_tables,
     )
     print(*(table() for table in tables), sep="\n\n")

@@ -30,6 +30,7 @@ PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
         ("docs/fusions.md", tables.published_table),
         ("docs/fusions.md", tables.toy_table),
         ("docs/compare.md", tables.arms_table),
+        ("docs/joint_tasks.md", tables.joint_tables),
     ],
 )
 def test_pages_hold_the_printed_tables(page, table):

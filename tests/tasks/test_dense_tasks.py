@@ -169,9 +169,10 @@ def test_normals_of_the_depth_are_the_normals_after_every_flip_and_crop(flip):
         assert is_off_by(augmented(seed, flip=flip, crop=Crop(kind="absolute", size=(140, 90)))) < 2.5
 
 
-def test_a_wrong_sign_would_be_seen():
+@pytest.mark.parametrize("signs", [(-1, 1, 1), (1, -1, 1)], ids="xy")
+def test_a_wrong_sign_would_be_seen(signs):
     maps = augmented(0, flip="none")
-    maps["normals"] = maps["normals"] * np.array([-1, 1, 1], np.float32)
+    maps["normals"] = maps["normals"] * np.array(signs, np.float32)
     assert is_off_by(maps) > 20
 
 

@@ -14,6 +14,7 @@ from scaleeq.engine import DatasetCatalog, build_model
 from scaleeq.inference import Inference, InferenceOptions
 from scaleeq.tasks import build_tasks
 from scaleeq.training import Trainer
+from scaleeq.training.step import TrainingStep
 from tests.training.tiny import tiny_config
 
 TASKS = ["sem_seg", "depth", "normals", "edges"]
@@ -71,6 +72,27 @@ def test_four_tasks_train_and_are_evaluated(tmp_path):
     losses = {name for name in trainer.storage.latest() if name.startswith("loss_")}
     assert losses == {"loss_sem_seg_aux_res4", *(f"loss_{task}" for task in TASKS)}
     assert trainer.headline(cfg).name == "depth/rmse" and (tmp_path / "model_best.json").is_file()
+
+
+def test_the_loss_of_each_task_is_the_whole_batchs_however_it_is_cut(tmp_path):
+    """1 x 8, 2 x 4 and 4 x 2, with unequal numbers of valid pixels, and images of which a task knows nothing."""
+    cfg = config(tmp_path, SOLVER__IMS_PER_BATCH=8, MODEL__SCALE_EQUALIZER__ENABLED=False)
+    torch.manual_seed(0)
+    model = Trainer.build_model(cfg).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    batch = next(iter(Trainer.build_train_loader(cfg)))
+    assert {"depth" in sample for sample in batch} == {True, False}
+    batch[0]["sem_seg"][:40], batch[1]["edges"][:, 20:] = 255, 255
+    batch[2]["normals"][:], batch[3]["edges"][:] = 0, 255
+    found = []
+    for size in (8, 4, 2):
+        step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.1), micro_batch=size)
+        losses, norm = step.backward(batch, 0)
+        found.append({name: float(loss) for name, loss in losses.items()} | {"norm": float(norm)})
+    assert {f"loss_{task}" for task in TASKS} < found[0].keys() and min(found[0].values()) > 0
+    assert found[1] == pytest.approx(found[0], rel=1e-5) and found[2] == pytest.approx(found[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"window": (64, 64)}, {"scales": (0.5, 1.0), "flip": True}])

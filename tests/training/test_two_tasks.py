@@ -1,5 +1,5 @@
-"""Two processes compute of two tasks what one does with the same batch, samples without a truth among them. Oracle: one
-process, in float64."""
+"""Two processes compute of two tasks, and of four that interact, what one does with the same batch, samples without a
+truth among them. Oracle: one process, in float64."""
 
 from __future__ import annotations
 
@@ -15,37 +15,42 @@ PROGRAM = ["-m", "tests.training.two_tasks"]
 pytestmark = pytest.mark.slow  # they start two processes
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What one process found, and what the first of two."""
-    (one,) = measure(tmp_path_factory.mktemp("one"), "", program=PROGRAM)
-    first, second = measure(tmp_path_factory.mktemp("two"), WAYS[0], program=PROGRAM)
+TASKS = {"": ["sem_seg", "mean_colour"], "four": ["sem_seg", "depth", "normals", "edges"]}
+
+
+@pytest.fixture(scope="module", params=TASKS, ids=["two", "four"])
+def found(request, tmp_path_factory):
+    """What one process found, and what the first of two; and of which tasks."""
+    (one,) = measure(tmp_path_factory.mktemp("one"), "", request.param, program=PROGRAM)
+    first, second = measure(tmp_path_factory.mktemp("two"), WAYS[0], request.param, program=PROGRAM)
     assert all(torch.equal(second["model"][name], tensor) for name, tensor in first["model"].items())
-    return one, first
+    return one, first, TASKS[request.param]
 
 
 def test_gradients_weights_and_losses_are_those_of_the_whole_batch(found):
-    one, first = found
+    one, first, tasks = found
     differences = gradient_differences(one["gradients"], first["gradients"])
     assert max(differences.values()) < 1e-10
     for name, weight in one["model"].items():
         assert not is_weight(name) or difference(first["model"][name], weight) < 1e-10, name
-    assert len(one["losses"]) == 3 and {"loss_sem_seg", "loss_mean_colour", "total_loss"} < one["losses"][0].keys()
+    assert len(one["losses"]) == 3 and {"total_loss", *(f"loss_{task}" for task in tasks)} < one["losses"][0].keys()
     for losses, expected in zip(first["losses"], one["losses"], strict=True):
         assert losses == pytest.approx(expected, rel=1e-6)
-    assert first["results"].keys() == {"sem_seg", "mean_colour"}
-    assert first["results"]["mean_colour"]["mae"] == pytest.approx(one["results"]["mean_colour"]["mae"], rel=1e-6)
+    assert first["results"].keys() == set(tasks)
+    for task in tasks:
+        assert first["results"][task] == pytest.approx(one["results"][task], rel=1e-6, nan_ok=True), task
 
 
 def test_gradients_of_each_task_are_those_of_the_whole_batch(found):
-    records = [each["scales"]["at_start"]["fusions"] for each in found]
+    *jobs, tasks = found
+    records = [each["scales"]["at_start"]["fusions"] for each in jobs]
     numbers = [
         {
             f"{fusion}/{branch}/{name}": value
             for fusion, content in record.items()
             for branch, values in content["branches"].items()
             for name, value in values.items()
-            if name.endswith(("_gradient_sem_seg", "_gradient_mean_colour"))
+            if name.endswith(tuple(f"_gradient_{task}" for task in tasks))
         }
         for record in records
     ]

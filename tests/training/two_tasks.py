@@ -1,7 +1,8 @@
-"""What a run of two tasks computes, in float64, as every rank sees it: python -m tests.training.two_tasks FOLDER
+"""What a run of two tasks computes, in float64, as every rank sees it: python -m tests.training.two_tasks FOLDER [four]
 
 FOLDER gets rank<k>.pt. The batch is of four samples in any job; truths are void, or missing, in unlike shares: the last
-two samples, which are the second process's, have no mean colour, and the third no label.
+two samples, which are the second process's, have no mean colour, and the third no label. With "four", four tasks that
+take each other's first predictions train on toy 3-D scenes: no depth there, nor the third's label.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 from torch import nn, save
 
 import tests.tasks.mean_colour  # noqa: F401  (registers the second task)
-from scaleeq.engine import CfgNode, comm, default_argument_parser, run_job
+from scaleeq.data.sets import toy3d
+from scaleeq.data.sets.catalog import register_dataset
+from scaleeq.engine import CfgNode, DatasetCatalog, comm, default_argument_parser, run_job
 from scaleeq.training import Trainer
 from tests.training import two_processes
 from tests.training.tiny import tiny_config
@@ -32,6 +35,26 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+FOUR: dict[str, Any] = {
+    **OPTIONS,
+    "MODEL__TASKS__NAMES": ["sem_seg", "depth", "normals", "edges"],
+    "MODEL__TASKS__WEIGHTS": [1.0, 1.0, 10.0, 50.0],
+    "MODEL__TASKS__WEIGHTING": "fixed",
+    "MODEL__TASKS__INTERACTION": "pad_net",
+    "MODEL__AUX_HEAD__IN_FEATURES": [],
+    "MODEL__AUX_HEAD__LOSS_WEIGHTS": [],
+    "MODEL__DEPTH__MEAN": 5.0,
+    "DATASETS__TRAIN": ("toy3d_train",),
+    "DATASETS__TEST": ("tiny3d_sem_seg_val",),
+    "TEST__EDGES__MATCH": False,
+}
+LACKING = {"mean_colour": (2, 3), "depth": (2, 3), "sem_seg": (2,)}  # truth -> the slots that lack it
+
+
+def first_3d_scenes() -> list[dict]:
+    return DatasetCatalog.get("toy3d_val")[:5]
+
+
 class Incomplete:
     """A loader of samples without some of their truths; `first` is the slot of its first sample."""
 
@@ -42,10 +65,9 @@ class Incomplete:
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in self.loader:
             for slot, sample in enumerate(batch, start=self.first):
-                if slot >= 2:
-                    del sample["mean_colour"]
-                if slot == 2:
-                    del sample["sem_seg"]
+                for truth, slots in LACKING.items():
+                    if slot in slots:
+                        sample.pop(truth, None)
             yield batch
 
 
@@ -67,8 +89,9 @@ class Joint(two_processes.Measured):
 
 
 def main(args: argparse.Namespace) -> None:
-    folder = Path(args.opts[0])
-    config = partial(tiny_config, folder / "run", **OPTIONS)
+    folder, *words = map(Path, args.opts)
+    register_dataset("tiny3d_sem_seg_val", first_3d_scenes, classes=toy3d.CLASSES, colors=toy3d.COLORS)
+    config = partial(tiny_config, folder / "run", **(FOUR if words else OPTIONS))
     found = two_processes.train(config(), make=Joint)
     comm.synchronize()
     found["scales"] = json.loads((folder / "run" / "scale_statistics.json").read_text())

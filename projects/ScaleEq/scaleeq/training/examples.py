@@ -14,6 +14,7 @@ from scaleeq.engine import CfgNode, DatasetEvaluator, MetadataCatalog
 from scaleeq.evaluation.argmax import LABELS
 from scaleeq.pictures import colorize
 from scaleeq.tasks import Task, build_tasks
+from scaleeq.tasks.views import TaskView
 
 WIDTH = 320  # of one image in the picture, pixels
 
@@ -22,15 +23,14 @@ WIDTH = 320  # of one image in the picture, pixels
 class Example:
     """image: (h, w, 3) uint8 RGB, as the model saw it; prediction, truth: (H, W) uint8 labels; None: there is none.
 
-    pictures: title -> (H, W, 3) uint8: of other tasks than classes, each one's truth, where there is one, and
-    prediction.
+    views: task -> its pictures, of other tasks than classes.
     """
 
     file_name: str
     image: np.ndarray
     prediction: np.ndarray | None = None
     truth: np.ndarray | None = None
-    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
+    views: Mapping[str, TaskView] = field(default_factory=dict)
 
 
 class ExampleCollector(DatasetEvaluator):
@@ -59,31 +59,37 @@ class ExampleCollector(DatasetEvaluator):
         inputs: samples with "image": (3, h, w) uint8.
         """
         for sample, output in zip(inputs, outputs, strict=True):
-            pictures = task_pictures(self.tasks, sample, output) if self._index in self._chosen else {}
-            if self._index in self._chosen and (LABELS in output or pictures):
+            views = task_views(self.tasks, sample, output) if self._index in self._chosen else {}
+            if self._index in self._chosen and (LABELS in output or views):
                 # To (H, W, 3) RGB.
                 image, truth = np.asarray(sample["image"]), sample.get("sem_seg_truth")
                 image = (image[::-1] if self.is_bgr else image).transpose(1, 2, 0).astype(np.uint8, order="C")
                 truth = None if truth is None else np.asarray(truth)
                 name = str(sample.get("file_name", self._index))
-                self.examples.append(Example(name, image, output.get(LABELS), truth, pictures))
+                self.examples.append(Example(name, image, output.get(LABELS), truth, views))
             self._index += 1
 
     def evaluate(self) -> None:
         """Nothing."""
 
 
-def task_pictures(
-    tasks: Mapping[str, Task], sample: Mapping[str, Any], output: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """Title -> (H, W, 3) uint8: truth, where the sample has one, and prediction of each task but that of classes."""
+def task_views(tasks: Mapping[str, Task], sample: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, TaskView]:
+    """What people see of each task but that of classes: its prediction and, where the sample has one, its truth."""
     found = {}
     for name, task in tasks.items():
         if name == "sem_seg" or name not in output:
             continue
-        if (truth := sample.get(f"{task.target_key}_truth")) is not None:
-            found[f"{name}, truth"] = task.picture(torch.as_tensor(truth))
-        found[name] = task.picture(output[name])
+        prediction, truth, score = output[name], sample.get(f"{task.target_key}_truth"), ""
+        if truth is not None:
+            truth = torch.as_tensor(truth)
+            score = task.image_score(prediction, truth)
+        found[name] = TaskView(
+            task.picture(prediction),
+            None if truth is None else task.picture(truth),
+            scale=task.scale,
+            legend=task.legend(),
+            score=score,
+        )
     return found
 
 
@@ -96,7 +102,8 @@ def draw_examples(dataset_name: str, examples: Sequence[Example]) -> np.ndarray:
     rows = []
     for example in examples:
         # Nearest, so that labels stay labels.
-        others = list(example.pictures.values())
+        pairs = [(view.truth, view.prediction) for view in example.views.values()]
+        others = [picture for pair in pairs for picture in pair if picture is not None]
         height, width = (others[0] if example.prediction is None else example.prediction).shape[:2]
         size = WIDTH, max(1, round(height * WIDTH / width))
         # A row: image, truth, prediction.

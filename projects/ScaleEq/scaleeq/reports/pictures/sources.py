@@ -36,7 +36,7 @@ from scaleeq.model import LABELS_SUFFICE
 from scaleeq.probes.maps import capture_fusions, capture_maps
 from scaleeq.segmentor import without_pretrained
 from scaleeq.tasks import build_tasks
-from scaleeq.training.examples import task_pictures
+from scaleeq.training.examples import task_views
 from scaleeq.training.recipe import Recipe
 from scaleeq.training.setup import build_mapper
 from scaleeq.training.testing import build_predictor
@@ -174,11 +174,11 @@ class ModelPredictions:
 
     def _seen(self, record: Record, sample: Mapping[str, Any], image: np.ndarray, output: dict[str, Any]) -> Seen:
         """What the tasks predict of an image, and their truths."""
-        pictures = task_pictures(self.tasks, sample, output)
+        views = task_views(self.tasks, sample, output)
         if "sem_seg" not in self.tasks:
-            return Seen(image, pictures=pictures)
+            return Seen(image, views=views)
         truth = np.asarray(sample["sem_seg_truth"]) if "sem_seg_truth" in sample else None
-        return Seen(image, predicted_labels(output, str(record["file_name"])), truth, pictures=pictures)
+        return Seen(image, predicted_labels(output, str(record["file_name"])), truth, views=views)
 
 
 def kinds_of(model: nn.Module) -> dict[str, list[str]]:

@@ -356,6 +356,13 @@ def test_a_real_pair_is_read_checked_and_has_normals(root):
     known = np.linalg.norm(normals, axis=2) > 0.5
     assert known.mean() > 0.5 and not known[depth == 0].any()
     assert (normals[known][:, 2] < 0).mean() > 0.9, "towards the camera"
+    # As a truth of its own it has the axes of its depth; mirrored, that is told. The sheet has both.
+    for sign, kinds in ((1, []), (-1, ["mirrored"])):
+        save(root / "real" / "normals" / "0.npy", normals * np.array([1, sign, 1], np.float32))
+        (report,) = check_datasets(["folder:real"], sample=ALL, workers=0)
+        assert [finding.kind for finding in report.findings] == kinds
+    (path,) = draw_sheets([report], root / "sheet.png")
+    assert (cv2.imread(str(path)) == UNKNOWN_COLOR).all(-1).sum() > 0.045 * 300 * 225
 
 
 def test_thin_lines_stay_and_wide_ones_become_thin():

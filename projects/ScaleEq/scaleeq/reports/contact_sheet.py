@@ -23,7 +23,7 @@ from .pictures.layout import Legend, Panel, Section, draw_sheet
 
 MAX_NAMES = 48
 SIDE = 300  # the longer side of a panel, pixels
-FAR_PERCENT = 99.5  # of the known depth lies below the end of its colours
+FAR_PERCENT = 98.0  # of the known depth lies below the end of its colours; a sensor has outliers
 RED = (200, 30, 30)
 
 

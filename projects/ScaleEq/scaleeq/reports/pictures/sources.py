@@ -130,8 +130,11 @@ class ModelPredictions:
         kinds: "gates", "alignment", "features": the maps that are kept.
         ValueError: no data set to name the classes, or a model that has no such maps.
         """
-        # The classes.
-        dataset_name = dataset_name or next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "")
+        # The classes, those of training where a data set has truths of other tasks alone.
+        trained = next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "")
+        if dataset_name and trained and not find_dataset(dataset_name).get("stuff_classes"):
+            dataset_name = trained
+        dataset_name = dataset_name or trained
         if not dataset_name:
             raise ValueError("DATASETS.TEST is empty: no data set says what the classes are; set it, or --dataset")
         metadata = find_dataset(dataset_name)

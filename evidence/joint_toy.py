@@ -79,13 +79,13 @@ def step_table(content: Content) -> str:
     return tabulate(rows or [("not run",) * 3], headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def _header(section: Content) -> str:
+def _header(section: Mapping[str, Any]) -> str:
     metric = section["metric"].replace("odsF", "odsF (python)")
     lower = "" if section["higher_is_better"] else ", lower is better"
     return f"{metric}, {section['unit']}{lower}"
 
 
-def _value(section: Content, name: str) -> str:
+def _value(section: Mapping[str, Any], name: str) -> str:
     variant = section["variants"].get(name)
     if variant is None or not variant["n"]:
         return "not run"

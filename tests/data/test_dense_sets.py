@@ -22,7 +22,8 @@ from scaleeq.data.sets import dense
 from scaleeq.data.surface import normals_from_depth
 from scaleeq.data.thinning import thin
 from scaleeq.engine import DatasetCatalog
-from scaleeq.reports.data import ALL, check_datasets
+from scaleeq.pictures import UNKNOWN_COLOR
+from scaleeq.reports.data import ALL, check_datasets, draw_sheets
 
 from .layout_files import image, write
 
@@ -35,6 +36,8 @@ DEPTH = np.where(RNG.random(SIZE) < 0.1, 0, RNG.uniform(0.5, 9, SIZE)).astype(np
 NORMALS = RNG.normal(size=(*SIZE, 3))
 NORMALS = (NORMALS / np.linalg.norm(NORMALS, axis=2, keepdims=True)).astype(np.float32)
 NORMALS[0] = 0
+HOLE = np.ones((128, 128), np.float32)
+HOLE[10:20, 30:60] = 0
 EDGES = np.zeros(SIZE, np.uint8)
 EDGES[5], EDGES[:, 3] = 1, 1
 
@@ -196,9 +199,8 @@ def write_folder(base: Path, **maps: np.ndarray) -> str:
     for name in ("a", "b"):
         write(base / "images" / f"{name}.png", image(*SIZE))
     for key, values in maps.items():
-        (save if values.dtype.kind == "f" else write)(
-            base / key / ("a.npy" if values.dtype.kind == "f" else "a.png"), values
-        )
+        is_picture = values.dtype.kind == "u"
+        (write if is_picture else save)(base / key / ("a.png" if is_picture else "a.npy"), values)
     return f"folder:{base}"
 
 
@@ -228,6 +230,9 @@ def changed(values: np.ndarray, value: float) -> np.ndarray:
 WRONG = {
     "millimetres as metres": ("depth", DEPTH * 1000, "looks like millimetres.*depth.txt with 0.001"),
     "8 bits": ("depth", (DEPTH * 20).astype(np.uint8), "8 bits a pixel, too few for distances.*16 bits"),
+    "8 bits in an array": ("depth", np.full(SIZE, 3, np.int8), "8 bits a pixel .int8., too few for distances"),
+    "metres as millimetres": ("depth", np.full(SIZE, 3, np.uint16), "median of 3 mm.*Say what 1 means"),
+    "the largest number": ("depth", np.full(SIZE, 65535, np.uint16), "65535, the largest.*100 %.*unknown.*Write 0"),
     "negative": ("depth", changed(DEPTH, -1), "1 values that are no distance, the first is -1; write 0"),
     "NaN": ("depth", changed(DEPTH, np.nan), "no distance, the first is nan; write 0"),
     "infinite": ("depth", changed(DEPTH, np.inf), "no distance, the first is inf; write 0"),
@@ -235,8 +240,13 @@ WRONG = {
     "no normals": ("normals", NORMALS * 0, "nothing is known in any pixel of the normals .*a.npy"),
     "half as long": ("normals", NORMALS / 2, "median length of 0.50: divide them by it"),
     "0 to 255": ("normals", (NORMALS + 1).astype(np.float32) * 127.5, "0..255.*x / 127.5 - 1"),
+    "0 to 1": ("normals", (NORMALS + 1) / 2, r"all in 0..1: is this .n . 1. / 2. Write 2 x - 1"),
+    "NaN normals": ("normals", changed(NORMALS, np.nan), "normals .*a.npy hold NaN or infinity; write .0, 0, 0."),
     "two channels": ("normals", NORMALS[..., :2], r"shape \(12, 16, 2\); expected \(height, width, 3\)"),
     "soft edges": ("edges", EDGES * 200 + 20, "edges .*a.png hold values beside 0 and 1.*soft"),
+    "soft edges in an array": ("edges", DEPTH / 9, "edges .*a.npy hold values beside 0 and 1.*soft"),
+    "edges in colour": ("edges", np.stack([EDGES * 255] * 3, 2), r"shape \(12, 16, 3\); expected one channel"),
+    "no such part": ("human_parts", np.full(SIZE, 9, np.uint8), "hold 9, which is no part: 0 background.*255 unknown"),
     "inverted edges": ("edges", 1 - EDGES, "cover .* % of the pixels: are they inverted"),
     "saliency below 0": ("saliency", DEPTH - 5, "saliency .* outside 0..255"),
 }
@@ -253,6 +263,75 @@ def test_what_is_wrong_with_a_map_is_told_by_file_and_remedy(root, case):
     if "any pixel" not in message and "together" not in message:
         with pytest.raises(ValueError, match=message):
             read_map(DatasetCatalog.get(name)[0], key)
+
+
+def test_a_line_of_a_split_without_a_file_is_told_and_the_rest_is_checked(root):
+    base = root / "NYUD_MT"
+    for name in ("0001", "0002"):
+        write(base / "images" / f"{name}.png", image(*SIZE))
+        write(base / "segmentation" / f"{name}.png", RNG.integers(0, 41, SIZE, np.uint8))
+    save(base / "depth" / "0001.npy", DEPTH * 1000)
+    lines(base / "gt_sets" / "train.txt", "0001", "0002", "0009")
+    (report,) = check_datasets(["nyud_mt_train"], sample=ALL, workers=0)
+    assert [finding.kind for finding in report.faults] == ["incomplete", "wrong map"]
+    assert "1 of 3 images are missing" in report.text() and "0009" in report.text()
+    assert report.totals.maps == {} and report.totals.read == 2
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
+@pytest.mark.parametrize("written", ["", "1 -1 1"])
+def test_axes_the_other_way_round_are_told_with_the_line_that_turns_them(root, signs, written):
+    """Oracle: the signs by which exact normals of scenes were multiplied; with that line there is nothing to tell."""
+    base, scenes = root / "own", DatasetCatalog.get("toy3d_val")[:3]
+    base.mkdir()
+    if written:
+        lines(base / "normals.txt", written)
+    for number, scene in enumerate(scenes):
+        write(base / "images" / f"{number}.png", read_image(scene))
+        save(base / "depth" / f"{number}.npy", read_map(scene, "depth"))
+        save(base / "normals" / f"{number}.npy", (read_map(scene, "normals") * signs).astype(np.float32))
+    (report,) = check_datasets([f"folder:{base}"], sample=ALL, workers=0)
+    if signs == ((1, -1, 1) if written else (1, 1, 1)):
+        assert report.findings == []
+        return
+    (finding,) = report.findings
+    line = " ".join(map(str, signs))
+    assert finding.kind == "mirrored" and finding.is_fault and finding.count == 3
+    assert "the other way round" in finding.advice and finding.advice.endswith(f"with the line {line}")
+    lines(base / "normals.txt", line)
+    (report,) = check_datasets([f"folder:{base}"], sample=ALL, workers=0)
+    assert report.findings == []
+
+
+def test_normals_of_other_images_are_a_note(root):
+    base, scenes = root / "own", DatasetCatalog.get("toy3d_val")[:4]
+    for number, scene in enumerate(scenes):
+        write(base / "images" / f"{number}.png", read_image(scene))
+        save(base / "depth" / f"{number}.npy", read_map(scene, "depth"))
+        save(base / "normals" / f"{number}.npy", read_map(scene, "normals")[..., [1, 0, 2]].copy())
+    (report,) = check_datasets([f"folder:{base}"], sample=ALL, workers=0)
+    (finding,) = report.findings
+    assert finding.kind == "unlike depth" and not finding.is_fault and "are axes exchanged" in finding.advice
+
+
+def test_the_sheet_draws_each_map_and_says_what_cannot_be_read(root):
+    """Exact colours: directions as (n + 1) / 2, unknown grey, the first faulty record shown first."""
+    base, scenes = root / "own", DatasetCatalog.get("toy3d_val")[:2]
+    for number, scene in enumerate(scenes):
+        write(base / "images" / f"{number}.png", read_image(scene))
+        save(base / "depth" / f"{number}.npy", read_map(scene, "depth") * HOLE)
+        save(base / "normals" / f"{number}.npy", read_map(scene, "normals") * HOLE[..., None])
+    (base / "depth" / "1.npy").write_bytes(b"")
+    (report,) = check_datasets([f"folder:{base}"], sample=ALL, workers=0)
+    (path,) = draw_sheets([report], root / "sheet.png")
+    pixels = cv2.imread(str(path))[..., ::-1].reshape(-1, 3)
+    colors, counts = np.unique(pixels, axis=0, return_counts=True)
+    found = {tuple(color): int(count) for color, count in zip(colors.tolist(), counts.tolist(), strict=True)}
+    up = (128, 0, 128)
+    expected = sum((np.abs(read_map(scene, "normals") - [0, -1, 0]).max(2) < 1e-6).sum() for scene in scenes)
+    assert found[up] >= 4 * 0.9 * expected, "the floor, twice as large a side"
+    assert found[UNKNOWN_COLOR] > 3 * 4 * (HOLE == 0).sum() * 0.9
+    assert found[(200, 30, 30)] > 10, "words in red"
 
 
 def test_a_cut_off_array_is_told(root):
@@ -277,6 +356,13 @@ def test_a_real_pair_is_read_checked_and_has_normals(root):
     known = np.linalg.norm(normals, axis=2) > 0.5
     assert known.mean() > 0.5 and not known[depth == 0].any()
     assert (normals[known][:, 2] < 0).mean() > 0.9, "towards the camera"
+    # As a truth of its own it has the axes of its depth; mirrored, that is told. The sheet has both.
+    for sign, kinds in ((1, []), (-1, ["mirrored"])):
+        save(root / "real" / "normals" / "0.npy", normals * np.array([1, sign, 1], np.float32))
+        (report,) = check_datasets(["folder:real"], sample=ALL, workers=0)
+        assert [finding.kind for finding in report.findings] == kinds
+    (path,) = draw_sheets([report], root / "sheet.png")
+    assert (cv2.imread(str(path)) == UNKNOWN_COLOR).all(-1).sum() > 0.045 * 300 * 225
 
 
 def test_thin_lines_stay_and_wide_ones_become_thin():

@@ -45,7 +45,7 @@ def test_a_training_is_handed_the_sheet_of_its_examples(tmp_path):
     cfg = tiny_config(tmp_path)
     labels = np.zeros((20, 30), np.uint8)
     example = SimpleNamespace(
-        file_name="a/b.png", image=np.zeros((20, 30, 3), np.uint8), prediction=labels, truth=labels, pictures={}
+        file_name="a/b.png", image=np.zeros((20, 30, 3), np.uint8), prediction=labels, truth=labels, views={}
     )
     name = cfg.DATASETS.TEST[0]
     evaluation = SimpleNamespace(examples={name: [example], cfg.DATASETS.TRAIN[0]: [], "a_strangers_set": [example]})

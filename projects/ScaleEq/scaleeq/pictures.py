@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from PIL import Image
 
 from scaleeq.files import replacing
 
+Color = tuple[int, int, int]
+
 VOID_COLOR = (0, 0, 0)
+UNKNOWN_COLOR = (128, 128, 128)  # of values: viridis has no grey, and no direction is (0, 0, 0)
 NO_CLASS_COLOR = (255, 0, 255)
 PNG_LEVEL = 3  # of zlib. Measured on a map of 1024 x 2048: 6 ms and 80 KB; level 1 123 KB, level 6 15 ms and 55 KB
 JPEG_QUALITY = 90
@@ -20,12 +24,12 @@ JPEG_QUALITY = 90
 def colorize(labels: np.ndarray, colors: Sequence[Sequence[int]], ignore_label: int) -> np.ndarray:
     """labels: (H, W) uint8 -> (H, W, 3) uint8 RGB; ignored pixels are black, labels without a colour magenta."""
     table = np.full((256, 1, 3), NO_CLASS_COLOR, np.uint8)
-    table[: len(colors), 0] = colors
+    table[: len(colors), 0] = np.reshape(colors, (-1, 3))
     table[ignore_label] = VOID_COLOR
     return cv2.LUT(cv2.merge([labels] * 3), table)  # five times faster than indexing
 
 
-def palette(num: int) -> list[tuple[int, int, int]]:
+def palette(num: int) -> list[Color]:
     """(r, g, b) of so many labels, as unlike as their bits: PASCAL VOC's colours."""
     colors = []
     for label in range(num):
@@ -40,7 +44,7 @@ def palette(num: int) -> list[tuple[int, int, int]]:
 def heat(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
     """values: (H, W) -> (H, W, 3) uint8 RGB, from low (dark) to high (bright); by default those of the finite values.
 
-    What is not finite is black.
+    What is not finite is grey.
     """
     finite = np.isfinite(values)
     known = values[finite] if finite.any() else np.zeros(1)
@@ -48,16 +52,22 @@ def heat(values: np.ndarray, low: float | None = None, high: float | None = None
     shares = (np.where(finite, values, low) - low) / max(high - low, 1e-12)
     grey = (np.clip(shares, 0, 1) * 255).round().astype(np.uint8)
     picture = cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
-    picture[~finite] = VOID_COLOR
+    picture[~finite] = UNKNOWN_COLOR
     return picture
 
 
+def nice_end(value: float) -> float:
+    """The smallest of 1, 2 and 5 times a power of ten that is not below a positive value: the end of a scale."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-9))
+
+
 def directions(values: np.ndarray) -> np.ndarray:
-    """values: (3, H, W) of unit vectors -> (H, W, 3) uint8 RGB: (n + 1) / 2; no direction is black."""
+    """values: (3, H, W) of unit vectors -> (H, W, 3) uint8 RGB: (n + 1) / 2; no direction is grey."""
     length = np.linalg.norm(values, axis=0)
     unit = values / np.maximum(length, 1e-12)
     picture = ((unit + 1) / 2 * 255).round().astype(np.uint8).transpose(1, 2, 0).copy()
-    picture[length < 0.5] = VOID_COLOR
+    picture[length < 0.5] = UNKNOWN_COLOR
     return picture
 
 

@@ -29,7 +29,7 @@ from scaleeq.engine import DatasetCatalog, MetadataCatalog
 from .classes_file import read_classes
 from .sets.catalog import Record, datasets_root, register_dataset
 from .sets.coco import CocoFiles, coco_splits, files_of, register_coco_folder
-from .sets.dense import attach_maps
+from .sets.dense import records_with_maps
 from .sets.listing import Layout, layout_records
 from .text_file import read_lines
 
@@ -125,13 +125,12 @@ def load_folder(base: str, split: str = "", *, name: str = "") -> list[Record]:
     layout = Layout(used_by="files", images=images, labels=labels, image_suffixes=IMAGE_SUFFIXES)
     if not all(layout.state().values()):
         raise FileNotFoundError("\n".join((f"{name} is not complete:", *layout.report(), _way_out(base, split))))
-    records = layout_records(name, layout)
-    if has_maps:
-        folders = {key: (os.path.join(key, split) if split else key, suffixes) for key, suffixes in MAPS.items()}
-        records = attach_maps(name, base, records, folders)
-        if (unit := _depth_unit(os.path.join(base, DEPTH_UNIT))) is not None:
-            records = [{**record, "depth_unit": unit} for record in records]
-    return records
+    if not has_maps:
+        return layout_records(name, layout)
+    folders = {key: (os.path.join(key, split) if split else key, suffixes) for key, suffixes in MAPS.items()}
+    unit = _depth_unit(os.path.join(base, DEPTH_UNIT))
+    of_all = {} if unit is None else {"depth_unit": unit}
+    return records_with_maps(name, base, layout, folders, of_all=of_all)
 
 
 def _depth_unit(path: str) -> float | None:

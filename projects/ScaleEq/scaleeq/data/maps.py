@@ -22,6 +22,8 @@ KEYS = ("depth", "normals", "edges", "saliency", "human_parts")
 MILLIMETRE = 0.001
 # A room and a street are nearer than this in the median, millimetres of a room are not. A unit that is given counts.
 FARTHEST_MEDIAN_M = 100.0
+NEAREST_MEDIAN_M = 0.05  # whole metres read as millimetres are nearer
+UINT16_MAX = 65535
 KNOWN_LENGTH = 0.5  # shorter vectors are no directions: 8 bits cannot store 0
 UNIT_LENGTHS = (0.8, 1.2)  # of the median vector; 8 bits and bilinear resizing stay inside
 MOST_EDGES = 0.5  # share of the pixels
@@ -62,6 +64,11 @@ def _read_depth(path: str, record: Record) -> np.ndarray:
     if path.lower().endswith(".npy"):
         values = load_npy(path)
         values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+        if values.dtype.itemsize < 2:
+            raise ValueError(
+                f"the depth {path} has 8 bits a pixel ({values.dtype}), too few for distances: is this a picture for "
+                "people? Write float32, in metres"
+            )
         return _plane(values, path, "depth").astype(np.float32) * np.float32(record.get("depth_unit", 1.0))
     values, header = read_values(path, what="depth")
     if _plane(values, path, "depth").dtype == np.uint8 or header.bits < 16:
@@ -75,6 +82,11 @@ def _read_depth(path: str, record: Record) -> np.ndarray:
             raw, _ = read_values(record["sem_seg_file_name"], what="labels")
             depth[np.isin(raw, record["depth_void_labels"])] = 0
         return depth
+    if (share := float((values == UINT16_MAX).mean())) > 0:
+        raise ValueError(
+            f"the depth {path} holds {UINT16_MAX}, the largest number of 16 bits, in {100 * share:.3g} % of the "
+            "pixels: does it mean unknown, or too far? Write 0 there"
+        )
     return values.astype(np.float32) * np.float32(record.get("depth_unit", MILLIMETRE))
 
 
@@ -104,11 +116,18 @@ def check_depth(depth: np.ndarray, source: str, record: Record | None = None) ->
             "write 0 where nothing is known"
         )
     known = depth[depth > 0]
-    if known.size and not (record or {}).get("depth_unit") and float(np.median(known)) > FARTHEST_MEDIAN_M:
-        raise ValueError(
-            f"the depth {source} has a median of {float(np.median(known)):.0f} m: it looks like millimetres. Write "
-            "metres, or say what 1 means: depth.txt with 0.001 in a folder data set, depth_unit in a record"
-        )
+    if known.size and not {"depth_unit", "camera_file_name"} & (record or {}).keys():
+        middle = float(np.median(known))
+        if middle > FARTHEST_MEDIAN_M:
+            raise ValueError(
+                f"the depth {source} has a median of {middle:.0f} m: it looks like millimetres. Write "
+                "metres, or say what 1 means: depth.txt with 0.001 in a folder data set, depth_unit in a record"
+            )
+        if middle < NEAREST_MEDIAN_M:
+            raise ValueError(
+                f"the depth {source} has a median of {1000 * middle:.2g} mm: is 1 no millimetre in it, or no metre "
+                "(.npy)? Say what 1 means, in metres: depth.txt in a folder data set, depth_unit in a record"
+            )
     return depth.astype(np.float32, copy=False)
 
 
@@ -131,6 +150,11 @@ def check_normals(normals: np.ndarray, source: str, record: Record | None = None
     record: "normals_flip", the axes (of 0, 1, 2) whose sign the source has the other way round.
     """
     length = np.linalg.norm(normals, axis=2, keepdims=True)
+    if normals.any() and normals.min() >= 0 and normals.max() <= 1:  # no scene has that: z is negative
+        raise ValueError(
+            f"the normals {source} are all in 0..1: is this (n + 1) / 2? Write 2 x - 1, or a PNG of 8 bits, which is "
+            "read so"
+        )
     if not np.isfinite(length).all():
         raise ValueError(f"the normals {source} hold NaN or infinity; write (0, 0, 0) where nothing is known")
     known = length > KNOWN_LENGTH
@@ -202,6 +226,11 @@ def check_parts(values: np.ndarray, source: str, record: Record | None = None) -
     """values: (H, W), a part of at most 255, or 255 for unknown -> uint8."""
     if values.min() < 0 or values.max() > IGNORE_LABEL:
         raise ValueError(f"the human parts {source} reach from {values.min()} to {values.max()}; expected 0..255")
+    if len(strange := np.setdiff1d(values, (*range(len(PARTS)), IGNORE_LABEL))):
+        raise ValueError(
+            f"the human parts {source} hold {strange[0]:g}, which is no part: 0 {PARTS[0]}, 1 {PARTS[1]} ... "
+            f"{len(PARTS) - 1} {PARTS[-1]}, {IGNORE_LABEL} unknown. Give each pixel one of these"
+        )
     return values.astype(np.uint8)
 
 

@@ -16,6 +16,7 @@ from scaleeq.data.check.findings import Finding, by_importance, findings_of
 from scaleeq.data.check.splits import find_leak, find_orphans, find_passed_over, other_side
 from scaleeq.data.coco_file import CocoMistakes
 from scaleeq.data.folder import find_dataset
+from scaleeq.data.maps import KEYS as MAP_KEYS
 from scaleeq.data.sets.catalog import IGNORE_LABEL, Record
 from scaleeq.data.sets.listing import MissingFilesError
 from scaleeq.data.sets.voc2012 import voc_color
@@ -25,7 +26,7 @@ DEFAULT_SAMPLE = 200
 ALL = 1 << 62
 SHEET_IMAGES = 8
 MISTAKES_SHOWN = 12
-RECORD_FILES = ("file_name", "sem_seg_file_name")
+RECORD_FILES = ("file_name", "sem_seg_file_name", *(f"{key}_file_name" for key in MAP_KEYS))
 
 
 @dataclass
@@ -223,7 +224,7 @@ def draw_sheets(reports: Sequence[Report], path: Path) -> list[Path]:
 
     Shown are the first file of each kind of complaint, then images spread evenly.
     """
-    from .contact_sheet import draw_contact_sheet  # with matplotlib, which a check alone does without
+    from .contact_sheet import draw_contact_sheet  # with torch, which a check alone does without
 
     drawable = [report for report in reports if report.records]
     paths = []

@@ -18,10 +18,11 @@ from torch import nn
 
 from scaleeq.geometry import Geometry
 from scaleeq.ops import Argmax, resize, send
-from scaleeq.pictures import colorize, directions, heat, palette
+from scaleeq.pictures import Color
 
 from .losses.averaging import Averaging
 from .metric import Metric
+from .views import Scale, draw
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -50,6 +51,8 @@ class Task(Averaging):
     initial_bias: of the predictor, one number or one a channel: a good first guess saves many iterations.
     after: tasks whose first predictions its decoder takes, in a model whose tasks interact (MODEL.TASKS.INTERACTION);
         None: all others.
+    scale, unknown: of its pictures: the ends of their colours (None: those of each picture), and the value of a truth
+        that says that nothing is known.
     """
 
     name: ClassVar[str]
@@ -63,6 +66,8 @@ class Task(Averaging):
     requires_all: ClassVar[bool] = False
     initial_bias: float | Sequence[float] = 0.0
     after: ClassVar[Sequence[str] | None] = None
+    scale: Scale | None = None
+    unknown: ClassVar[float | None] = None
 
     log_variance: nn.Parameter | None
     interaction: Interaction | None
@@ -240,23 +245,26 @@ class Task(Averaging):
         return values
 
     def picture(self, values: torch.Tensor) -> np.ndarray:
-        """What people see of it: (H, W, 3) uint8 in RGB.
+        """What people see of it: (H, W, 3) uint8 in RGB; views.draw says how.
 
-        values: a finished prediction (channels, H, W), or a truth as a sample has it, (H, W) or (C, H, W). By default
-        labels in PASCAL VOC's colours, one channel as heat from its lowest to its highest value, three as directions,
-        where a flip negates one of them, or else as red, green and blue in [0, 1].
+        values: a finished prediction (channels, H, W), or a truth as a sample has it, (H, W) or (C, H, W).
         """
-        array = values.detach().float().cpu().numpy()
-        several = array.ndim == 3 and len(array) > 1
-        if several and (self.averages == "logits" or len(array) != 3):  # scores: the best one's label
-            array = array.argmax(0)
-        if self.geometry.labels or self.averages == "logits":
-            return colorize(array.astype(np.uint8), palette(self.channels), 255)
-        if array.ndim == 2 or len(array) == 1:
-            return heat(array.reshape(array.shape[-2:]))
-        if self.geometry.negated_x:
-            return directions(array)
-        return (np.clip(array, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0).copy()
+        return draw(
+            values,
+            geometry=self.geometry,
+            scores=self.averages == "logits",
+            num_labels=self.channels,
+            scale=self.scale,
+            unknown=self.unknown,
+        )
+
+    def legend(self) -> Mapping[str, Color]:
+        """What colours of its pictures mean, beside the scale."""
+        return {}
+
+    def image_score(self, prediction: torch.Tensor, truth: torch.Tensor) -> str:
+        """The score of one image in words, for pictures; "": this task says none."""
+        return ""
 
     def picture_on(self, image: np.ndarray, values: Any) -> np.ndarray:
         """What people see of it beside the image, (H, W, 3) uint8 in RGB, or over it."""

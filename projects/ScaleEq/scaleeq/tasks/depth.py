@@ -13,11 +13,13 @@ import torch
 
 from scaleeq.geometry import Geometry
 from scaleeq.ops import resize
+from scaleeq.pictures import nice_end
 
 from .base import Losses
 from .mapped import MappedTask
 from .metric import Metric
 from .registry import register
+from .views import Scale
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -33,6 +35,8 @@ class DepthTask(MappedTask):
     Args:
         mean: of the training set in metres, where predictions start: from 0 a network needs many iterations to it.
         crop, closest, farthest: which pixels are scored, as in TEST.DEPTH.
+
+    Pictures reach from 0 to `farthest`, or else to twice the mean, rounded up to 1, 2 or 5 times a power of ten.
     """
 
     name = target_key = "depth"
@@ -47,10 +51,12 @@ class DepthTask(MappedTask):
         **dict.fromkeys(("delta1", "delta2", "delta3"), _SHARE),
     }
     headline = "rmse"
+    unknown = 0.0
 
     def __init__(self, *, mean: float = 3.0, crop: str = "", closest: float = 0.0, farthest: float = 0.0) -> None:
         super().__init__()
         self.initial_bias = mean
+        self.scale = Scale(0.0, farthest or nice_end(2 * mean) if farthest or mean > 0 else 10.0, "m")
         self.limits = {"crop": crop, "closest": closest, "farthest": farthest}
 
     @classmethod

@@ -5,6 +5,7 @@ An image without people is void altogether (Chen et al. 2014, ASTMT): counted as
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 
 from scaleeq.geometry import Geometry
 from scaleeq.ops import resize
+from scaleeq.pictures import Color, palette
 
 from .base import Losses
 from .mapped import MappedTask
@@ -53,6 +55,12 @@ class HumanPartsTask(MappedTask):
     def count(self, target: torch.Tensor) -> torch.Tensor:
         """target: (..., H, W) -> (), float64: pixels that are not void."""
         return (target != VOID).sum().double()
+
+    def legend(self) -> Mapping[str, Color]:
+        """The parts' names."""
+        from scaleeq.data.maps import PARTS
+
+        return dict(zip(PARTS, palette(self.channels), strict=True))
 
     def score(self) -> Any:
         from scaleeq.data.maps import PARTS

@@ -7,13 +7,16 @@ direction grows as 1 / length: predictions start at (0, 0, -1), towards the came
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from scaleeq.geometry import Geometry
 from scaleeq.ops import resize
+from scaleeq.pictures import Color, directions
 
 from .base import Losses
 from .mapped import MappedTask
@@ -25,6 +28,13 @@ if TYPE_CHECKING:
 
 _DEGREES, _SHARE = Metric(unit="degrees", higher_is_better=False, highest=180.0), Metric(unit="%", highest=100.0)
 KNOWN_LENGTH = 0.5  # shorter true vectors are unknown
+FACING = {
+    "to the camera": (0, 0, -1),
+    "to the right": (1, 0, 0),
+    "to the left": (-1, 0, 0),
+    "down": (0, 1, 0),
+    "up": (0, -1, 0),
+}
 
 
 @register
@@ -59,6 +69,11 @@ class NormalsTask(MappedTask):
     def settled(self, values: torch.Tensor) -> torch.Tensor:
         """values: (3, H, W), a mean of directions -> the direction, of length 1."""
         return F.normalize(values, dim=0)
+
+    def legend(self) -> Mapping[str, Color]:
+        """Words for directions that a surface may face."""
+        pictures = {word: directions(np.array(each, float).reshape(3, 1, 1)) for word, each in FACING.items()}
+        return {word: (int(r), int(g), int(b)) for word, [[(r, g, b)]] in pictures.items()}
 
     def score(self) -> Any:
         from scaleeq.evaluation.normals import NormalsScore

@@ -15,6 +15,7 @@ from scaleeq.engine import CfgNode, DatasetEvaluator, MetadataCatalog
 from scaleeq.evaluation.argmax import LABELS
 from scaleeq.pictures import colorize, draw_segments, palette
 from scaleeq.tasks import Task, build_tasks
+from scaleeq.tasks.views import TaskView
 
 WIDTH = 320  # of one image in the picture, pixels
 
@@ -23,15 +24,14 @@ WIDTH = 320  # of one image in the picture, pixels
 class Example:
     """image: (h, w, 3) uint8 RGB, as the model saw it; prediction, truth: (H, W) uint8 labels; None: there is none.
 
-    pictures: title -> (H, W, 3) uint8: of other tasks than classes, each one's truth, where there is one, and
-    prediction.
+    views: task -> its pictures, of other tasks than classes.
     """
 
     file_name: str
     image: np.ndarray
     prediction: np.ndarray | None = None
     truth: np.ndarray | None = None
-    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
+    views: Mapping[str, TaskView] = field(default_factory=dict)
 
 
 class ExampleCollector(DatasetEvaluator):
@@ -64,23 +64,23 @@ class ExampleCollector(DatasetEvaluator):
                 # To (H, W, 3) RGB.
                 image, truth = np.asarray(sample["image"]), sample.get("sem_seg_truth")
                 image = (image[::-1] if self.is_bgr else image).transpose(1, 2, 0).astype(np.uint8, order="C")
-                pictures = task_pictures(self.tasks, sample, output, image)
-            if self._index in self._chosen and (LABELS in output or pictures):
+                views = task_views(self.tasks, sample, output, image)
+            if self._index in self._chosen and (LABELS in output or views):
                 truth = None if truth is None else np.asarray(truth)
                 name = str(sample.get("file_name", self._index))
-                self.examples.append(Example(name, image, output.get(LABELS), truth, pictures))
+                self.examples.append(Example(name, image, output.get(LABELS), truth, views))
             self._index += 1
 
     def evaluate(self) -> None:
         """Nothing."""
 
 
-def task_pictures(
+def task_views(
     tasks: Mapping[str, Task], sample: Mapping[str, Any], output: Mapping[str, Any], image: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Title -> (H, W, 3) uint8: truth, where the sample has one, and prediction of each task but that of classes.
+) -> dict[str, TaskView]:
+    """What people see of each task but that of classes: its prediction and, where the sample has one, its truth.
 
-    image: (h, w, 3) uint8 in RGB, of any size.
+    image: (h, w, 3) uint8 in RGB, of any size; objects and segments are drawn over it.
     """
     size = int(sample.get("width", image.shape[1])), int(sample.get("height", image.shape[0]))
     image = image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
@@ -88,12 +88,18 @@ def task_pictures(
     for name, task in tasks.items():
         if name == "sem_seg" or name not in output:
             continue
-        if (truth := sample.get(f"{task.target_key}_truth")) is not None:
-            found[f"{name}, truth"] = task.picture_on(image, truth)
-        found[name] = task.picture_on(image, output[name])
-    for title, each in (("panoptic, truth", sample.get("panoptic_truth")), ("panoptic", output.get("panoptic_seg"))):
-        if each is not None and "panoptic_seg" in output:
-            found[title] = draw_panoptic(image, *each)
+        prediction, truth = output[name], sample.get(f"{task.target_key}_truth")
+        found[name] = TaskView(
+            task.picture_on(image, prediction),
+            None if truth is None else task.picture_on(image, truth),
+            scale=task.scale,
+            legend=task.legend(),
+            score="" if truth is None else task.image_score(prediction, truth),
+        )
+    if "panoptic_seg" in output:
+        truth = sample.get("panoptic_truth")
+        segments = draw_panoptic(image, *output["panoptic_seg"])
+        found["panoptic"] = TaskView(segments, None if truth is None else draw_panoptic(image, *truth))
     return found
 
 
@@ -118,7 +124,8 @@ def draw_examples(dataset_name: str, examples: Sequence[Example]) -> np.ndarray:
     rows = []
     for example in examples:
         # Nearest, so that labels stay labels.
-        others = list(example.pictures.values())
+        pairs = [(view.truth, view.prediction) for view in example.views.values()]
+        others = [picture for pair in pairs for picture in pair if picture is not None]
         height, width = (others[0] if example.prediction is None else example.prediction).shape[:2]
         size = WIDTH, max(1, round(height * WIDTH / width))
         # A row: image, truth, prediction.

@@ -34,6 +34,7 @@ from ..reading import (
     read_labels,
 )
 from ..sets.catalog import IGNORE_LABEL, Record
+from .axes import compare_axes
 
 DARK = 16  # of 256 grey levels; what 12 bits, stored in 16, come to
 # Interpolation leaves values between two classes at their border. Measured on CamVid's labels and the toy scenes': of
@@ -60,6 +61,7 @@ class Look:
     counts: (256,) int64 pixels of each label, None where there are none or they cannot be read.
     maps: key -> (height, width) of each map of another task that could be read.
     objects: where there are some; has_panoptic: whether there are panoptic segments that fit.
+    axes: of axes.compare_axes, where there are normals and depth. flipped: axes of normals that normals.txt turns.
     """
 
     shape: tuple[int, int] | None = None
@@ -68,6 +70,8 @@ class Look:
     maps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     objects: Instances | None = None
     has_panoptic: bool = False
+    axes: np.ndarray | None = None
+    flipped: tuple[int, ...] = ()
     complaints: list[Complaint] = field(default_factory=list)
 
 
@@ -76,7 +80,7 @@ class Totals:
     """The looks at many records, added up.
 
     pixels, images: (256,) int64, pixels of each label, and images that have it. with_labels: label files read.
-    maps: key -> images that have such a map.
+    maps: key -> images that have such a map. axes: sums of axes.compare_axes, of compared images.
     """
 
     read: int = 0
@@ -90,6 +94,9 @@ class Totals:
     num_crowds: int = 0
     with_objects: int = 0
     with_panoptic: int = 0
+    axes: np.ndarray = field(default_factory=lambda: np.zeros((4, 2)))
+    compared: int = 0
+    flipped: tuple[int, ...] = ()
     complaints: list[Complaint] = field(default_factory=list)
 
     def add(self, look: Look) -> None:
@@ -101,6 +108,10 @@ class Totals:
             self.num_objects += len(look.objects)
             self.num_crowds += int(look.objects.crowd.sum())
             self.with_objects += 1
+        if look.axes is not None:
+            self.axes += look.axes
+            self.compared += 1
+            self.flipped = look.flipped
         if look.shape is not None:
             self.shapes[look.shape] += 1
             self.channels[look.channels] += 1
@@ -150,8 +161,12 @@ def look_at(record: Record, *, num_classes: int, ignore_label: int = IGNORE_LABE
         look.complaints += _look_at_instances(record, look)
     look.complaints += _look_at_objects(record, look)
     look.complaints += _look_at_panoptic(record, look)
+    known: dict[str, np.ndarray] = {}
     for key in MAP_KEYS:
-        look.complaints += _look_at_map(record, look, key)
+        look.complaints += _look_at_map(record, look, key, known)
+    if {"depth", "normals"} <= known.keys() and known["depth"].shape == known["normals"].shape[:2]:
+        look.axes = compare_axes(known["normals"], known["depth"])
+        look.flipped = tuple(record.get("normals_flip", ()))
     return look
 
 
@@ -304,8 +319,8 @@ def _look_at_panoptic(record: Record, look: Look) -> Iterable[Complaint]:
         look.objects = read_objects(record, look.shape)
 
 
-def _look_at_map(record: Record, look: Look, key: str) -> Iterable[Complaint]:
-    """Depth, normals and the like."""
+def _look_at_map(record: Record, look: Look, key: str, known: dict[str, np.ndarray]) -> Iterable[Complaint]:
+    """Depth, normals and the like. known: key -> its values, filled here."""
     name = str(record.get(f"{key}_file_name", record["file_name"]))
     try:
         values = read_map(record, key)
@@ -317,7 +332,7 @@ def _look_at_map(record: Record, look: Look, key: str) -> Iterable[Complaint]:
         return
     if values is None:
         return
-    look.maps[key] = values.shape[:2]
+    look.maps[key], known[key] = values.shape[:2], values
     if look.shape is not None and look.shape != values.shape[:2]:
         try:
             check_same_size(record, look.shape, values.shape[:2], key=key)
@@ -326,7 +341,10 @@ def _look_at_map(record: Record, look: Look, key: str) -> Iterable[Complaint]:
     unknown = values == (0 if key in ("depth", "normals") else IGNORE_LABEL)
     if unknown.all():
         yield Complaint(
-            "empty map", name, f"nothing is known in any pixel of the {key} {name}: nothing to learn from it"
+            "empty map",
+            name,
+            f"nothing is known in any pixel of the {key} {name}: nothing to learn from it. Write it again, or "
+            "delete it",
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..reading import likely_cause
 from ..sets.catalog import ONE_CLASS
+from .axes import about_axes, agreement
 from .checking import Totals
 
 # The kinds of findings, most important first, and what is counted.
@@ -31,12 +32,14 @@ KINDS = {
     "unreadable map": "files of depth, normals, edges, saliency or parts that cannot be read",
     "wrong map": "files of depth, normals, edges, saliency or parts whose values cannot be meant",
     "map size": "files of depth, normals, edges, saliency or parts of another size than their image",
+    "mirrored": "images whose normals have an axis the other way round than their depth",
     "instances": "files of instances that cannot be used",
     "size": "label files of another size than their image",
     "interpolated": "label files that seem to be resized by interpolation",
     "lossy": "label files that are JPEGs",
     "orphan labels": "label files without an image",
     "dark image": "images whose values use little of their 16 bits",
+    "unlike depth": "images whose normals are not those of their depth",
     "deep image": "images with more than 8 bits a channel, of which the upper 8 are read",
     "few bits": "label files of less than 8 bits a pixel",
     "turned image": "images that their EXIF orientation turns, and not their labels",
@@ -47,7 +50,17 @@ KINDS = {
     "never": "classes that never occur",
 }
 # These may be as they should: not a fault.
-NOTES = ("deep image", "few bits", "turned image", "no area", "all void", "empty map", "passed over", "never")
+NOTES = (
+    "unlike depth",
+    "deep image",
+    "few bits",
+    "turned image",
+    "no area",
+    "all void",
+    "empty map",
+    "passed over",
+    "never",
+)
 FILES_SHOWN = 3
 
 
@@ -93,6 +106,8 @@ def findings_of(totals: Totals, *, classes: Sequence[str], ignore_label: int, co
     for complaint in totals.complaints:
         grouped.setdefault(complaint.kind, []).append((complaint.file, complaint.message))
     findings = [Finding(kind, len(group), group[0][1], [file for file, _ in group]) for kind, group in grouped.items()]
+    if (about := about_axes(agreement(totals.axes), totals.flipped)) is not None:
+        findings.append(Finding(about[0], totals.compared, about[1]))
     for finding in findings:
         if finding.kind == "undeclared":
             finding.advice = _undeclared(totals, len(classes), ignore_label)

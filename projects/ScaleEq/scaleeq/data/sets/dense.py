@@ -29,7 +29,7 @@ from .catalog import IGNORE_LABEL, Record, datasets_root, register_dataset
 from .cityscapes import CLASSES as CITYSCAPES_CLASSES
 from .cityscapes import COLORS as CITYSCAPES_COLORS
 from .cityscapes import load_cityscapes
-from .listing import ROOT_FOLDERS, Layout, files_by_name, layout_records, read_names
+from .listing import ROOT_FOLDERS, Layout, MissingFilesError, files_by_name, layout_records, read_names
 from .voc2012 import CLASSES as VOC_CLASSES
 from .voc2012 import COLORS as VOC_COLORS
 from .voc2012 import voc_color
@@ -65,10 +65,9 @@ def load_nyud_mt(split: str, root: str | None = None) -> list[Record]:
         label_map=SHIFTED,
         names=f"{base}/gt_sets/{split}.txt",
     )
-    records = layout_records(f"NYUD_MT ({split})", layout)
     arrays = (".npy", ".png")
     folders = {"depth": ("depth", (".npy",)), "normals": ("normals", arrays), "edges": ("edge", arrays)}
-    return attach_maps(f"NYUD_MT ({split})", base, records, folders)
+    return records_with_maps(f"NYUD_MT ({split})", base, layout, folders)
 
 
 def load_nyuv2_mtan(split: str, root: str | None = None) -> list[Record]:
@@ -108,7 +107,6 @@ def load_pascal_mt(split: str, root: str | None = None) -> list[Record]:
     base = _base("PASCAL_MT", ("PASCAL_MT",), split, ("train", "val"), root)
     names = read_names(f"{base}/ImageSets/Context/{split}.txt", f"PASCAL_MT ({split})")
     layout = Layout(used_by="the MTL community's copy", images=f"{base}/JPEGImages")
-    records = layout_records(f"PASCAL_MT ({split})", layout, names)
     folders = {
         "sem_seg": ("semseg/VOC12", (".png",)),
         "edges": ("pascal-context/trainval", (".mat",)),
@@ -116,7 +114,7 @@ def load_pascal_mt(split: str, root: str | None = None) -> list[Record]:
         "normals": ("normals_distill", (".png",)),
         "saliency": ("sal_distill", (".png",)),
     }
-    return attach_maps(f"PASCAL_MT ({split})", base, records, folders)
+    return records_with_maps(f"PASCAL_MT ({split})", base, layout, folders, names)
 
 
 def load_cityscapes_depth(split: str, root: str | None = None) -> list[Record]:
@@ -145,12 +143,40 @@ def load_cityscapes_depth(split: str, root: str | None = None) -> list[Record]:
     return records
 
 
-def attach_maps(
-    what: str, base: str, records: list[Record], folders: Mapping[str, tuple[str, tuple[str, ...]]]
+Folders = Mapping[str, tuple[str, tuple[str, ...]]]
+"""Key of a map -> folder below the data set's base, and suffixes of its files."""
+
+
+def records_with_maps(
+    what: str,
+    base: str,
+    layout: Layout,
+    folders: Folders,
+    names: Sequence[str] | None = None,
+    *,
+    of_all: Record | None = None,
 ) -> list[Record]:
+    """The layout's records with the files of other tasks. MissingFilesError has what there is, with its maps.
+
+    of_all: what each record gets besides.
+    """
+    records: list[Record] = []
+    try:
+        records = layout_records(what, layout, names)
+    except MissingFilesError as error:
+        records = error.records
+        raise
+    finally:
+        attach_maps(what, base, records, folders)
+        for record in records:
+            record.update(of_all or {})
+    return records
+
+
+def attach_maps(what: str, base: str, records: list[Record], folders: Folders) -> list[Record]:
     """The records with the files of other tasks, "<key>_file_name"; a warning says how many have none.
 
-    folders: key -> folder below the base, and suffixes of its files. A folder that is not there has none.
+    A folder that is not there has none.
     """
     for key, (folder, suffixes) in folders.items():
         path = os.path.join(base, folder)

@@ -17,10 +17,13 @@ def evaluation_sheets(evaluation: Evaluation) -> dict[str, np.ndarray]:
     sheets = {}
     for name, examples in evaluation.examples.items():
         seen = {
-            Path(each.file_name).name: Seen(each.image, each.prediction, each.truth, pictures=each.pictures)
+            Path(each.file_name).name: Seen(each.image, each.prediction, each.truth, views=each.views)
             for each in examples
         }
         metadata = MetadataCatalog.get(name)
-        if seen and metadata.get("stuff_colors"):  # a data set of another project may have none
+        if not seen:
+            continue
+        # A data set of another project may have no colours of its classes.
+        if metadata.get("stuff_colors") or all(each.prediction is None for each in seen.values()):
             sheets[f"predictions/{name}"] = overview_sheet(name, seen, Classes.of(metadata))
     return sheets

@@ -28,11 +28,12 @@ BAR = 12  # height of a colour bar
 
 @dataclass(frozen=True)
 class Panel:
-    """picture: (h, w, 3) uint8 RGB. bar: the values at the ends of a colour bar below it; None: no bar."""
+    """picture: (h, w, 3) uint8 RGB. bar: the values, of `unit`, at the ends of a colour bar below it, or None."""
 
     picture: np.ndarray
     title: str = ""
     bar: tuple[float, float] | None = None
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,19 @@ class Legend:
 NO_LEGEND = Legend()
 
 
-def draw_sheet(title: str, sections: Sequence[Section], *, note: str = "", legend: Legend = NO_LEGEND) -> np.ndarray:
-    """The sheet: (H, W, 3) uint8 RGB."""
+def draw_sheet(
+    title: str, sections: Sequence[Section], *, note: str = "", legends: Sequence[Legend] = ()
+) -> np.ndarray:
+    """The sheet: (H, W, 3) uint8 RGB; legends below each other."""
     # Sizes.
     cells = [_cell_width(section) for section in sections]
     widths = [s.columns * (cell + GAP) - GAP for s, cell in zip(sections, cells, strict=True)]
-    width = max([*widths, _legend_width(legend)])
+    legends = [legend for legend in legends if legend.rows]
+    width = max([*widths, *map(_legend_width, legends)])
     note_lines = _wrapped(note, width, TEXT)
-    columns = max(1, (width + GAP) // (_legend_width(legend) + 2 * GAP))
-    legend_lines = -(-len(legend.rows) // columns)
+    lines = [_legend_lines(legend, width) for legend in legends]
     head = TITLE + 10 + LINE * len(note_lines)
-    foot = LINE * (legend_lines + 1) + GAP if legend.rows else 0
+    foot = sum(LINE * (count + 1) + GAP for count in lines)
     height = head + sum(map(_section_height, sections)) + foot + 2 * MARGIN
     # Title and note.
     sheet = Image.new("RGB", (width + 2 * MARGIN, height), BACKGROUND)
@@ -74,13 +77,14 @@ def draw_sheet(title: str, sections: Sequence[Section], *, note: str = "", legen
     draw.text((MARGIN, MARGIN), shortened(title, width, TITLE), INK, _font(TITLE))
     for number, line in enumerate(note_lines):
         draw.text((MARGIN, MARGIN + TITLE + 8 + LINE * number), line, SOFT, _font(TEXT))
-    # Sections, then the legend.
+    # Sections, then the legends.
     top = MARGIN + head
     for section, cell in zip(sections, cells, strict=True):
         _draw_section(sheet, draw, section, cell, top)
         top += _section_height(section)
-    if legend.rows:
-        _draw_legend(draw, legend, top, columns, legend_lines)
+    for legend, count in zip(legends, lines, strict=True):
+        _draw_legend(draw, legend, top, count)
+        top += LINE * (count + 1) + GAP
     return np.asarray(sheet)
 
 
@@ -128,17 +132,19 @@ def _draw_section(sheet: Image.Image, draw: ImageDraw.ImageDraw, section: Sectio
             draw.text((left, top), shortened(panel.title, cell), INK, _font(TEXT))
             sheet.paste(Image.fromarray(panel.picture), (left, below))
             if panel.bar is not None:
-                _draw_bar(sheet, draw, panel.bar, left, below + panel.picture.shape[0] + 4, cell)
+                at = left, below + panel.picture.shape[0] + 4
+                _draw_bar(sheet, draw, panel, at, min(cell, max(MIN_CELL, panel.picture.shape[1])))
         top += _row_height(row)
 
 
-def _draw_bar(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, ends: tuple[float, float], left: int, top: int, width: int
-) -> None:
-    """low, the bar, high, on one line of `width` pixels."""
+def _draw_bar(sheet: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, at: tuple[int, int], width: int) -> None:
+    """low, the bar, high with the unit, on one line of `width` pixels. at: its left upper corner."""
+    assert panel.bar is not None
+    (left, top), ends = at, panel.bar
     # As many digits as tell the ends apart.
     digits = next((n for n in range(3, 7) if number(ends[0], n) != number(ends[1], n)), 3)
     low, high = (number(end, digits) for end in ends)
+    high = f"{high} {panel.unit}".rstrip()
     if ends[0] >= ends[1]:
         draw.text((left, top), f"{low} everywhere", SOFT, _font(TEXT))
         return
@@ -158,17 +164,22 @@ def _legend_width(legend: Legend) -> int:
     return LINE + 6 + sum(_column_widths(legend)) if legend.rows else 0
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, legend: Legend, top: int, columns: int, lines: int) -> None:
-    widths, font = _column_widths(legend), _font(TEXT)
+def _legend_lines(legend: Legend, width: int) -> int:
+    """Rows below each other in a legend that flows over `width` pixels."""
+    columns = max(1, (width + GAP) // (_legend_width(legend) + 2 * GAP))
+    return -(-len(legend.rows) // columns)
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, legend: Legend, top: int, lines: int) -> None:
+    widths = _column_widths(legend)
     for index, row in enumerate(legend.rows):
         column, line = divmod(index, lines)
         left = MARGIN + column * (_legend_width(legend) + 2 * GAP)
-        if line == 0:
+        if line == 0 and (column == 0 or len(legend.headers) > 1):  # a name alone is said once
             _draw_row(draw, legend.headers, widths, left, top, SOFT)
         y = top + LINE * (line + 1)
         draw.rectangle((left, y + 1, left + LINE - 4, y + LINE - 5), tuple(legend.colors[index]), SOFT)  # type: ignore[arg-type]
         _draw_row(draw, row, widths, left, y, INK)
-    assert columns * lines >= len(legend.rows) and font
 
 
 def _draw_row(

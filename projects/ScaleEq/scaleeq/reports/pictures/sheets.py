@@ -16,8 +16,9 @@ import torch
 
 from scaleeq.evaluation.confusion import ConfusionMatrix
 from scaleeq.ops import resize
-from scaleeq.pictures import VOID_COLOR, blend, colorize
+from scaleeq.pictures import UNKNOWN_COLOR, VOID_COLOR, blend, colorize
 from scaleeq.probes.maps import FusionMaps
+from scaleeq.tasks.views import TaskView
 
 from .drawing import (
     arrow_scale,
@@ -33,7 +34,9 @@ from .drawing import (
 from .layout import NO_LEGEND, Legend, Panel, Section, draw_sheet, number
 
 STRUCTURE = ("fusions", "branches", "lateral", "transfer")
-LARGE, SMALL, TINY = 640, 320, 240  # the longer side of a panel, pixels: predictions; gates, alignment; branches
+# The longer side of a panel, pixels: predictions; those of several tasks; gates, alignment; branches.
+LARGE, MEDIUM, SMALL, TINY = 640, 512, 320, 240
+BLANK = 244  # grey level of a panel of nothing
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Classes:
     @classmethod
     def of(cls, metadata: Any) -> Classes:
         """Of a data set's metadata."""
-        names, colors = metadata.get("stuff_classes") or [], metadata.get("stuff_colors") or []
+        names, colors = (metadata.get(f"stuff_{what}") or () for what in ("classes", "colors"))
         return cls(names, colors, metadata.get("ignore_label", 255))
 
 
@@ -56,8 +59,8 @@ class Seen:
     """An image and what is known of it.
 
     image: (H, W, 3) uint8 RGB. prediction, truth: (H, W) uint8 labels; None: there is none. maps: as capture_maps gives
-    them; fusions: as capture_fusions. visible: the shares of height and width of those that are not padding. pictures:
-    title -> (H, W, 3) uint8, of other tasks than classes.
+    them; fusions: as capture_fusions. visible: the shares of height and width of those that are not padding. views:
+    task -> its pictures, of other tasks than classes.
     """
 
     image: np.ndarray
@@ -66,12 +69,14 @@ class Seen:
     maps: Mapping[str, torch.Tensor] | None = None
     fusions: Mapping[str, FusionMaps] | None = None
     visible: tuple[float, float] = (1.0, 1.0)
-    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
+    views: Mapping[str, TaskView] = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of what is predicted."""
-        of = self.prediction if self.prediction is not None else next(iter(self.pictures.values()), self.image)
+        of = self.prediction
+        if of is None:
+            of = next((view.prediction for view in self.views.values()), self.image)
         return of.shape[0], of.shape[1]
 
 
@@ -101,12 +106,25 @@ def score(seen: Seen, classes: Classes) -> Score | None:
 
 
 def prediction_panels(seen: Seen, classes: Classes, side: int = LARGE) -> list[Panel]:
-    """Image, truth, prediction, error; without truth image, prediction, both; then those of other tasks."""
+    """Image, truth, prediction, error; without truth image, prediction, both; without classes the image alone."""
     size = fitted(seen.size, side)
-    others = [Panel(resize_image(picture, size), title) for title, picture in seen.pictures.items()]
     if seen.prediction is None:
-        return [Panel(resize_image(seen.image, size), "image"), *others]
-    return [*_label_panels(seen, seen.prediction, classes, size), *others]
+        return [Panel(resize_image(seen.image, size), "image")]
+    return _label_panels(seen, seen.prediction, classes, size)
+
+
+def view_panels(name: str, view: TaskView, size: tuple[int, int], *, blank: bool = False) -> list[Panel]:
+    """A task's truth, where there is one, and prediction. blank: and a light panel where there is none."""
+    pictures = {f"{name}, truth": view.truth, name: view.prediction}
+    bar, unit = (None, "") if view.scale is None else ((view.scale.low, view.scale.high), view.scale.unit)
+    panels = []
+    for title, picture in pictures.items():
+        if picture is not None:
+            resized = resize_labels(picture, size) if view.scale is None else resize_image(picture, size)
+            panels.append(Panel(resized, title, bar, unit))
+        elif blank:
+            panels.append(Panel(np.full((*size, 3), BLANK, np.uint8), f"{name}: no truth"))
+    return panels
 
 
 def _label_panels(seen: Seen, predicted: np.ndarray, classes: Classes, size: tuple[int, int]) -> list[Panel]:
@@ -124,6 +142,16 @@ def _label_panels(seen: Seen, predicted: np.ndarray, classes: Classes, size: tup
         colored,
         Panel(paint_errors(image, errors), "errors red, void grey"),
     ]
+
+
+def view_legends(seen: Sequence[Seen]) -> list[Legend]:
+    """What colours of tasks beside classes mean, a legend each; the last one's last row is grey, where that occurs."""
+    views = [(name, view) for each in seen for name, view in each.views.items()]
+    tables = {name: view.legend for name, view in views if view.legend}
+    found = [Legend([name], [*table.values()], [(word,) for word in table]) for name, table in tables.items()]
+    if any(view.has_unknown for _, view in views):
+        found.append(Legend(["maps"], [UNKNOWN_COLOR], [("unknown",)]))
+    return found
 
 
 def legend(seen: Sequence[Seen], classes: Classes, scores: Score | None = None) -> Legend:
@@ -156,20 +184,57 @@ def legend(seen: Sequence[Seen], classes: Classes, scores: Score | None = None) 
 
 def prediction_sheet(name: str, seen: Seen, classes: Classes) -> np.ndarray:
     """The sheet of an image's prediction: (H, W, 3) uint8."""
-    panels, scores = prediction_panels(seen, classes), score(seen, classes)
+    scores = score(seen, classes)
     height, width = seen.size
-    known = f", {scores}" if scores else "" if seen.prediction is None else ", no truth"
-    note = f"{width} x {height} pixels{known}"
-    return draw_sheet(name, [Section(panels, columns=2)], note=note, legend=legend([seen], classes, scores))
+    note = f"{width} x {height} pixels, {scores_in_words(seen, classes)}"
+    legends = [legend([seen], classes, scores), *view_legends([seen])]
+    return draw_sheet(name, prediction_sections(seen, classes), note=note, legends=legends)
+
+
+def prediction_sections(seen: Seen, classes: Classes) -> list[Section]:
+    """Rows of panels without a gap: each further task has a row, or a panel where nothing has a truth."""
+    side = MEDIUM if seen.views else LARGE
+    first = prediction_panels(seen, classes, side)
+    rows = [view_panels(task, view, fitted(seen.size, side), blank=True) for task, view in seen.views.items()]
+    if not rows:
+        return [Section(first, columns=2)]
+    if seen.truth is None and all(view.truth is None for view in seen.views.values()):
+        panels = [*first, *(row[-1] for row in rows)]
+        return [Section(panels, columns=_even_columns(len(panels)))]
+    if len(first) == 4:
+        return [Section([*first, *(panel for row in rows for panel in row)], columns=2)]
+    classes_row = [Section(first, columns=3)] if len(first) == 3 else []
+    return [*classes_row, *(Section([first[0], *row], columns=3) for row in rows)]
+
+
+def scores_in_words(seen: Seen, classes: Classes) -> str:
+    """The image's own scores, of classes and of other tasks; "no truth" without any."""
+    known = [str(score(seen, classes) or ""), *(view.score for view in seen.views.values())]
+    return ", ".join(each for each in known if each) or "no truth"
 
 
 def overview_sheet(title: str, named: Mapping[str, Seen], classes: Classes, side: int = SMALL) -> np.ndarray:
-    """The sheet of several images, a row each: (H, W, 3) uint8."""
-    sections = []
-    for name, seen in named.items():
-        panels = prediction_panels(seen, classes, side)
-        sections.append(Section(panels, columns=len(panels), heading=name))
-    return draw_sheet(title, sections, legend=legend([*named.values()], classes))
+    """The sheet of several images: (H, W, 3) uint8."""
+    sections = [overview_section(name, seen, classes, side) for name, seen in named.items()]
+    every = [*named.values()]
+    return draw_sheet(title, sections, legends=[legend(every, classes), *view_legends(every)])
+
+
+def overview_section(name: str, seen: Seen, classes: Classes, side: int) -> Section:
+    """An image in a row; with further tasks beside classes in two, truths above predictions."""
+    first = prediction_panels(seen, classes, side)
+    rows = [view_panels(task, view, fitted(seen.size, side), blank=True) for task, view in seen.views.items()]
+    if len(first) == 4 and rows:
+        image, truth, prediction, errors = first
+        above, below = [image, truth, *(row[0] for row in rows)], [errors, prediction, *(row[1] for row in rows)]
+        return Section([*above, *below], columns=len(above), heading=name)
+    shown = [panel for row, view in zip(rows, seen.views.values(), strict=True) for panel in row[view.truth is None :]]
+    return Section([*first, *shown], columns=len(first) + len(shown), heading=name)
+
+
+def _even_columns(count: int) -> int:
+    """The most columns, four at most, that as many panels fill without a gap; all in one row where none do."""
+    return next((columns for columns in (4, 3, 2) if count % columns == 0), count)
 
 
 def gates_sheet(name: str, seen: Seen) -> np.ndarray:

@@ -36,7 +36,7 @@ from scaleeq.model import LABELS_SUFFICE
 from scaleeq.probes.maps import capture_fusions, capture_maps
 from scaleeq.segmentor import without_pretrained
 from scaleeq.tasks import build_tasks
-from scaleeq.training.examples import task_pictures
+from scaleeq.training.examples import task_views
 from scaleeq.training.recipe import Recipe
 from scaleeq.training.setup import build_mapper
 from scaleeq.training.testing import build_predictor
@@ -130,8 +130,11 @@ class ModelPredictions:
         kinds: "gates", "alignment", "features": the maps that are kept.
         ValueError: no data set to name the classes, or a model that has no such maps.
         """
-        # The classes.
-        dataset_name = dataset_name or next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "")
+        # The classes, those of training where a data set has truths of other tasks alone.
+        trained = next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "")
+        if dataset_name and trained and not find_dataset(dataset_name).get("stuff_classes"):
+            dataset_name = trained
+        dataset_name = dataset_name or trained
         if not dataset_name:
             raise ValueError("DATASETS.TEST is empty: no data set says what the classes are; set it, or --dataset")
         metadata = find_dataset(dataset_name)
@@ -174,11 +177,11 @@ class ModelPredictions:
 
     def _seen(self, record: Record, sample: Mapping[str, Any], image: np.ndarray, output: dict[str, Any]) -> Seen:
         """What the tasks predict of an image, and their truths."""
-        pictures = task_pictures(self.tasks, sample, output, image)
+        views = task_views(self.tasks, sample, output, image)
         if "sem_seg" not in self.tasks:
-            return Seen(image, pictures=pictures)
+            return Seen(image, views=views)
         truth = np.asarray(sample["sem_seg_truth"]) if "sem_seg_truth" in sample else None
-        return Seen(image, predicted_labels(output, str(record["file_name"])), truth, pictures=pictures)
+        return Seen(image, predicted_labels(output, str(record["file_name"])), truth, views=views)
 
 
 def kinds_of(model: nn.Module) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from scaleeq.files import write_text
 from scaleeq.pictures import write_png
 
 from ..html import render
-from .sheets import SHEETS, Classes, Seen, prediction_sheet, score
+from .sheets import SHEETS, Classes, Seen, prediction_sheet, scores_in_words
 from .sources import Named
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def write_sheets(
 
 
 def _write(name: str, seen: Seen, classes: Classes, output: Path, kinds: Collection[str]) -> Entry:
-    entry = Entry(name, str(score(seen, classes) or "no truth"))
+    entry = Entry(name, scores_in_words(seen, classes))
     sheets = {"sheets": prediction_sheet(name, seen, classes)}
     sheets |= {kind: SHEETS[kind](name, seen) for kind in kinds}
     for folder, sheet in sheets.items():

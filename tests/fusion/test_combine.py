@@ -168,3 +168,13 @@ def test_an_offset_is_summed_in_float32_in_half_precision(size):
     total = weighted_sum([first, other], scales, torch.tensor(-69.0))
     assert total.dtype == torch.float16
     torch.testing.assert_close(total.float(), torch.full((1, 1, 2, 2), 1.0), rtol=0, atol=0.05)
+
+
+def test_what_is_compiled_multiplies_after_the_resize():
+    net = make_net("softmax", "reparametrize").eval()
+    plain = copy.deepcopy(net)
+    evaluate_fusions(plain, "plain")
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(inputs(0)), plain(inputs(0)))
+        torch.testing.assert_close(net(inputs(0)), plain(inputs(0)), rtol=0, atol=1e-12)

@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 # OpenMP threads that spin while they wait make every step several times slower on a busy machine.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: quickstart test test-slow lint types wheel site clean
+.PHONY: quickstart test test-slow gpu lint types wheel site clean
 
 # Goes on where an interrupted one stopped; a finished one is only evaluated again.
 quickstart: $(VENV)/installed-reports
@@ -22,6 +22,10 @@ test: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-test
 	$(PYTEST) -m slow
+
+# On a machine with a CUDA device and PyTorch of its own; needs .gpu/, installs nothing.
+gpu:
+	@PYTHONPATH=projects/ScaleEq:. $(PYTHON) -m evidence.gpu
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -324,7 +324,7 @@ def test_pairs_beyond_the_classes_are_refused():
 # --- where the logits are ---
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("aggregate_on", ["device", "cpu"])
 def test_aggregation_on_the_cpu_and_on_the_device(aggregate_on):
     model, batch = Small(), make_batch((61, 97), labels=False)

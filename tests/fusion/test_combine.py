@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from scaleeq.equalization import EqualizerSpec
-from scaleeq.fusion import Branch, Fusion, Resize, make_combine
+from scaleeq.fusion import Branch, Fusion, Resize, evaluate_fusions, make_combine
 from scaleeq.fusion.combine import COMBINES, Concat, FastNormalizedSum, SoftmaxSum, Sum, WeightedSum, weighted_sum
+from scaleeq.ops.resized_conv import ResizedMap
 from tests.equalized import equalized
 
 STATISTICS = {"fine": (1.5, 4.0), "middle": (-0.3, 0.25), "coarse": (0.0, 0.9)}
@@ -111,3 +112,69 @@ def test_equalized_maps_are_normalised_and_not_merely_scaled():
         branch = Resize()(net.branches[name].lateral(x[name]), total)
         total = total + weight * (branch - mean) / std
     torch.testing.assert_close(net(x), net.mix(total), rtol=0, atol=1e-12)
+
+
+def with_gradients(net: nn.Module) -> list[torch.Tensor]:
+    leaves = {name: x.requires_grad_() for name, x in inputs(0).items()}
+    y = net(leaves)
+    return [y.detach(), *torch.autograd.grad(y.square().mean(), [*net.parameters(), *leaves.values()])]
+
+
+def summands(net: Fusion) -> list[bool]:
+    """Of each branch, whether it is combined before its resize."""
+    return [isinstance(branch.summand(), ResizedMap) for branch in net.branch_maps(inputs(0))]
+
+
+@pytest.mark.parametrize("granularity", ["branch", "channel"])
+@pytest.mark.parametrize("implementation", ["module", "reparametrize", "folded"])
+@pytest.mark.parametrize("combine", ["sum", "softmax", "fast_normalized"])
+def test_small_branches_are_multiplied_before_their_resize(combine, implementation, granularity):
+    net = make_net(combine, "reparametrize" if implementation == "folded" else implementation, granularity)
+    if implementation == "folded":
+        net.fold()
+    plain = copy.deepcopy(net)
+    evaluate_fusions(plain, "plain")
+    assert summands(net) == [False, True, True] and summands(plain) == [False] * 3
+    for ours, theirs in zip(with_gradients(net), with_gradients(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    seen = []
+    net.observer = lambda fusion, observation: seen.append(observation.transferred)
+    expected, watched = with_gradients(plain), with_gradients(net)
+    net.observer = None
+    assert all(torch.equal(a, b) for a, b in zip(watched, with_gradients(net), strict=True))
+    assert [tuple(x.shape[-2:]) for x in seen] == [(6, 5)] * 3 and len(expected) == len(watched)
+
+
+def test_a_plain_sum_and_a_sum_of_one_s_own_stay_as_they_were():
+    class Halves(Sum):
+        def weights(self):
+            return torch.full((3,), 0.5)
+
+    class Own(Sum):
+        def forward(self, branches, affines=None):
+            return torch.stack(branches).sum(0)
+
+    for combine, expected in ((Sum(), False), (Halves(), True), (Own(), False)):
+        net = Fusion({name: Branch(2, transfer=Resize()) for name in STATISTICS}, combine=combine)
+        assert any(summands(net)) == expected
+
+
+@pytest.mark.parametrize("size", ["full", "small"])
+def test_an_offset_is_summed_in_float32_in_half_precision(size):
+    """1 / 70000 and 70000 are out of the range of float16."""
+    first, second = torch.full((1, 1, 2, 2), 1e-3).half(), torch.full((1, 1, 1, 1), 2.0).half()
+    other = ResizedMap(second, "bilinear") if size == "small" else second.expand(1, 1, 2, 2)
+    scales = [torch.tensor(7e4), torch.tensor(1 / 7e4)]
+    total = weighted_sum([first, other], scales, torch.tensor(-69.0))
+    assert total.dtype == torch.float16
+    torch.testing.assert_close(total.float(), torch.full((1, 1, 2, 2), 1.0), rtol=0, atol=0.05)
+
+
+def test_what_is_compiled_multiplies_after_the_resize():
+    net = make_net("softmax", "reparametrize").eval()
+    plain = copy.deepcopy(net)
+    evaluate_fusions(plain, "plain")
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(inputs(0)), plain(inputs(0)))
+        torch.testing.assert_close(net(inputs(0)), plain(inputs(0)), rtol=0, atol=1e-12)

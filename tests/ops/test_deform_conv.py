@@ -105,7 +105,7 @@ def test_on_the_meta_device_it_keeps_the_size():
     assert result.is_meta and result.shape == (N, OUT, H, W) and result.dtype == torch.float64
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA: its operator is torchvision's")
+@pytest.mark.cuda  # its operator is torchvision's there
 def test_on_cuda_it_equals_the_cpu():
     given = arguments()
     on_cuda = [tensor.cuda() for tensor in given]

@@ -65,7 +65,9 @@ def test_it_trains_and_is_evaluated_alone(tmp_path, name):
     alone = config(
         tmp_path, name, MODEL__WEIGHTS=str(tmp_path / "model_final.pth"), MODEL__SCALE_EQUALIZER__ENABLED=True
     )
-    assert evaluate_only(alone, Trainer)[name][task.headline] == pytest.approx(results[name][task.headline], rel=1e-6)
+    assert evaluate_only(alone, Trainer)[name][task.headline] == pytest.approx(
+        results[name][task.headline], rel=1e-5
+    )  # folded
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -95,7 +95,7 @@ def test_the_kept_pixels_do_not_depend_on_where_they_are():
         assert torch.equal(keep(moved_logits, moved_labels).flatten(), hard.flatten()[order])
 
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 @pytest.mark.parametrize("device", DEVICES)

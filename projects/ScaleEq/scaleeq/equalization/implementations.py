@@ -146,7 +146,7 @@ class EqualizeByCombine(Attached):
 
     def fuse(self, combine: Combine, mix: Mix, branches: Sequence[BranchMap]) -> torch.Tensor:
         affines = [self.equalizer(branch.name).affine() for branch in branches]
-        return mix(combine([branch.equalized() for branch in branches], affines))
+        return mix(combine([branch.summand() for branch in branches], affines))
 
 
 class EqualizeInitially(Attached):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -102,6 +102,10 @@ class BranchMap:
             self._equalized = self.equalizers.after(self.name, self.branch.transfer, self.transferred())
             self._transferred = None  # whoever asks from now on has it computed again
         return self._equalized
+
+    def summand(self) -> Any:
+        """(N, C, H, W), the branch as a sum takes it; a ResizedMap where it is small."""
+        return self.resized() if self.small else self.equalized()
 
     def resized(self) -> ResizedMap:
         """The branch as it is combined, before its resize where it is small."""

@@ -3,7 +3,8 @@
 Plainly, a branch is resized to the reference's size and concatenated with the others, and the mix's convolution reads
 that. Most of what it reads then is interpolated: a map of a quarter of the pixels has a quarter of the numbers. Both
 ways compute the same function (see ops/resized_conv.py), equal up to rounding; the rule chooses the second where it is
-known to be less work, and where nothing looks at a map that it does not make.
+known to be less work, and where nothing looks at a map that it does not make. In a sum with coefficients a small branch
+is multiplied before its resize.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import nn
 
 from scaleeq.layers import has_hooks
 
-from .ports import Combine, EndsWithResize, Mix, TakesResized, Transfer
+from .ports import Combine, EndsWithResize, Mix, SumsResized, TakesResized, Transfer
 
 EVALUATIONS = ("", "plain")  # MODEL.FUSION.EVALUATE: by the rule below; never per branch
 SHARE = 2  # a branch is small if the reference has this many times its pixels
@@ -27,16 +28,21 @@ def small_branches(
     transfers: Mapping[str, Transfer],
     sources: Mapping[str, torch.Tensor],
     reference: torch.Tensor,
+    scaled: bool = False,
 ) -> frozenset[str]:
-    """The branches that the mix evaluates before their resize; none: the plain way.
+    """The branches that the mix, or a sum, evaluates before their resize; none: the plain way.
 
-    sources: branch -> (N, C, h, w), after its lateral; reference: (N, C', H, W).
+    sources: branch -> (N, C, h, w), after its lateral; reference: (N, C', H, W); scaled: equalizers change branches.
     """
-    if not (combine.concatenates and isinstance(mix, TakesResized)) or _watched(combine) or _recorded(reference):
+    if combine.concatenates:
+        possible = isinstance(mix, TakesResized)
+    else:
+        possible = isinstance(combine, SumsResized) and combine.takes_resized(scaled)
+    if not possible or _watched(combine) or _recorded(reference):
         return frozenset()
     small = [name for name, x in sources.items() if _is_small(transfers[name], x, reference)]
-    if not small or not mix.takes_resized([sources[name].shape[1] for name in small]):
-        return frozenset()
+    if small and isinstance(mix, TakesResized) and combine.concatenates:
+        small = small if mix.takes_resized([sources[name].shape[1] for name in small]) else []
     return frozenset(small)
 
 

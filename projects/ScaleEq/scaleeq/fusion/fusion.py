@@ -52,10 +52,10 @@ class Equalizers(Named[BranchEqualizer]):
 
     def fuse(self, combine: Combine, mix: Mix, branches: Sequence[BranchMap]) -> torch.Tensor:
         """branches: in the order of combination -> (N, C_mix, H, W)."""
-        if any(branch.small for branch in branches):
+        if combine.concatenates and any(branch.small for branch in branches):
             assert isinstance(mix, TakesResized)
             return self.mixed_resized(mix, branches)
-        return self.mixed(mix, combine([branch.equalized() for branch in branches]))
+        return self.mixed(mix, combine([branch.summand() for branch in branches]))
 
     def mixed(self, mix: Mix, combined: torch.Tensor) -> torch.Tensor:
         """combined: (N, C, H, W) -> (N, C_mix, H, W)."""
@@ -129,7 +129,8 @@ class Fusion(nn.Module):
         reference, small = sources[self.reference], NONE
         if self.per_branch and self.equalizers.exchangeable:
             transfers = {name: branch.transfer for name, branch in self.branches.items()}
-            small = small_branches(self.combine, self.mix, transfers, sources, reference)
+            scaled = self.equalizers.in_the_map
+            small = small_branches(self.combine, self.mix, transfers, sources, reference, scaled)
         maps = [
             BranchMap(name, self.branches[name], self.equalizers, source, reference, small=name in small)
             for name, source in sources.items()

@@ -60,6 +60,14 @@ class Summing(Combine, Protocol):
         """(n,) or (n, C, 1, 1), the coefficients of the branches; None: all 1."""
 
 
+@runtime_checkable
+class SumsResized(Summing, Protocol):
+    """A sum whose call takes ResizedMaps among its branches, too."""
+
+    def takes_resized(self, scaled: bool, /) -> bool:
+        """Whether it does, and whether that pays; scaled: equalizers change the branches."""
+
+
 class Mix(Protocol):
     def __call__(self, x: torch.Tensor, input_scale: torch.Tensor | None = None, /) -> torch.Tensor:
         """x: (N, C, H, W); input_scale: (C,), of a mix that HoldsScales alone -> (N, C_mix, H, W)."""

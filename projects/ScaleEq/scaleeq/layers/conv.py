@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from scaleeq.ops.resized_conv import ResizedMap, resized_conv2d
 
 from .hooks import has_hooks
 from .norm import NormFactory, batch_norm
 from .offset_conv import OffsetConv2d, fold_input_affine
+from .precision import is_reduced
 
 
 def conv_with_input_scale(conv: nn.Conv2d, x: torch.Tensor, input_scale: torch.Tensor | None) -> torch.Tensor:
@@ -108,6 +110,30 @@ class ConvNormAct(nn.Module):
         if isinstance(conv, OffsetConv2d):
             x = x + conv.offset(size, x)
         return self.activation(self.norm(x))
+
+    @torch.no_grad()
+    def fold_norm(self) -> None:
+        """Put a batch norm with running statistics into the convolution, in place, where both are in eval mode.
+
+        Equal to rounding. Other norms stay, and so do one that a hook looks at and weights in half precision.
+        """
+        norm, conv = self.norm, self.conv
+        if not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None or norm.running_var is None:
+            return
+        if type(conv) is not nn.Conv2d or is_reduced(conv.weight.dtype) or has_hooks(norm) or has_hooks(conv):
+            return
+        # In float64, and rounded once.
+        scale = (norm.running_var.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight.double()
+        shift = -norm.running_mean.double() * scale
+        if conv.bias is not None:
+            shift = shift + conv.bias.double() * scale
+        if norm.bias is not None:
+            shift = shift + norm.bias.double()
+        conv.weight.copy_(conv.weight.double() * scale.view(-1, 1, 1, 1))
+        conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=conv.weight.requires_grad)
+        self.norm = nn.Identity()
 
     @property
     def consumer(self) -> nn.Conv2d:

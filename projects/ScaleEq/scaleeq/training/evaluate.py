@@ -22,6 +22,7 @@ from scaleeq.probes.counting import count
 from scaleeq.stopping import stop_signals
 
 from .expected import require_expected
+from .lighten import lighten
 from .multi_task import describe
 from .recipe import Recipe
 from .setup import check_before_evaluation, compile_parts
@@ -46,6 +47,10 @@ def evaluate_only(cfg: CfgNode, recipe: type[Recipe] = Recipe, *, resume: bool =
     file = evaluated_file(cfg, checkpointer, resume=resume)
     kind = checkpointer.load_weights(file)
     logger.info("Evaluating the %s weights of %s", kind, file)
+    # Of the weights as they are in the file.
+    weights = {"weights": str(file), "weights_kind": kind, "weights_sha256": hash_weights(model.state_dict())}
+    size = describe_model(cfg, recipe, model) if comm.is_main_process() else {}
+    lighten(cfg, model)
     compile_parts(model, enabled=cfg.MODEL.COMPILE)
     path = Path(cfg.OUTPUT_DIR) / "inference" / "results.json"
     if comm.is_main_process():
@@ -58,25 +63,28 @@ def evaluate_only(cfg: CfgNode, recipe: type[Recipe] = Recipe, *, resume: bool =
     # Write.
     num_images = sum(comm.all_gather(clock.num_images))
     if comm.is_main_process():
-        weights = {"weights": str(file), "weights_kind": kind, "weights_sha256": hash_weights(model.state_dict())}
-        write_json(path, {**results, **describe_run(cfg, recipe, model, clock, num_images=num_images), **weights})
+        write_json(path, {**results, **describe_run(cfg, clock, num_images=num_images), **size, **weights})
         logger.info("Results written to %s", path)
         require_expected(cfg, results)
     return results
 
 
-def describe_run(
-    cfg: CfgNode, recipe: type[Recipe], model: nn.Module, clock: InferenceClock, *, num_images: int
-) -> dict[str, object]:
-    """What the results depend on, and what the model costs. num_images: of all processes; clock: of this one."""
+def describe_model(cfg: CfgNode, recipe: type[Recipe], model: nn.Module) -> dict[str, object]:
+    """What the model costs."""
     first = next(iter(recipe.build_test_loader(cfg, cfg.DATASETS.TEST[0])))[:1]
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "multiply_adds": count(model, first, call=build_predictor(cfg, model)).macs,
+    }
+
+
+def describe_run(cfg: CfgNode, clock: InferenceClock, *, num_images: int) -> dict[str, object]:
+    """What the results depend on. num_images: of all processes; clock: of this one."""
     return {
         "datasets": list(cfg.DATASETS.TEST),
         "num_images": num_images,
         "absent_classes": cfg.TEST.ABSENT_CLASSES,
         "seconds_per_image": clock.seconds / max(clock.num_images, 1),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "multiply_adds": count(model, first, call=build_predictor(cfg, model)).macs,
         "device": cfg.MODEL.DEVICE,
         "engine": engine.NAME,
         **describe(cfg),

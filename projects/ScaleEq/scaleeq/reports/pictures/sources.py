@@ -37,6 +37,7 @@ from scaleeq.probes.maps import capture_fusions, capture_maps
 from scaleeq.segmentor import without_pretrained
 from scaleeq.tasks import build_tasks
 from scaleeq.training.examples import task_views
+from scaleeq.training.lighten import lighten
 from scaleeq.training.recipe import Recipe
 from scaleeq.training.setup import build_mapper
 from scaleeq.training.testing import build_predictor
@@ -149,6 +150,8 @@ class ModelPredictions:
         SafeCheckpointer(self.model, other_model=other_equalizers).load_weights(weights)
         require_calibrated(self.model)
         self.model.eval()
+        if not kinds:  # maps are those of the parts as they were trained
+            lighten(cfg, self.model)
         # How it is called.
         self.kinds = frozenset(kinds)
         self.mapper = build_mapper(cfg, is_train=False)

@@ -20,7 +20,6 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -37,9 +36,11 @@ from detectron2.projects.point_rend import add_pointrend_config
 import scaleeq
 from scaleeq.detection import measured_part
 from scaleeq.detection.calibration import refuse_endless
-from scaleeq.engine import load_config
+from scaleeq.engine import SafeCheckpointer, load_config
+from scaleeq.equalization import other_equalizers
 from scaleeq.equalization.calibration import fusions_of, require_calibrated
 from scaleeq.training import build_evaluator, build_lr_scheduler
+from scaleeq.training.evaluate import evaluated_file
 from scaleeq.training.scale_hooks import CalibrationHook, ScaleStatisticsHook
 from scaleeq.training.setup import choose_device
 from scaleeq.training.step import unwrapped
@@ -127,7 +128,8 @@ def main(args):
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
-    DetectionCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, other_model=other_equalizers)  # all weights, or an error
+    checkpointer.load(evaluated_file(cfg, checkpointer, resume=args.resume))
     require_calibrated(model)
     results = Trainer.test(cfg, model)
     verify_results(cfg, results)

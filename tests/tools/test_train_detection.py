@@ -102,6 +102,12 @@ def test_it_trains_resumes_and_evaluates(tmp_path, tool):
         file = str(tmp_path / "run" / "model_final.pth")
         again = tool.main(parse(["--eval-only", *words_of(tmp_path, name, "MODEL.WEIGHTS", file)]))
         assert again.keys() == {"bbox", "segm"} and again["bbox"]["AP"] >= 0
+        for options, message in (
+            (["MODEL.WEIGHTS", file, "MODEL.SCALE_EQUALIZER.ENABLED", "False"], "a model with scale equalizers"),
+            (["MODEL.WEIGHTS", ""], "refusing to score a model without weights"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                tool.main(parse(["--eval-only", *words_of(tmp_path, name, *options)]))
         with pytest.raises(ValueError, match=r"2 categories, but MODEL.ROI_HEADS.NUM_CLASSES is 80; set it to 2"):
             tool.main(parse(words_of(tmp_path, name, "MODEL.ROI_HEADS.NUM_CLASSES", "80")))
         with pytest.raises(ValueError, match="NUM_IMAGES is -1, the whole loader"):

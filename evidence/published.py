@@ -1,7 +1,7 @@
 """The numbers that the four papers publish, each with the config that would give it; tables.py prints them.
 
 Sources are the papers' tables and, where it says README, their authors' repositories. A number without a config needs
-what is not here: instances, a transformer decoder, a test server, another data set.
+what is not here: a ResNet-101 detector's config, a transformer decoder, a test server, another data set.
 """
 
 from __future__ import annotations
@@ -100,9 +100,17 @@ PUBLISHED = (
         },
     ),
     elsewhere(FAPN, "COCO-Stuff-10k mIoU, real time, R18 / R34", "28.4 (154 frames a second) / 30.3 (110)"),
-    elsewhere(FAPN, "Faster R-CNN R50-1x box AP (small), R101-3x", "39.2 (24.5), 42.8"),
-    elsewhere(FAPN, "Mask R-CNN R50-1x mask / box AP, R101-3x", "36.4 / 39.8, 39.4 / 43.8"),
-    elsewhere(FAPN, "PointRend R50 mask AP; PanopticFPN R50, R101 PQ", "37.6; 41.1, 44.2"),
+    *of_configs(
+        FAPN,
+        "COCO val AP of boxes / masks, or PQ, 1x, README",
+        {
+            "coco/faster_rcnn_r50+fapn": "39.2 (small 24.5)",
+            "coco/mask_rcnn_r50+fapn": "39.8 / 36.4",
+            "coco/pointrend_rcnn_r50+fapn": "39.4 / 37.6",
+            "coco/panoptic_fpn_r50+fapn": "41.1 (things 46.9, stuff 32.5)",
+        },
+    ),
+    elsewhere(FAPN, "Faster R-CNN R101-3x box AP; Mask R-CNN mask / box AP; PanopticFPN PQ", "42.8; 39.4 / 43.8; 44.2"),
     elsewhere(FAPN, "PanopticFCN R50-1x, R50-600-3x PQ", "41.8, 43.5"),
     elsewhere(FAPN, "MaskFormer Swin-L, ADE20K mIoU (several scales)", "55.2 (56.7)"),
     elsewhere(FAPN, "MaskFormer R101, COCO-Stuff-10k mIoU (several scales)", "39.6 (40.6)"),

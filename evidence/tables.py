@@ -272,6 +272,20 @@ def equalize_cost_table() -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
+def detection_cost_table() -> str:
+    """Markdown: what evidence.benchmark_detection measured, ratios of CPU time to Detectron2's FPN in the same run."""
+    run = json.loads((RESULTS / "detection_cost.json").read_text())
+    rows = []
+    for name, count in run["parameters"].items():
+        cells = []
+        for kind in ("step_cpu", "forward_cpu"):
+            low, middle, high = run[kind][name]["ratio_quartiles"]
+            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        rows.append((name, f"{count / 1e6:.3f}", *cells))
+    headers = ("Faster R-CNN R50 on", "parameters, M", "training step", "forward of backbone and pyramid")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
 def arms_table() -> str:
     """Markdown: the arms of an experiment on toy scenes, as tools/compare.py compared them."""
     return comparison_table(json.loads((RESULTS / "arms_toy_sgd.json").read_text()))
@@ -283,6 +297,7 @@ if __name__ == "__main__":
         results_table,
         scales_table,
         fresh_decoders_table,
+        detection_cost_table,
         calibration_cost_table,
         equalize_cost_table,
         recipes_table,

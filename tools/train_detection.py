@@ -3,6 +3,9 @@
 
 python tools/train_detection.py --config-file coco/mask_rcnn_r50+fapn+scale_equalizer --num-gpus 8 OUTPUT_DIR runs/fapn
 python tools/train_detection.py --config-file coco/mask_rcnn_r50+fapn --eval-only MODEL.WEIGHTS model_final.pth
+python tools/train_detection.py --config-file C --coco mine train.json pictures/ DATASETS.TRAIN "('mine',)" ...
+
+COCO itself is found under $DETECTRON2_DATASETS; --coco registers another set in its format, and may be repeated.
 """
 
 from scaleeq import console
@@ -11,13 +14,15 @@ if __name__ == "__main__":
     console.start()  # tells what is wrong in one line
 
 import importlib.util
+import json
 import logging
 from argparse import Namespace
 from functools import partial
+from pathlib import Path
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.evaluation import (
     COCOEvaluator,
@@ -31,9 +36,11 @@ from detectron2.projects.point_rend import add_pointrend_config
 import scaleeq
 from scaleeq.detection import measured_part
 from scaleeq.detection.calibration import refuse_endless
-from scaleeq.engine import load_config
+from scaleeq.engine import SafeCheckpointer, load_config
+from scaleeq.equalization import other_equalizers
 from scaleeq.equalization.calibration import fusions_of, require_calibrated
 from scaleeq.training import build_evaluator, build_lr_scheduler
+from scaleeq.training.evaluate import evaluated_file
 from scaleeq.training.scale_hooks import CalibrationHook, ScaleStatisticsHook
 from scaleeq.training.setup import choose_device
 from scaleeq.training.step import unwrapped
@@ -87,9 +94,31 @@ def setup(args):
     scaleeq.add_scaleeq_config(base)
     cfg = load_config(args.config_file, args.opts, base=base)
     choose_device(cfg)
+    for name, file, folder in args.coco:
+        register(cfg, name, file, folder)
     cfg.freeze()
     default_setup(cfg, Namespace(**{**vars(args), "config_file": ""}))
     return cfg
+
+
+def register(cfg, name, file, folder):
+    """A data set in COCO's format. ValueError: it has another number of classes than the detector."""
+    found = len(json.loads(Path(file).read_text())["categories"])
+    key = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    if found != cfg.MODEL[key].NUM_CLASSES:
+        raise ValueError(
+            f"{file} has {found} categories, but MODEL.{key}.NUM_CLASSES is {cfg.MODEL[key].NUM_CLASSES}; set it to "
+            f"{found}"
+        )
+    if name not in DatasetCatalog.list():
+        register_coco_instances(name, {}, file, folder)
+
+
+def arguments():
+    """The options of Detectron2's training scripts, and --coco."""
+    parser = default_argument_parser()
+    parser.add_argument("--coco", nargs=3, action="append", default=[], metavar=("NAME", "JSON", "PICTURES"))
+    return parser
 
 
 def main(args):
@@ -99,7 +128,8 @@ def main(args):
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
-    DetectionCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, other_model=other_equalizers)  # all weights, or an error
+    checkpointer.load(evaluated_file(cfg, checkpointer, resume=args.resume))
     require_calibrated(model)
     results = Trainer.test(cfg, model)
     verify_results(cfg, results)
@@ -107,7 +137,7 @@ def main(args):
 
 
 def run():
-    args = default_argument_parser().parse_args()
+    args = arguments().parse_args()
     launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
 
 

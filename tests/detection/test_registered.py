@@ -15,6 +15,7 @@ from scaleeq.detection.registered import NAMES
 from scaleeq.engine import Backbone, build_backbone, build_model, load_config
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.fusion import Aligned, Fusion
+from scaleeq.probes.counting import count
 
 FPN, RETINANET = "build_scaleeq_pyramid_backbone", "build_retinanet_scaleeq_pyramid_backbone"
 needs_detectron2 = pytest.mark.skipif(engine.NAME != "detectron2", reason="the ResNet of the real Detectron2")
@@ -139,6 +140,9 @@ def test_a_semantic_head_on_it_has_no_pyramid_of_its_own():
     ]
     assert list(model.backbone.levels()) == ["p2", "p3", "p4", "p5"]
     assert model([{"image": torch.zeros(3, 64, 64)}])[0]["sem_seg"].shape == (5, 64, 64)
+    parts = count(model, [{"image": torch.zeros(3, 64, 64)}]).params_by_part
+    assert parts["pyramid"] == sum(p.numel() for p in model.backbone.pyramid.parameters())
+    assert parts["backbone"] == sum(p.numel() for p in model.backbone.bottom_up.parameters())
     one = ["MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p4"], "MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 16]
     model = build_model(config("MODEL.SEM_SEG_HEAD.NAME", "FCNHead", *one, *small)).eval()
     assert list(model.backbone.levels()) == ["p4"]

@@ -132,7 +132,7 @@ def backbone_of(pyramid: nn.Module, extra: str = "max_pool") -> PyramidBackbone:
     ("kind", "norm", "extra", "statistic", "granularity"),
     [
         pytest.param("fpn", "", "max_pool", "std", "branch", marks=needs_detectron2),
-        pytest.param("fpn", "GN", "convs_from_res5", "std", "channel", marks=needs_detectron2),
+        pytest.param("fpn", "GN", "convs_from_res5", "std", "channel", marks=[needs_detectron2, pytest.mark.slow]),
         ("fan", "", "max_pool", "rms", "channel"),
     ],
 )
@@ -150,6 +150,7 @@ def test_a_stock_pyramid_computes_the_same(tmp_path, kind, norm, extra, statisti
             assert float((x - theirs[level]).abs().max() / x.abs().max()) < 1e-5, level
 
 
+@pytest.mark.slow
 @needs_detectron2
 def test_a_stock_detector_computes_the_same(tmp_path):
     """Faster R-CNN as a whole. Raw outputs: boxes after NMS of an untrained head depend on ties."""

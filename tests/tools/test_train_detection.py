@@ -71,17 +71,16 @@ def words_of(folder: Path, name: str, *options: str) -> list[str]:
     small |= {"MODEL.SCALE_EQUALIZER.NUM_IMAGES": 4, "MODEL.SCALE_EQUALIZER.STATISTICS_PERIOD": 1}
     small |= {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0}
     pairs = [str(word) for pair in small.items() for word in pair]
-    return ["--config-file", name, *pairs, "OUTPUT_DIR", str(folder / "run"), *options]
+    coco = ["--coco", "tiny_coco", str(folder / "set.json"), str(folder)]
+    return ["--config-file", name, *coco, *pairs, "OUTPUT_DIR", str(folder / "run"), *options]
 
 
 @needs_detectron2
 def test_it_trains_resumes_and_evaluates(tmp_path, tool):
     from detectron2.data import DatasetCatalog, MetadataCatalog
-    from detectron2.data.datasets import register_coco_instances
 
     write_coco(tmp_path)
-    register_coco_instances("tiny_coco", {}, str(tmp_path / "set.json"), str(tmp_path))
-    parse = tool.default_argument_parser().parse_args
+    parse = tool.arguments().parse_args
     try:
         name = "coco/mask_rcnn_r50+fapn+scale_equalizer"
         tool.main(parse(words_of(tmp_path, name)))
@@ -102,7 +101,15 @@ def test_it_trains_resumes_and_evaluates(tmp_path, tool):
         assert all(torch.equal(weights[n], value) for n, value in calibrated.items())
         file = str(tmp_path / "run" / "model_final.pth")
         again = tool.main(parse(["--eval-only", *words_of(tmp_path, name, "MODEL.WEIGHTS", file)]))
-        assert again.keys() == {"bbox", "segm"} and again["bbox"]["AP"] == again["bbox"]["AP"] >= 0
+        assert again.keys() == {"bbox", "segm"} and again["bbox"]["AP"] >= 0
+        for options, message in (
+            (["MODEL.WEIGHTS", file, "MODEL.SCALE_EQUALIZER.ENABLED", "False"], "a model with scale equalizers"),
+            (["MODEL.WEIGHTS", ""], "refusing to score a model without weights"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                tool.main(parse(["--eval-only", *words_of(tmp_path, name, *options)]))
+        with pytest.raises(ValueError, match=r"2 categories, but MODEL.ROI_HEADS.NUM_CLASSES is 80; set it to 2"):
+            tool.main(parse(words_of(tmp_path, name, "MODEL.ROI_HEADS.NUM_CLASSES", "80")))
         with pytest.raises(ValueError, match="NUM_IMAGES is -1, the whole loader"):
             tool.main(parse(words_of(tmp_path, name, "MODEL.SCALE_EQUALIZER.NUM_IMAGES", "-1")))
     finally:

@@ -98,9 +98,10 @@ def parts_of(model: nn.Module) -> dict[nn.Module, str]:
     decoders = [*heads[:1], *(parts["decoders"].children() if "decoders" in parts else ())]
     pyramids = [getattr(decoder, "pyramid", None) for decoder in decoders]
     auxiliary, backbone = parts.get("aux_heads"), parts.get("backbone")
+    pyramids += [getattr(backbone, name, None) for name in ("pyramid", "extra")]  # of a backbone that has one
     part_of: dict[nn.Module, str] = {}
-    owners_of: list[list[Any]] = [[auxiliary], [backbone], pyramids, heads, [model]]
-    for part, owners in zip((AUXILIARY, *PARTS), owners_of, strict=True):
+    owners_of: dict[str, list[Any]] = {AUXILIARY: [auxiliary], "pyramid": pyramids, "backbone": [backbone]}
+    for part, owners in (owners_of | {"head": heads, "other": [model]}).items():
         for module in (module for owner in owners if isinstance(owner, nn.Module) for module in owner.modules()):
             part_of.setdefault(module, part)
     return part_of

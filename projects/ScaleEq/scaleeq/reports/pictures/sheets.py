@@ -71,7 +71,7 @@ class Seen:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of what is predicted."""
-        of = self.prediction if self.prediction is not None else next(iter(self.pictures.values()), self.image)
+        of = self.prediction if self.prediction is not None else self.image
         return of.shape[0], of.shape[1]
 
 

@@ -30,7 +30,11 @@ def other_training(config: str, architecture: str, names: Collection[str], *, ha
         return f"{what}, which its own training runs: {command}"
     name, *overlays = config.split("+")
     folder, _, stem = name.rpartition("/")
-    twin = f"{folder}/torchvision_{stem}"
-    if twin not in names:
+    stems = [f"torchvision_{each}" for each in (stem, stem.removesuffix("_r50"))]
+    if stem.startswith("detectron2_"):
+        stems.append(stem.removeprefix("detectron2_"))
+    twins = [f"{folder}/{each}" for each in stems]
+    twin = next((each for each in twins if each in names), "")
+    if not twin:
         return f"{what}, which needs Detectron2 (docs/engine.md): with it, {command}"
     return f"{what}, which is not here; torchvision's is {'+'.join([twin, *overlays])}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from scaleeq.engine import DatasetEvaluator
 
-SMALL_PX = 480  # of an image's longer side
+SMALL_PX = 640  # of an image's longer side
 _AP = Metric(unit="%", highest=100.0)
 APS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 PANOPTIC = ("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st")

@@ -19,18 +19,18 @@ from tabulate import tabulate
 
 from scaleeq.files import write_json
 from scaleeq.reports.comparison_tables import decimals, heading, interval, number, sections
+from scaleeq.reports.html import Content
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "joint_toy.json"
 PAGE = Path(__file__).parents[1] / "docs" / "joint_tasks.md"
 BEGIN, END = "<!-- printed by evidence.joint_toy -->\n", "\n<!-- up to here -->"
-Content = dict[str, Any]
 OF_RUNS = ("value", "seconds", "peak_mib")
 JOINT, EQUALIZED = "joint", "_equalized"
 
 
-def kept(comparison: Content) -> Content:
-    """A comparison's content without what is long, or of one machine."""
-    content = {**comparison, "more": comparison["more"]}
+def kept(comparison: Content) -> dict[str, Any]:
+    """A comparison's content without what is long, or of one machine; its own runs are changed."""
+    content = dict(comparison)
     for section in sections(content):
         for variant in section["variants"].values():
             variant["runs"] = {

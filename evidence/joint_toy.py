@@ -5,6 +5,7 @@
     python -m evidence.joint_toy output/joint_toy --code COMMIT [--steps output/step.jsonl] [--note TEXT]
 
 The file keeps what comparison.json says but for curves, losses and paths; `--steps` adds what a training step costs.
+docs/joint_tasks.md gets the tables between its two marks.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from tabulate import tabulate
 
 from scaleeq.files import write_json
 from scaleeq.reports.comparison_tables import decimals, heading, interval, number, sections
+from scaleeq.reports.html import Content
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "joint_toy.json"
-Content = dict[str, Any]
+PAGE = Path(__file__).parents[1] / "docs" / "joint_tasks.md"
+BEGIN, END = "<!-- printed by evidence.joint_toy -->\n", "\n<!-- up to here -->"
 OF_RUNS = ("value", "seconds", "peak_mib")
 JOINT, EQUALIZED = "joint", "_equalized"
 
 
-def kept(comparison: Content) -> Content:
-    """A comparison's content without what is long, or of one machine."""
-    content = {**comparison, "more": comparison["more"]}
+def kept(comparison: Content) -> dict[str, Any]:
+    """A comparison's content without what is long, or of one machine; its own runs are changed."""
+    content = dict(comparison)
     for section in sections(content):
         for variant in section["variants"].values():
             variant["runs"] = {
@@ -80,6 +83,20 @@ def step_table(content: Content) -> str:
     return tabulate(rows or [("not run",) * 3], headers=headers, tablefmt="github", disable_numparse=True)
 
 
+def tables(content: Content) -> str:
+    """All three, as documents have them."""
+    return "\n\n".join(make(content) for make in (table, differences_table, step_table))
+
+
+def document(text: str, content: Content) -> str:
+    """A page with the tables between its marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{PAGE.name} has not both marks, {BEGIN.strip()} and {END.strip()}")
+    return f"{before}{begin}{tables(content)}{end}{after}"
+
+
 def _header(section: Mapping[str, Any]) -> str:
     metric = section["metric"].replace("odsF", "odsF (python)")
     lower = "" if section["higher_is_better"] else ", lower is better"
@@ -114,7 +131,8 @@ def main() -> None:
     lines = arguments.steps.read_text().splitlines() if arguments.steps else []
     content["steps"] = [json.loads(line) for line in lines if line.strip()]
     write_json(RESULT, content)
-    print(table(content), differences_table(content), step_table(content), sep="\n\n")
+    PAGE.write_text(document(PAGE.read_text(), content))
+    print(tables(content))
 
 
 if __name__ == "__main__":

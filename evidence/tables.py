@@ -46,6 +46,8 @@ PAPERS = (
     Paper("DeepLabV3+", "1802.02611", "decoders/sep_aspp.py"),
     Paper("Feature pyramid networks", "1612.03144", "decoders/fpn.py"),
     Paper("Fully convolutional networks", "1411.4038", "decoders/fcn.py"),
+    Paper("PAD-Net", "1805.04409", "tasks/pad_net.py"),
+    Paper("PCGrad", "2001.06782", "training/pcgrad.py"),
 )
 
 # Decoder -> context on the top level, pyramid, its laterals, its transfers, its combine, what the head combines.
@@ -295,8 +297,7 @@ def joint_tables() -> str:
     """Markdown: four tasks in one model or in four, with and without equalizers, and what a step of them costs."""
     if not joint_toy.RESULT.is_file():
         return "not run"
-    content = json.loads(joint_toy.RESULT.read_text())
-    return "\n\n".join(make(content) for make in (joint_toy.table, joint_toy.differences_table, joint_toy.step_table))
+    return joint_toy.tables(json.loads(joint_toy.RESULT.read_text()))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ def test_the_file_keeps_numbers_and_no_paths(tmp_path, monkeypatch, capsys):
     step = {"config": "toy/multitask", "training_cpu_ratio": [1.21, 1.25, 1.33]}
     (tmp_path / "steps").write_text(json.dumps(step) + "\n")
     monkeypatch.setattr(joint_toy, "RESULT", tmp_path / "joint_toy.json")
+    monkeypatch.setattr(joint_toy, "PAGE", tmp_path / "page.md")
+    joint_toy.PAGE.write_text(f"a\n{joint_toy.BEGIN}old{joint_toy.END}\nb\n")
     words = ["joint_toy", str(tmp_path), "--code", "abc", "--steps", str(tmp_path / "steps")]
     monkeypatch.setattr("sys.argv", words)
     joint_toy.main()
@@ -32,6 +34,7 @@ def test_the_file_keeps_numbers_and_no_paths(tmp_path, monkeypatch, capsys):
     assert saved["variants"]["joint"]["runs"]["0"] == {"value": 1.1, "seconds": 3.0, "peak_mib": 500}
     assert set(saved["more"][0]["variants"]["joint"]["runs"]["0"]) == {"value"}
     printed = capsys.readouterr().out
+    assert joint_toy.PAGE.read_text() == f"a\n{joint_toy.BEGIN}{joint_toy.tables(saved)}{joint_toy.END}\nb\n"
     for part in (joint_toy.table, joint_toy.differences_table, joint_toy.step_table):
         assert part(saved) in printed
     assert cells(printed, "single tasks") == ["1.050 ± 0.050", "23.00 ± 1.00", "-"]

@@ -57,13 +57,13 @@ def command(folder, options):
     return ["--config-file", "toy/multitask", "--resume", *words, "OUTPUT_DIR", str(folder / "run")]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_killed_run_of_four_tasks_ends_as_an_unbroken_one(tmp_path, monkeypatch, variant):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = {name: command(tmp_path / name, VARIANTS[variant]) for name in ("unbroken", "killed")}
     unbroken = Attempt(tmp_path / "unbroken" / "run", words["unbroken"], watched=False)
-    assert finished(unbroken, 300) == 0, (tmp_path / "unbroken" / "console.txt").read_text()[-3000:]
+    assert finished(unbroken, 600) == 0, (tmp_path / "unbroken" / "console.txt").read_text()[-3000:]
     attempt = Attempt(tmp_path / "killed" / "run", words["killed"], watched=False)
     while not attempt.ended() and not last_tag(attempt.output_dir):
         time.sleep(0.001)
@@ -72,7 +72,7 @@ def test_a_killed_run_of_four_tasks_ends_as_an_unbroken_one(tmp_path, monkeypatc
     assert attempt.status == -signal.SIGKILL and not damage(attempt.output_dir)
     parts = [Part(0, whole_lines(attempt.output_dir))]
     resumed = Attempt(attempt.output_dir, words["killed"], watched=False)
-    assert finished(resumed, 300) == 0, (tmp_path / "killed" / "console.txt").read_text()[-3000:]
+    assert finished(resumed, 600) == 0, (tmp_path / "killed" / "console.txt").read_text()[-3000:]
     start = start_of(resumed.log())
     assert start is not None and 0 < start < ITERATIONS
     parts.append(Part(start, whole_lines(resumed.output_dir)))

@@ -43,6 +43,7 @@ FOUR: dict[str, Any] = {
     "MODEL__TASKS__INTERACTION": "pad_net",
     "MODEL__AUX_HEAD__IN_FEATURES": [],
     "MODEL__AUX_HEAD__LOSS_WEIGHTS": [],
+    "MODEL__SEM_SEG_HEAD__NUM_CLASSES": 5,
     "MODEL__DEPTH__MEAN": 5.0,
     "DATASETS__TRAIN": ("toy3d_train",),
     "DATASETS__TEST": ("tiny3d_sem_seg_val",),

@@ -3,7 +3,7 @@
     python -m evidence.benchmark_decoders --output docs/results/decoders.json
     python -m evidence.benchmark_decoders --works uper_512 psp_512 --rounds 9 --threads 1
     python -m evidence.benchmark_decoders --device cuda --output $OUT/decoders.json
-    python -m evidence.tables                                     prints the tables of docs/performance.md from it
+    python -m evidence.speed_tables                               writes the tables of docs/performance.md from it
 
 CPU time and wall time (on a CUDA device: its own) as ratios of the same round, lower quartile, median and upper one;
 peaks of the allocator's memory. Outputs are compared first, gradients in float64. A file that is there keeps the works
@@ -31,7 +31,7 @@ from scaleeq.files import write_json
 
 from .counting_speed.record import machine
 from .decoder_speed import peers
-from .decoder_speed.heads import EQUALIZED, LAST, OURS, Goals, Maps, Setting, aspp, psp, semantic_fpn, uper
+from .decoder_speed.heads import EQUALIZED, FOLDED, LAST, OURS, Goals, Maps, Setting, aspp, psp, semantic_fpn, uper
 from .decoder_speed.losses import arg_max, cross_entropy
 from .decoder_speed.rounds import Contender, measure
 from .decoder_speed.steps import pyramids, start_up, training_step, waits_of_a_step
@@ -43,7 +43,9 @@ Make = Callable[[Setting], list[Contender]]
 WORKS: dict[str, tuple[str, Make]] = {
     "uper_512": (
         "UPer 512, Swin-T's levels, 512 x 512, inference",
-        partial(uper, maps=Maps(512, 1), goals={OURS: (0.58, 0.65), LAST: (0.58, 0.65), **TO_OURS}),
+        partial(
+            uper, maps=Maps(512, 1), goals={OURS: (0.58, 0.65), LAST: (0.58, 0.65), FOLDED: (0.58, 0.65), **TO_OURS}
+        ),
     ),
     "uper_256": ("the same, 256 x 256", partial(uper, maps=Maps(256, 1), goals=TO_OURS)),
     "uper_training": (
@@ -53,7 +55,7 @@ WORKS: dict[str, tuple[str, Make]] = {
     "uper_training_512": ("the same, 512 x 512", partial(uper, maps=Maps(512, 2, True), goals=TO_OURS)),
     "psp_512": (
         "PSP 512, 64 x 64 cells, inference",
-        partial(psp, maps=Maps(512, 1), goals={OURS: (0.55, None), **TO_OURS}),
+        partial(psp, maps=Maps(512, 1), goals={OURS: (0.55, None), FOLDED: (0.55, None), **TO_OURS}),
     ),
     "psp_training": (
         "PSP 512, 32 x 32 cells, batch 2, training",

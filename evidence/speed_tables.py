@@ -1,4 +1,9 @@
-"""The tables of docs/performance.md and docs/accelerate.md, of docs/results/{decoders,accelerate}.json."""
+"""The tables of docs/performance.md and docs/accelerate.md, of docs/results/{decoders,accelerate}.json.
+
+    python -m evidence.speed_tables       writes them into the pages, each between its two marks
+
+What has not been measured is printed as "not run".
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scaleeq import console
+
+console.start()
+
 from tabulate import tabulate
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
+from scaleeq.files import write_text
+
+from .benchmark_accelerate import MODELS
+from .benchmark_decoders import WORKS
+
+DOCUMENTS = Path(__file__).parents[1] / "docs"
+RESULTS = DOCUMENTS / "results"
 NOT_RUN = "not run"
 HEADS = ("uper", "psp", "aspp", "semantic")  # how the names of works on decoders begin
 LOSSES = ("cross", "arg")
@@ -47,10 +62,13 @@ def decoder_speed_setting() -> str:
 
 
 def _speed_table(beginnings: Sequence[str]) -> str:
-    rows = []
-    for name, work in _record("decoders.json")["works"].items():
-        if not name.startswith(tuple(beginnings)):
+    rows: list[tuple[str, ...]] = []
+    works = _record("decoders.json")["works"]
+    for name in (name for name in WORKS if name.startswith(tuple(beginnings))):
+        if name not in works:
+            rows.append((WORKS[name][0], NOT_RUN, "", "", "", "", ""))
             continue
+        work = works[name]
         for index, row in enumerate(work["rows"]):
             title = work["title"] if index == 0 else ""
             if row["contender"] == row["to"]:
@@ -81,10 +99,11 @@ def _over(ratio: float, goal: float | None) -> str:
 
 def accelerate_table() -> str:
     """Markdown: whole models through accelerate, as ratios to themselves."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for run in _record("accelerate.json")["runs"]:
         setting = f"{run['size']} x {run['size']}, batch {run['batch']}"
-        for name, model in run["models"].items():
+        for name in MODELS:
+            model = run["models"].get(name, {"skipped": ""})
             if "skipped" in model:
                 rows.append((name, setting, NOT_RUN, NOT_RUN, model["skipped"]))
                 continue
@@ -99,3 +118,23 @@ def accelerate_table() -> str:
 
 def _record(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / name).read_text())
+
+
+TABLES = {
+    "performance.md": (decoder_speed_table, loss_speed_table, step_speed_table, decoder_speed_setting),
+    "accelerate.md": (accelerate_table,),
+}
+
+
+def main() -> None:
+    for page, tables in TABLES.items():
+        text = (DOCUMENTS / page).read_text()
+        for table in tables:
+            begin, end = (f"<!-- {word} {table.__name__} -->" for word in ("printed by", "end of"))
+            before, after = text.split(begin)[0], text.split(end)[1]
+            text = f"{before}{begin}\n\n{table()}\n\n{end}{after}"
+        write_text(DOCUMENTS / page, text)
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -17,6 +17,7 @@ from scaleeq.converters import convert_mmseg_head, convert_semantic_fpn_head, co
 from scaleeq.decoders import ASPP, PSP, Decoder, PyramidOptions, SemanticFPN, UPer
 from scaleeq.equalization import EqualizerSpec, equalize_fusions
 from scaleeq.equalization.calibration import fusions_of
+from scaleeq.equalization.folding import fold_for_inference
 from scaleeq.fusion import evaluate_fusions
 from scaleeq.layers import Level
 from scaleeq.tasks import SemanticTask
@@ -29,7 +30,7 @@ CLASSES = 150
 SWIN_TINY = {"res2": 96, "res3": 192, "res4": 384, "res5": 768}
 MMSEG, TRANSFORMERS, SMP, DETECTRON2 = "mmsegmentation", "transformers", "segmentation_models_pytorch", "Detectron2"
 OURS, PLAIN, EQUALIZED = "ScaleEq", "ScaleEq, plain", "ScaleEq, equalizers not folded"
-LAST = "ScaleEq, channels last"
+LAST, FOLDED = "ScaleEq, channels last", "ScaleEq, folded"
 GRADIENTS = 1e-9  # tolerance, of the largest
 
 Features = dict[str, torch.Tensor]
@@ -137,17 +138,26 @@ def _share_weights(head: SegmentationHead, mmseg: nn.Module | None, upernet: nn.
 
 
 def _forms(head: SegmentationHead, maps: Maps) -> list[Rival]:
-    """Ours: evaluated per branch, in the other layout, plainly, and with equalizers that change nothing (0 and 1)."""
+    """Ours: evaluated per branch, in the other layout, plainly, and with equalizers that change nothing (0 and 1).
+
+    In inference also as `--eval-only` evaluates it: equalizers and norms folded.
+    """
     plain, equalized = copy.deepcopy(head), copy.deepcopy(head)
     evaluate_fusions(plain, "plain")
     equalize_fusions(equalized, EqualizerSpec())
     for fusion in fusions_of(equalized).values():
         for each in fusion.equalizer_of.values():
             each.set_statistics(torch.zeros_like(each.mean), torch.ones_like(each.std), 1)
-    last = [] if maps.train else [Rival(LAST, copy.deepcopy(head), _logits, channels_last=True)]
+    forms = [Rival(OURS, head, _logits)]
+    if not maps.train:
+        folded = copy.deepcopy(equalized)
+        fold_for_inference(folded)
+        forms += [
+            Rival(LAST, copy.deepcopy(head), _logits, channels_last=True),
+            Rival(FOLDED, folded, _logits),
+        ]
     return [
-        Rival(OURS, head, _logits),
-        *last,
+        *forms,
         Rival(PLAIN, plain, _logits),
         Rival(EQUALIZED, equalized, _logits, to=OURS),
     ]

@@ -41,6 +41,8 @@ FOUR: dict[str, Any] = {
     "MODEL__TASKS__WEIGHTS": [1.0, 1.0, 10.0, 50.0],
     "MODEL__TASKS__WEIGHTING": "fixed",
     "MODEL__TASKS__INTERACTION": "pad_net",
+    "MODEL__SEM_SEG_HEAD__NAME": "SemanticFPNHead",  # 8 Fusions in scope: more are calibrated together, batch by batch
+    "MODEL__PYRAMID__CHANNELS": 8,
     "MODEL__AUX_HEAD__IN_FEATURES": [],
     "MODEL__AUX_HEAD__LOSS_WEIGHTS": [],
     "MODEL__SEM_SEG_HEAD__NUM_CLASSES": 5,

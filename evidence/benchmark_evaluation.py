@@ -2,6 +2,7 @@
 
     python -m evidence.benchmark_evaluation --json docs/results/evaluation_speed.json --document docs/evaluation.md
     python -m evidence.benchmark_evaluation --peer-python /path/to/an/environment/with/mmsegmentation/bin/python
+    python -m evidence.benchmark_evaluation --values --rounds 30 --json docs/results/evaluation_speed_values.json
     python -m evidence.benchmark_evaluation --show docs/results/evaluation_speed.json
 
 Contenders take turns, each in a process of its own; medians of the rounds. Two numbers of threads: one, and as many as
@@ -28,6 +29,7 @@ from scaleeq.files import write_json, write_text
 from .counting_speed.contenders import default_threads, time_counting
 from .counting_speed.record import in_document, machine, printed
 from .counting_speed.stored import in_fresh_process, memory_growth, time_stored
+from .counting_speed.values import time_values
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,6 +39,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peer-python", default="", metavar="PATH", help="an interpreter that has mmsegmentation")
     parser.add_argument("--stored", type=int, default=400, metavar="N", help="predictions; 0: none (default: 400)")
     parser.add_argument("--memory", type=int, default=20_000, metavar="N", help="images; 0: none (default: 20000)")
+    parser.add_argument("--values", action="store_true", help="depth, normals, edges, saliency and parts instead")
     parser.add_argument("--json", metavar="FILE", help="where the numbers are written")
     parser.add_argument("--document", metavar="FILE", help="a page whose tables are written anew")
     parser.add_argument("--show", metavar="FILE", help="measure nothing, print the tables of this file")
@@ -48,6 +51,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
+    # Other tasks than classes.
+    if arguments.values:
+        load = os.getloadavg()[0]
+        record = {"rows": time_values(rounds=arguments.rounds), "rounds": arguments.rounds}
+        record["machine"] = machine([load, os.getloadavg()[0]])
+        if arguments.json:
+            write_json(arguments.json, record)
+        print(json.dumps(record, indent=1))
+        return
     record = json.loads(Path(arguments.show).read_text()) if arguments.show else measure(arguments)
     if arguments.json:
         write_json(arguments.json, record)

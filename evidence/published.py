@@ -149,3 +149,51 @@ PUBLISHED = (
     elsewhere(GSTO, "COCO pose AP, W32 / W48", "76.5 / 76.7, README"),
     elsewhere(EQUALIZATION, "mean gain in mIoU over decoders, backbones and data sets", "+0.1 to +0.4"),
 )
+
+
+@dataclass(frozen=True)
+class JointNumber:
+    """What a model of several tasks reaches on a set.
+
+    figures: task/metric -> value, as printed. source: with its mark, where there is one.
+    """
+
+    dataset: str
+    model: str
+    figures: Mapping[str, str]
+    source: str
+
+
+JOINT_COLUMNS = {
+    "nyud_mt": ("sem_seg/mIoU", "depth/rmse", "normals/mean", "edges/odsF"),
+    "pascal_mt": ("sem_seg/mIoU", "human_parts/mIoU", "saliency/maxF", "normals/mean", "edges/odsF"),
+}
+INVPT = "2203.07997"
+MEMORY = "[memory]"  # known, but not read again in the source: to be checked before it is used
+
+
+def joint(dataset: str, model: str, figures: str, source: str) -> JointNumber:
+    """figures: in the order of JOINT_COLUMNS, "-" where there is none."""
+    return JointNumber(dataset, model, dict(zip(JOINT_COLUMNS[dataset], figures.split(), strict=True)), source)
+
+
+JOINT = (
+    joint("nyud_mt", "survey, HRNet18, single tasks", "38.02 0.6104 - -", f"2004.13379 {MEMORY}"),
+    joint("nyud_mt", "survey, HRNet18, two tasks", "36.35 0.6284 - -", f"2004.13379 {MEMORY}"),
+    joint("nyud_mt", "survey, ResNet-50, single tasks", "43.9 0.585 - -", f"2004.13379 {MEMORY}"),
+    joint("nyud_mt", "survey, ResNet-50, two tasks", "44.4 0.587 - -", f"2004.13379 {MEMORY}"),
+    joint("nyud_mt", "MTAN, ResNet-50, two tasks", "45.0 0.584 - -", f"2004.13379 {MEMORY}"),
+    joint("nyud_mt", "Cross-Stitch", "36.34 0.629 20.88 76.38", MEMORY),
+    joint("nyud_mt", "PAD-Net", "36.61 0.627 20.85 76.38", f"1805.04409 {MEMORY}"),
+    joint("nyud_mt", "PAP", "36.72 0.618 20.82 76.42", MEMORY),
+    joint("nyud_mt", "PSD", "36.69 0.625 20.87 76.42", MEMORY),
+    joint("nyud_mt", "MTI-Net, HRNet48", f"45.97 0.5365{MEMORY} 20.27 77.86", "2001.06902"),
+    joint("nyud_mt", "ATRC, HRNet48", "46.33 0.5363 20.18 77.94", f"2104.13874, by {INVPT}'s README"),
+    joint("nyud_mt", "InvPT, ViT-L", "53.56 0.5183 19.04 78.10", INVPT),
+    joint("nyud_mt", "InvPT, ViT-L, reproduced", "53.65 0.5083 18.68 77.80", f"{INVPT}, README"),
+    joint("pascal_mt", "ATRC", "67.67 62.93 82.29 14.24 72.42", f"2104.13874, by {INVPT}'s README"),
+    joint("pascal_mt", "InvPT, ViT-L", "79.03 67.61 84.81 14.15 73.00", INVPT),
+    joint("pascal_mt", "InvPT, ViT-L, reproduced", "79.91 68.54 84.38 13.90 72.90", f"{INVPT}, README"),
+    joint("pascal_mt", "TaskPrompter, ViT-L", "80.89 68.89 84.83 13.72 73.50", f"ICLR 2023 {MEMORY}"),
+)
+JOINT_RECIPES = ("fcn_hrnet18", "uper_r50", "uper_swin_tiny")

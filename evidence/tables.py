@@ -7,6 +7,7 @@ compare,joint_tasks}.md from this module, from published.py and from docs/result
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,16 @@ from scaleeq.reports.comparison_tables import comparison_table
 from scaleeq.reports.costs import count_table
 
 from . import fresh_decoders, joint_toy
-from .published import COUNTS, NO_CONFIG, PUBLISHED, Number, of_configs
+from .published import (
+    COUNTS,
+    JOINT,
+    JOINT_COLUMNS,
+    JOINT_RECIPES,
+    NO_CONFIG,
+    PUBLISHED,
+    Number,
+    of_configs,
+)
 
 TWINS = ("", "+scale_equalizer")
 NO_NUMBER = "no published number"
@@ -206,6 +216,59 @@ def decoder_recipes_table() -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
+def joint_recipes_table(dataset: str) -> str:
+    """Markdown: models of several tasks on a set: published ones, then ours, "not run" without a file of results."""
+    columns = JOINT_COLUMNS[dataset]
+    rows = [(n.model, *(n.figures[key] for key in columns), n.source) for n in JOINT if n.dataset == dataset]
+    for name in (f"{dataset}/{recipe}{end}" for recipe in JOINT_RECIPES for end in TWINS):
+        path = RESULTS / f"{re.sub('[/+]', '_', name)}.json"
+        result = json.loads(path.read_text()) if path.is_file() else {}
+        rows.append((f"`{name}`", *(_joint_figure(result, key) for key in columns), "this project"))
+    return tabulate(rows, headers=("model", *columns, "source"), tablefmt="github", disable_numparse=True)
+
+
+def nyud_table() -> str:
+    """Markdown: four tasks on NYUD-v2."""
+    return joint_recipes_table("nyud_mt")
+
+
+def pascal_table() -> str:
+    """Markdown: five tasks on PASCAL-Context."""
+    return joint_recipes_table("pascal_mt")
+
+
+def values_speed_table() -> str:
+    """Markdown: what evidence.benchmark_evaluation --values measured."""
+    path = RESULTS / "evaluation_speed_values.json"
+    if not path.is_file():
+        return "not run"
+    record = json.loads(path.read_text())
+    rows = [
+        (
+            f"{row['task']}, {row['size'][0]} x {row['size'][1]}",
+            *(_speed(row[key]) for key in ("images_per_s", "reference_images_per_s")),
+            _quartiles(row["ratios"]),
+        )
+        for row in record["rows"]
+    ]
+    headers = ("task", "images/s", "reference, images/s", "reference's time / ours, median (quartiles)")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def _speed(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _quartiles(ratios: list[float]) -> str:
+    low, middle, high = ratios
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})" if middle else "-"
+
+
+def _joint_figure(result: dict, key: str) -> str:
+    task, metric = key.split("/")
+    return f"{result[task][metric]:.4g}" if metric in result.get(task, {}) else "not run"
+
+
 def toy_table() -> str:
     """Markdown: the toy comparison: mIoU, parameters, multiply-adds, step time."""
     path = RESULTS / "toy.json"
@@ -314,6 +377,9 @@ if __name__ == "__main__":
         counts_table,
         published_table,
         decoder_recipes_table,
+        nyud_table,
+        pascal_table,
+        values_speed_table,
         toy_table,
         arms_table,
         joint_tables,

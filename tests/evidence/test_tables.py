@@ -25,6 +25,8 @@ PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
         ("docs/any_model.md", tables.equalize_cost_table),
         ("docs/recipes.md", tables.recipes_table),
         ("docs/recipes.md", tables.decoder_recipes_table),
+        ("docs/recipes.md", tables.nyud_table),
+        ("docs/recipes.md", tables.pascal_table),
         ("docs/fusions.md", tables.decoders_table),
         ("docs/fusions.md", tables.counts_table),
         ("docs/fusions.md", tables.published_table),

@@ -31,8 +31,9 @@ class NormalsScore:
 
     def update(self, prediction: np.ndarray, truth: np.ndarray, source: str) -> None:
         """Count an image. prediction, truth: (3, H, W)."""
-        known = np.linalg.norm(truth, axis=0) > KNOWN_LENGTH
-        degrees = angles(prediction[:, known], truth[:, known])
+        known = (_length(truth) > KNOWN_LENGTH).ravel()
+        pair = (prediction.reshape(3, -1), truth.reshape(3, -1))
+        degrees = angles(*(pair if known.all() else (each.compress(known, axis=1) for each in pair)))
         self._sum += exact(degrees.sum())
         self._pixels += degrees.size
         self._below += [np.count_nonzero(degrees < limit) for limit in LIMITS]
@@ -54,10 +55,17 @@ def angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """first, second: (3, N), of any length -> (N,) float64 in degrees, between 0 and 180."""
     unit = []
     for vectors in (first.astype(np.float64), second.astype(np.float64)):
-        length = np.linalg.norm(vectors, axis=0)
-        unit.append(np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0))
-    apart, together = (np.linalg.norm(unit[0] + sign * unit[1], axis=0) for sign in (-1, 1))
+        length = _length(vectors)
+        length[length == 0] = 1
+        unit.append(np.divide(vectors, length, out=vectors))
+    apart, together = _length(unit[0] - unit[1]), _length(unit[0] + unit[1])
     return np.degrees(2 * np.arctan2(apart, together))
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    """vectors: (3, ...) -> (...): as numpy.linalg.norm, to the bit, in less time."""
+    x, y, z = vectors
+    return np.sqrt(x * x + y * y + z * z)
 
 
 def median(histogram: np.ndarray, count: int) -> float:

@@ -299,7 +299,6 @@ if __name__ == "__main__":
         results_table,
         scales_table,
         fresh_decoders_table,
-        detection_cost_table,
         calibration_cost_table,
         equalize_cost_table,
         recipes_table,

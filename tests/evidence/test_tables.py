@@ -30,7 +30,6 @@ PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
         ("docs/fusions.md", tables.published_table),
         ("docs/fusions.md", tables.toy_table),
         ("docs/compare.md", tables.arms_table),
-        ("docs/detection.md", tables.detection_cost_table),
     ],
 )
 def test_pages_hold_the_printed_tables(page, table):

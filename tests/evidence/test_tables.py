@@ -33,7 +33,6 @@ PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
         ("docs/fusions.md", tables.toy_table),
         ("docs/compare.md", tables.arms_table),
         ("docs/joint_tasks.md", tables.joint_tables),
-        ("docs/detection.md", tables.detection_cost_table),
         *((f"docs/{page}", table) for page, printed in speed_tables.TABLES.items() for table in printed),
     ],
 )

@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=[128, 160], help="height and width of the images, pixels")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--output", type=Path, help="a JSON file to write as well")
     arguments = parser.parse_args()
     if not FEATURES.detection:
@@ -47,11 +48,11 @@ def main() -> None:
     scaleeq.add_scaleeq_config(load_config(None))
     batch = pictures(arguments.batch, *arguments.size)
     models = variants(batch)
-    times: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in models} for kind in ("step", "forward")}
+    times: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in models} for kind in arguments.kinds}
     for number in range(arguments.rounds + 1):
         for name, model in models.items():
-            for kind, run in (("step", step), ("forward", forward)):
-                seconds = cpu_seconds(run, model, batch)
+            for kind in arguments.kinds:
+                seconds = cpu_seconds(KINDS[kind], model, batch)
                 if number:  # the first round warms up
                     times[kind][name].append(seconds)
     result = {
@@ -140,6 +141,8 @@ def summary(times: dict[str, list[float]]) -> dict[str, Any]:
         found[name] = {"seconds": round(median(seconds), 4), "ratio_quartiles": [round(r, 3) for r in quartiles]}
     return found
 
+
+KINDS = {"step": step, "forward": forward}
 
 if __name__ == "__main__":
     console.run(main)

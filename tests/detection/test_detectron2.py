@@ -5,7 +5,11 @@ Sizes of FaPN's detectors are the authors' (41.70 M -> 46.14 M, README).
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,6 +140,27 @@ def test_panoptic_fpn_on_our_semantic_head():
     # The head alone: with equalizers in the head, of SCOPE head, the pyramid is plain.
     model = model_of(config("coco/panoptic_fpn_r50+scale_equalizer", *ours, "MODEL.SCALE_EQUALIZER.SCOPE", "head"))
     assert list(fusions_of(model)) == ["sem_seg_head.fusion"]
+
+
+WITHOUT_EXTENSION = """
+import sys
+sys.modules["detectron2._C"] = None  # an import of it fails
+from tests.detection.small import batch_of, config, losses_of, model_of
+for name in ("mask_rcnn", "retinanet"):
+    model, batch = model_of(config(f"coco/{name}_r50+fapn")), batch_of((64, 96))
+    sum(losses_of(model, batch).values()).backward()
+    print(name, len(model.eval()(batch)))
+"""
+
+
+@pytest.mark.slow
+def test_detectron2s_compiled_extension_is_not_needed():
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'projects' / 'ScaleEq'}{os.pathsep}{root}"}
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_EXTENSION]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["mask_rcnn 1", "retinanet 1"]
 
 
 def test_size_of_semantic_pointrend():

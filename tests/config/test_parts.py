@@ -87,8 +87,11 @@ def test_a_file_of_somebody_elses_is_never_taken_for_ours(tmp_path):
         ("sets/ade20k", "no config of the name sets/ade20k"),
         ("quickstart/uper_r50", "no config of the name quickstart/uper_r50"),
         ("+scale_equalizer", "no config of the name"),
-        ("quickstart+equalizer", r"overlay of quickstart\+equalizer is 'equalizer'; choose one of scale_equalizer"),
-        ("quickstart+", "overlay of .* is ''; choose one of scale_equalizer"),
+        (
+            "quickstart+equalizer",
+            r"overlay of quickstart\+equalizer is 'equalizer'; choose one of bifpn, fapn, scale_equalizer",
+        ),
+        ("quickstart+", "overlay of .* is ''; choose one of bifpn, fapn, scale_equalizer"),
     ],
 )
 def test_what_has_no_files_is_refused(text, message):

@@ -15,6 +15,7 @@ from scaleeq.config import add_scaleeq_config
 from scaleeq.engine import get_cfg
 from scaleeq.evaluation import ValidationLossEvaluator
 from scaleeq.inference import Inference, InferenceOptions, augmented, mirrored, scaled, slide, window_starts
+from scaleeq.tasks import SemanticTask
 from scaleeq.training import Trainer
 from scaleeq.training.evaluate import evaluate_only
 from tests.test_segmentor import make_batch, make_model
@@ -199,6 +200,9 @@ def test_a_flip_exchanges_the_names_of_left_and_right():
     sample = {"image": image, "height": 20, "width": 30}
     (plain,) = model([sample])
     (exchanged,) = Inference.from_config(cfg, model, flip_pairs=[(1, 2)])([sample])
+    tasks = [SemanticTask(num_classes=len(plain["sem_seg"]))]
+    (of_a_task,) = Inference.from_config(cfg, model, flip_pairs=[(1, 2)], tasks=tasks)([sample])
+    assert torch.equal(of_a_task["sem_seg"], exchanged["sem_seg"])
     (unaware,) = Inference.from_config(cfg, model)([sample])
     torch.testing.assert_close(exchanged["sem_seg"], plain["sem_seg"].log_softmax(0))
     left, right = unaware["sem_seg"][1:, 6, 5]

@@ -18,7 +18,7 @@ from scaleeq.console import Mistake, mistake, mistake_in
 
 ROOT = Path(__file__).parents[1]
 PROJECT = ROOT / "projects" / "ScaleEq"
-PROGRAMS = ("mutants", "mutations", "plain_train_net")  # the others start commands of the package
+PROGRAMS = ("mutants", "mutations", "plain_train_net", "train_detection")  # the others start commands of the package
 TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if path.stem not in PROGRAMS)
 
 

@@ -26,10 +26,13 @@ ROOT = Path(__file__).parents[1]
 FAMILIES = ("semfpn", "fapn", "eseg", "sep_aspp", "psp", "aspp", "fcn", "hrnet", "gsto", "toy/")
 TWINS = ("camvid/scales_", "toy/depth", "toy/edges", "toy/multitask", "toy/normals", "toy/sem_seg_3d")  # not counted
 OTHERS = (*TWINS, "nyud_mt/", "pascal_mt/")  # of several tasks: tests/test_joint_recipes.py
+DETECTORS = ("toy/mask_rcnn", "toy/panoptic", "toy/detectron2_mask_rcnn")  # counted in tests/detection
 PLAIN = [
     name
     for name in list_configs()
-    if any(part in name for part in FAMILIES) and not name.startswith(OTHERS) and not name.endswith("/fcn_hrnet18")
+    if any(part in name for part in FAMILIES)
+    and not name.startswith((*OTHERS, *DETECTORS))
+    and not name.endswith("/fcn_hrnet18")
 ]
 
 RECORDED = {

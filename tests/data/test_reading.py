@@ -120,9 +120,9 @@ def test_unknown_format_is_refused():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"labels.png cannot be read: it is empty \(0 bytes\).*again.*check_dataset"),
+        (b"", r"labels.png cannot be read: it is empty \(0 bytes\).*again.*data check"),
         (b"<html>", r"labels.png cannot be read: it is not a picture, it starts with b'<html>'"),
-        (b"MATLAB 5.0 MAT-file", r"labels.png .*MATLAB file.*prepare_dataset"),
+        (b"MATLAB 5.0 MAT-file", r"labels.png .*MATLAB file.*data prepare"),
         (None, r"there is no file .*labels.png.*complete"),
     ],
 )

@@ -55,7 +55,7 @@ def test_numbers_name_configs_and_evidence_that_exist(number):
 
 def test_numbers_without_a_config_are_never_measured():
     without = [number for number in tables.PUBLISHED if number.config == tables.NO_CONFIG]
-    assert len(without) > 10
+    assert len(without) >= 10
     assert {tables.measured(number) for number in without} == {"not run"}
 
 

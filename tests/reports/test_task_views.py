@@ -25,6 +25,7 @@ CLASSES = Classes(("sky", "road"), ((10, 20, 30), (40, 50, 60)))
 LOW, HIGH = (68, 1, 84), (253, 231, 37)  # the ends of viridis
 TASKS = {"depth": DepthTask(mean=4.0), "normals": NormalsTask(), "edges": EdgesTask(), "human_parts": HumanPartsTask()}
 SHAPE = (24, 32)
+IMAGE = np.zeros((*SHAPE, 3), np.uint8)
 
 
 def output_and_sample() -> tuple[dict, dict]:
@@ -75,7 +76,7 @@ def test_what_is_unknown_is_grey_and_no_range_depends_on_the_picture():
 
 def test_scores_of_one_image_are_in_words():
     output, sample = output_and_sample()
-    views = task_views(TASKS, sample, output)
+    views = task_views(TASKS, sample, output, IMAGE)
     known = sample["depth_truth"] > 0
     error = output["depth"][0].numpy()[known].astype(float) - sample["depth_truth"][known]
     assert views["depth"].score == f"depth/rmse {np.sqrt((error**2).mean()):.3g} m"
@@ -83,7 +84,7 @@ def test_scores_of_one_image_are_in_words():
     assert views["human_parts"].score == "", "nothing is known"
     seen = Seen(np.zeros((*SHAPE, 3), np.uint8), views=views)
     assert scores_in_words(seen, CLASSES).startswith("depth/rmse 0.5 m, normals/mean 0 degrees")
-    assert scores_in_words(Seen(seen.image, views=task_views(TASKS, {}, output)), CLASSES) == "no truth"
+    assert scores_in_words(Seen(seen.image, views=task_views(TASKS, {}, output, IMAGE)), CLASSES) == "no truth"
 
 
 @pytest.mark.parametrize("labels", [False, True])
@@ -92,7 +93,7 @@ def test_scores_of_one_image_are_in_words():
 def test_no_sheet_has_a_gap(labels, truth, tasks):
     """Every row of panels is full; the sheets of all combinations can be drawn."""
     output, sample = output_and_sample()
-    views = task_views({name: TASKS[name] for name in tasks}, sample if truth else {}, output)
+    views = task_views({name: TASKS[name] for name in tasks}, sample if truth else {}, output, IMAGE)
     of_classes = np.zeros(SHAPE, np.uint8)
     image = np.full((*SHAPE, 3), 77, np.uint8)
     seen = Seen(image, of_classes if labels else None, of_classes if labels and truth else None, views=views)
@@ -105,7 +106,9 @@ def test_no_sheet_has_a_gap(labels, truth, tasks):
 
 def test_a_task_without_truth_beside_others_has_a_light_panel():
     output, sample = output_and_sample()
-    views = task_views({name: TASKS[name] for name in ("depth", "normals")}, sample | {"depth_truth": None}, output)
+    views = task_views(
+        {name: TASKS[name] for name in ("depth", "normals")}, sample | {"depth_truth": None}, output, IMAGE
+    )
     seen = Seen(np.zeros((*SHAPE, 3), np.uint8), views=views)
     titles = [[panel.title for panel in section.panels] for section in prediction_sections(seen, CLASSES)]
     assert titles == [["image", "depth: no truth", "depth"], ["image", "normals, truth", "normals"]]
@@ -113,7 +116,7 @@ def test_a_task_without_truth_beside_others_has_a_light_panel():
 
 def test_bars_tell_the_range():
     output, sample = output_and_sample()
-    views = task_views(TASKS, sample, output)
+    views = task_views(TASKS, sample, output, IMAGE)
     panels = view_panels("depth", views["depth"], (48, 64))
     assert [(panel.title, panel.bar, panel.unit) for panel in panels] == [
         ("depth, truth", (0.0, 10.0), "m"),

@@ -9,7 +9,6 @@ names; "detector": Detectron2's Faster R-CNN, and the raw outputs of its RPN.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-assert importlib.util.find_spec("scaleeq") is None, "this process must not have it"
+sys.modules["scaleeq"] = None  # type: ignore[assignment]  # whoever imports it, installed or not, gets an ImportError
 
 
 class Maps(nn.Module):
@@ -131,7 +130,7 @@ def main() -> None:
                 results.append({f"{k}.{i}": x for k, maps in enumerate(raw) for i, x in enumerate(maps)})
             else:
                 results.append(dict(model(inputs)))
-    assert not [name for name in sys.modules if name.startswith("scaleeq")]
+    assert not [name for name, module in sys.modules.items() if name.startswith("scaleeq") and module is not None]
     torch.save(results, sys.argv[2])
 
 

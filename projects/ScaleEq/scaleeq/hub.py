@@ -20,8 +20,7 @@ from scaleeq.choices import flatten
 from scaleeq.engine import load_config
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.model import Segmentation
-
-from .zoo import TABLE, built, folded_as_a_file, load_model
+from scaleeq.zoo import TABLE, built, folded_as_a_file, load_model
 
 SECTIONS = ("MODEL", "INPUT")
 OF_A_RUN = ("MODEL.WEIGHTS", "MODEL.DEVICE")

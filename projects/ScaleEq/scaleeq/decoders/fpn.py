@@ -61,7 +61,6 @@ class FPN(nn.Module):
                     combine=make_combine(combine, 2),
                     mix=None if mix is None else mix(),
                 )
-                # From the second coarsest level down to the finest, as they run.
                 for level in reversed(self.levels[:-1])
             },
             carried="top_down",
@@ -77,7 +76,6 @@ class FPN(nn.Module):
         """features: level -> (N, C_i, H_i, W_i) -> output level -> (N, channels, H_i, W_i), finest first."""
         top = self.top_lateral(features[self.top])
         merged = self.merges(top, {level: {"lateral": features[level]} for level in self.levels[:-1]})
-        # The top level is where the chain starts: nothing is added to it.
         merged[self.top] = top
         return {
             level: self.outputs[level](merged[level]) if level in self.outputs else merged[level]

@@ -47,7 +47,6 @@ class UPer(PyramidDecoder):
         self.top = self.in_features[-1]
         widths = widths_of(levels)
         self.context = (context or PoolingOptions()).fusion(widths[self.top], pyramid.channels, norm=norm)
-        # The context takes the place of the top level's lateral, so the pyramid gets that level ready.
         widths[self.top] = pyramid.channels
         self.pyramid = build_pyramid(widths, pyramid, norm=norm, activation=True, ready_top=True)
         self.fusion = (fusion or FusionOptions()).fusion(

@@ -192,11 +192,11 @@ def _literal(text: str) -> object:
 
 
 def _nearest(key: str, known: list[str]) -> str:
-    """ ", did you mean ...?" with up to three keys: those of the same last word, then those that look alike."""
+    """ ", did you mean ...?" with up to four keys: those of the same last word, then those that look alike."""
     if key.startswith("--"):
         return ": options go before the pairs KEY VALUE"
     last_word = key.rpartition(".")[2]
     same_word = [name for name in known if name.rpartition(".")[2] == last_word]
-    near = nearest(key, same_word, count=3, cutoff=0.0) + nearest(key, known, count=3)
-    near = list(dict.fromkeys(near))[:3]
+    near = nearest(key, same_word, count=4, cutoff=0.0) + nearest(key, known, count=3)
+    near = list(dict.fromkeys(near))[:4]
     return f"; did you mean {', '.join(near)}?" if near else ""

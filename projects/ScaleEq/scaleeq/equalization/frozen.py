@@ -16,7 +16,7 @@ TOLERANCE = 1e-3  # Detectron2 starts with a variance of 1 - eps
 
 def is_frozen_norm(module: nn.Module) -> bool:
     """Whether it is a batch norm whose constants are all buffers: Detectron2's, torchvision's or timm's."""
-    return CONSTANTS.keys() <= module._buffers.keys() and not module._parameters
+    return CONSTANTS.keys() <= set(module._buffers.keys()) and not module._parameters
 
 
 @torch.no_grad()

@@ -207,6 +207,8 @@ def _changed_keys(cfg: CfgNode, file: Path) -> dict[str, str]:
         return {"config.yaml": f"not compared, {error}"}
     if not old.keys() >= new.keys():
         return {"config.yaml": "not compared, it lacks whole sections"}
+    if not file.read_text(encoding="utf-8").endswith("\n"):
+        return {"config.yaml": "not compared, it ends within a line"}
     before, now = KEPT_KEYS | dict(flatten(old)), dict(flatten(new))
     return {
         key: f"{before[key]!r} -> {now[key]!r}"

@@ -11,18 +11,16 @@ projection of partial gradients is not that of the whole; losses are not scaled 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from scaleeq.engine import CfgNode
 from scaleeq.tasks.weighting import TaskLosses
 
 from .step import Losses, TrainingStep
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 
 def refuse_processes(cfg: CfgNode, num_processes: int) -> None:

@@ -139,9 +139,10 @@ def metric_differences(reference: Path, folder: Path, parts: Sequence[Part], ste
 def _row_differences(row: dict[str, Any], known: dict[int, dict[str, Any]], steps: Steps, start: int) -> Iterator[str]:
     iteration = row["iteration"]
     for key, value in row.items():
-        if key in TIMES or key == "iteration" or (not steps and key in SMOOTHED):
+        smoothed = key in SMOOTHED or key.startswith("loss_")  # a task's each
+        if key in TIMES or key == "iteration" or (not steps and smoothed):
             continue
-        if key in SMOOTHED:
+        if smoothed:
             window = [steps[i][key] for i in range(max(start, iteration - 19), iteration + 1)]
             expected: Any = float(np.median(window))
         elif key in known.get(iteration, {}):

@@ -30,10 +30,11 @@ from torch import nn
 
 from scaleeq.files import write_json
 from scaleeq.rewrites import accelerate, acceleration_report
+from scaleeq.training.timing import quartiles
 
 from .counting_speed.record import machine
 from .decoder_speed.peers import module_of
-from .decoder_speed.rounds import TOLERANCE, quartiles
+from .decoder_speed.rounds import TOLERANCE
 
 CLASSES = 150
 

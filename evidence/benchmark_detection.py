@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 from scaleeq import console
@@ -31,6 +31,7 @@ from scaleeq.equalization.calibration import calibrate
 from scaleeq.equalization.folding import fold_equalizers
 from scaleeq.equalization.frozen import is_frozen_norm
 from scaleeq.rewrites.plain_pyramid import fold_into_plain
+from scaleeq.training.timing import quartiles
 
 FIRST = "Detectron2's FPN"
 
@@ -137,8 +138,10 @@ def summary(times: dict[str, list[float]]) -> dict[str, Any]:
     found = {}
     for name, seconds in times.items():
         ratios = [own / first for own, first in zip(seconds, times[FIRST], strict=True)]
-        quartiles = quantiles(ratios, n=4) if len(ratios) > 1 else ratios
-        found[name] = {"seconds": round(median(seconds), 4), "ratio_quartiles": [round(r, 3) for r in quartiles]}
+        found[name] = {
+            "seconds": round(median(seconds), 4),
+            "ratio_quartiles": [round(r, 3) for r in quartiles(ratios)],
+        }
     return found
 
 

@@ -12,10 +12,12 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
+
+from scaleeq.training.timing import quartiles
 
 Row = dict[str, Any]
 TOLERANCE = 1e-5  # of outputs, to the largest number of the first contender's
@@ -104,11 +106,6 @@ def timed(call: Callable[[], Any], device: str) -> tuple[float, float]:
 def _cpu_seconds() -> float:
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def quartiles(values: Sequence[float]) -> list[float]:
-    """The lower quartile, the median and the upper quartile."""
-    return quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
 
 
 def peak_bytes(contender: Contender, device: str) -> int:

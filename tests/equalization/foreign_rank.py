@@ -11,6 +11,9 @@ from torch import nn
 
 from scaleeq import equalize
 from tests.equalization.any_net import make_batches, make_net
+from tests.two_ranks import train_on
+
+RATE = 0.05
 
 
 def make_model() -> nn.Module:
@@ -23,19 +26,11 @@ def make_model() -> nn.Module:
     return net
 
 
-def train_on(model: nn.Module, batches: list[torch.Tensor]) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    for x in batches:
-        optimizer.zero_grad()
-        model.train()(x).square().mean().backward()
-        optimizer.step()
-
-
 def main(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     model = make_model()
     report = equalize(model, make_batches(4)[rank::2], num_images=-1)
-    train_on(nn.parallel.DistributedDataParallel(model), [x[rank::2] for x in make_batches(4)])
+    train_on(nn.parallel.DistributedDataParallel(model), [x[rank::2] for x in make_batches(4)], RATE)
     torch.save({"model": model.state_dict(), "report": report.to_dict()}, folder / f"rank{rank}.pth")
     dist.barrier()
     dist.destroy_process_group()

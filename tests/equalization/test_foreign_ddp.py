@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from scaleeq import equalize
 from tests.equalization.any_net import make_batches
-from tests.equalization.foreign_rank import make_model, train_on
-
-ROOT = Path(__file__).parents[2]
+from tests.equalization.foreign_rank import RATE, make_model
+from tests.two_ranks import run_ranks, train_on
 
 
 def test_two_processes_equalize_and_train_as_one(tmp_path):
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'projects' / 'ScaleEq'}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-m", "tests.equalization.foreign_rank"]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=200)[1].decode() for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], "\n".join(errors)
-
+    seen = run_ranks("tests.equalization.foreign_rank", tmp_path)
     model = make_model()
     batches = make_batches(4)
     report = equalize(model, batches, num_images=-1)
-    train_on(model, batches)
-    seen = [torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in range(2)]
+    train_on(model, batches, RATE)
     assert seen[0]["report"] == seen[1]["report"]
     for name, branches in report.fusions.items():
         for branch, statistics in branches.items():

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import nn
 
 from scaleeq import accelerate
+from tests.two_ranks import train_on
 
 from .nets import ALWAYS, counting, image, made
 
-STEPS = 4
+STEPS, RATE = 4, 0.02
 
 
 def make_model() -> nn.Module:
@@ -29,14 +30,6 @@ def batches() -> list[torch.Tensor]:
     return [image(count=4) + step for step in range(STEPS)]
 
 
-def train_on(model: nn.Module, images: list[torch.Tensor]) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
-    for x in images:
-        optimizer.zero_grad()
-        model.train()(x).square().mean().backward()
-        optimizer.step()
-
-
 def main(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     model = make_model()
@@ -47,7 +40,7 @@ def main(rank: int, folder: Path) -> None:
     if rank == 1:
         accelerate(wrapped, limit=ALWAYS)
     with counting(pytest.MonkeyPatch()) as counts:
-        train_on(wrapped, [x[rank::2] for x in batches()])
+        train_on(wrapped, [x[rank::2] for x in batches()], RATE)
     torch.save({"model": model.state_dict(), "per_branch": len(counts)}, folder / f"rank{rank}.pth")
     dist.barrier()
     dist.destroy_process_group()

@@ -23,7 +23,7 @@ from .mean_colour import MeanColour
 from .test_joint import EQUALIZED, PLAIN_HEADS, TASKS, make, make_batch
 from .test_joint import config as two_tasks
 from .test_joint_dense import config as four_tasks
-from .test_joint_runs import run, run_two_steps, states_of
+from .test_joint_runs import check_resumed, run, states_of
 
 PAD_NET = {"MODEL__TASKS__INTERACTION": "pad_net"}
 
@@ -175,10 +175,4 @@ def test_refusals(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_resumed_run_ends_as_the_unbroken_one(tmp_path):
     changes = {**EQUALIZED, **PAD_NET, "SOLVER__CHECKPOINT_PERIOD": 2, "SOLVER__MAX_ITER": 3}
-    _, results = run(four_tasks(tmp_path / "whole", **changes))
-    broken = four_tasks(tmp_path / "broken", **changes)
-    run_two_steps(broken)
-    _, resumed = run(broken, resume=True)
-    whole, again = states_of(tmp_path / "whole"), states_of(tmp_path / "broken")
-    assert whole.keys() == again.keys() and all(torch.equal(again[name], value) for name, value in whole.items())
-    assert resumed == results
+    check_resumed(four_tasks(tmp_path / "whole", **changes), four_tasks(tmp_path / "broken", **changes))

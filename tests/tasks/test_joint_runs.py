@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,12 +64,16 @@ def test_it_trains_is_evaluated_and_keeps_its_best(tmp_path):
 )
 def test_a_resumed_run_ends_as_the_unbroken_one(tmp_path, changes):
     changes = {**changes, **EQUALIZED, "SOLVER__CHECKPOINT_PERIOD": 2, "SOLVER__MAX_ITER": 3}
-    _, results = run(config(tmp_path / "whole", **changes))
-    broken = config(tmp_path / "broken", **changes)
+    check_resumed(config(tmp_path / "whole", **changes), config(tmp_path / "broken", **changes))
+
+
+def check_resumed(whole, broken):
+    """Two configs of one run in two folders: the second one, stopped and resumed, ends as the first to the bit."""
+    _, results = run(whole)
     run_two_steps(broken)
     _, resumed = run(broken, resume=True)
-    whole, again = states_of(tmp_path / "whole"), states_of(tmp_path / "broken")
-    assert whole.keys() == again.keys() and all(torch.equal(again[name], value) for name, value in whole.items())
+    expected, found = (states_of(Path(cfg.OUTPUT_DIR)) for cfg in (whole, broken))
+    assert expected.keys() == found.keys() and all(torch.equal(found[key], value) for key, value in expected.items())
     assert resumed == results
 
 

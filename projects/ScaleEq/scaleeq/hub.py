@@ -39,11 +39,7 @@ class HubModel(Segmentation, PyTorchModelHubMixin, library_name="scaleeq", tags=
     def __init__(self, keys: dict[str, object], folded: bool = False):
         cfg = load_config(None, [word for pair in keys.items() for word in pair])
         model = built(cfg, str(keys))
-        model = folded_as_a_file(model) if folded else model
-        if model.is_joint:
-            super().__init__(backbone=model.backbone, decoders=model.decoders, tasks=model.tasks)  # type: ignore[arg-type]
-        else:
-            super().__init__(backbone=model.backbone, sem_seg_head=model.sem_seg_head)
+        super().__init__(**(folded_as_a_file(model) if folded else model).parts)
 
     @classmethod
     def load(cls, name: str, weights: str = "", *, table: Path = TABLE) -> HubModel:

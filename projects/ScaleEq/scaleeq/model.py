@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from scaleeq.geometry import OF_VIEW
-from scaleeq.ops import resize, send
-from scaleeq.ops.padding import Images, padded, padded_size
+from scaleeq.ops import resize
+from scaleeq.ops.padding import Images, normalized, padded_size
 from scaleeq.tasks import Task
 from scaleeq.tasks.base import Losses
 from scaleeq.tasks.head import SegmentationHead
@@ -57,6 +57,12 @@ class DenseModel(nn.Module):
         return "tasks" in self._modules
 
     @property
+    def parts(self) -> dict[str, Any]:
+        """What it was built of: the arguments of this class."""
+        names = ("backbone", "decoders", "tasks") if self.is_joint else ("backbone", "sem_seg_head")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def tasks(self) -> Mapping[str, Task]:
         """Name -> task: what training, inference and evaluation ask."""
         if self.is_joint:
@@ -78,9 +84,7 @@ class Segmentation(DenseModel):
     @classmethod
     def of(cls, model: DenseModel) -> Segmentation:
         """What another model of the same parts predicts with; the parts are shared, not copied."""
-        if model.is_joint:
-            return cls(backbone=model.backbone, decoders=model.decoders, tasks=model.tasks)  # type: ignore[arg-type]
-        return cls(backbone=model.backbone, sem_seg_head=model.sem_seg_head)
+        return cls(**model.parts)
 
     def forward(self, images: torch.Tensor) -> Any:
         """images: (N, 3, H, W), normalized -> (N, K, H, W); of several tasks, task -> (N, K, H, W)."""
@@ -165,13 +169,8 @@ class ScaleEqSegmentor(DenseModel):
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Images:
         """The images of a batch, normalised, and padded with zeros at the right and the bottom to one size."""
-        images = [send(record["image"], self.device) for record in batched_inputs]
-        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-        return Images(padded(images, self._padded_size(sizes)), sizes)
-
-    def _padded_size(self, sizes: Sequence[Sequence[int]]) -> tuple[int, int]:
-        return padded_size(sizes, self.backbone.size_divisibility, self.backbone.padding_constraints)
+        images = [record["image"] for record in batched_inputs]
+        return normalized(images, self.pixel_mean, self.pixel_std, self.backbone)
 
     def _inference_predictions(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Task -> its map, by the head's compiled path, where it has one."""
@@ -210,11 +209,11 @@ class ScaleEqSegmentor(DenseModel):
         if not task.counts_padding:  # then void pixels have no part in it, and the padding is void
             maps = (record.get(task.target_key) for record in batched_inputs)
             return sum(float(task.count(target)) for target in maps if target is not None)
-        height, width = self._padded_size([record["image"].shape[-2:] for record in batched_inputs])
+        sizes = [record["image"].shape[-2:] for record in batched_inputs]
+        height, width = padded_size(sizes, self.backbone.size_divisibility, self.backbone.padding_constraints)
         return float(len(batched_inputs) * height * width)
 
     def calibration_inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images (N, 3, H, W), and the share (N, 2) of height and width of each that is not padding (None: all)."""
         images = self.preprocess(batched_inputs)
-        shares = torch.tensor(images.image_sizes) / torch.tensor(images.tensor.shape[-2:])
-        return images.tensor, None if bool((shares == 1).all()) else shares
+        return images.tensor, images.shares

@@ -17,6 +17,7 @@ from torch import nn
 
 from scaleeq.backbones import PlainBackbone
 from scaleeq.decoders import FPN, PyramidOptions, build_pyramid
+from scaleeq.decoders.base import widths_of
 from scaleeq.decoders.extra import make_extra
 from scaleeq.layers import Level, NormFactory
 
@@ -96,7 +97,7 @@ class PyramidBackbone(PlainBackbone):
         options = PyramidOptions(name=pyramid, channels=channels) if isinstance(pyramid, str) else pyramid
         refuse_parts(bottom_up, options)
         levels = checked_levels(levels_of(bottom_up), in_features)
-        widths = {name: level.channels for name, level in levels.items()}
+        widths = widths_of(levels)
         top = list(levels)[-1]
         built = build_pyramid(widths, dataclasses.replace(options, out_features=()), norm=norm)
         made = make_extra(extra, backbone_width=widths[top], channels=options.channels) if extra else None

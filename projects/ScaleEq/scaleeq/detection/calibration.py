@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 from scaleeq.equalization.calibration import fusions_of
-from scaleeq.ops import send
-from scaleeq.ops.padding import padded, padded_size
+from scaleeq.ops.padding import normalized
 
 
 class MeasuredPart(nn.Module):
@@ -81,12 +80,9 @@ def detection_calibration_inputs(
     """batch -> images (N, 3, H, W), normalized and padded as the detector does it, and the share (N, 2) of height and
     width of each that is not padding (None: all).
     """
-    mean, std, backbone = detector.pixel_mean, detector.pixel_std, detector.backbone
-    images = [(send(record["image"], mean.device) - mean) / std for record in batch]
-    sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-    size = padded_size(sizes, backbone.size_divisibility, backbone.padding_constraints)
-    shares = torch.tensor(sizes) / torch.tensor(size)
-    return padded(images, size), None if bool((shares == 1).all()) else shares
+    pixels = [record["image"] for record in batch]
+    images = normalized(pixels, detector.pixel_mean, detector.pixel_std, detector.backbone)
+    return images.tensor, images.shares
 
 
 def refuse_endless(loader: Iterable[object], num_images: int) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from scaleeq.ops import send
-from scaleeq.ops.padding import Images, padded, padded_size
+from scaleeq.ops.padding import Images, normalized
 from scaleeq.tasks import Task
 from scaleeq.tasks.base import Losses
 from scaleeq.tasks.joint import TaskDecoders, joint_losses, joint_predictions
@@ -119,10 +119,8 @@ class TorchvisionDetector(nn.Module):
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Images:
         """The images of a batch, normalised, and padded with zeros at the right and the bottom to one size."""
-        images = [(send(record["image"], self.device) - self.pixel_mean) / self.pixel_std for record in batched_inputs]
-        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-        size = padded_size(sizes, self.backbone.size_divisibility, self.backbone.padding_constraints)
-        return Images(padded(images, size), sizes)
+        images = [record["image"] for record in batched_inputs]
+        return normalized(images, self.pixel_mean, self.pixel_std, self.backbone)
 
     def detections(
         self,
@@ -198,8 +196,7 @@ class TorchvisionDetector(nn.Module):
     def calibration_inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images (N, 3, H, W), and the share (N, 2) of height and width of each that is not padding (None: all)."""
         images = self.preprocess(batched_inputs)
-        shares = torch.tensor(images.image_sizes) / torch.tensor(images.tensor.shape[-2:])
-        return images.tensor, None if bool((shares == 1).all()) else shares
+        return images.tensor, images.shares
 
 
 def training_target(record: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from scaleeq.decoders import PyramidOptions, build_pyramid
+from scaleeq.decoders.base import widths_of
 from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec
 from scaleeq.equalization import equalize_as_configured
 from scaleeq.fusion import evaluate_fusions
@@ -56,7 +57,7 @@ class ScaleEqPixelDecoder(nn.Module):
         self.in_features = list(levels)
         self.multi_scale = multi_scale
         self.mask_dim = mask_channels  # a name that their heads know
-        self.pyramid = build_pyramid({name: level.channels for name, level in levels.items()}, pyramid, norm=norm)
+        self.pyramid = build_pyramid(widths_of(levels), pyramid, norm=norm)
         self.mask_features = nn.Conv2d(self.pyramid.out_channels[self.in_features[0]], mask_channels, 3, padding=1)
         caffe2_xavier_(self.mask_features)
 

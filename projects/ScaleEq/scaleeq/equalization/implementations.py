@@ -22,7 +22,6 @@ from torch import nn
 
 from scaleeq.fusion import Equalizers, FastNormalizedSum, Fusion, SoftmaxSum, WeightedSum
 from scaleeq.fusion.branch import BranchMap
-from scaleeq.fusion.combine import combined_affine
 from scaleeq.fusion.ports import Affine, Combine, HoldsScales, Mix, NamesConsumer, Summing, TakesResized, Transfer
 from scaleeq.layers import per_weight
 
@@ -61,10 +60,7 @@ class Attached(Equalizers):
         # A sum: its weights times the scales, and one offset.
         own = next((p.dtype for p in fusion.parameters()), torch.get_default_dtype())
         dtype = torch.promote_types(own, torch.float32)
-        weights = fusion.combine.weights()
-        coefficients, offset = combined_affine(None if weights is None else weights.double(), self.affines())
-        if isinstance(fusion.combine, WeightedSum):  # of equalizers that were folded before
-            offset = offset + fusion.combine.offset.double()
+        coefficients, offset = fusion.combine.combined(self.affines())
         fusion.combine = WeightedSum(torch.stack(coefficients).to(dtype), offset.to(dtype))
 
     def reset(self, fusion: Fusion) -> None:

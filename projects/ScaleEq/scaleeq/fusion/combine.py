@@ -104,15 +104,19 @@ class Sum(nn.Module):
         """(n,), one coefficient per branch; None: all 1."""
         return None
 
+    def combined(self, affines: Sequence[Affine]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """(coefficients, offset) of the branches once these are applied to them first."""
+        return combined_affine(self.weights(), affines)
+
     def takes_resized(self, scaled: bool) -> bool:
         """Whether forward takes branches before their resize, and that pays; scaled: they are equalized."""
         return type(self).forward is Sum.forward and (scaled or type(self).weights is not Sum.weights)
 
     def forward(self, branches: Sequence[Summand], affines: Sequence[Affine] | None = None) -> torch.Tensor:
         """branches: n maps (N, C, H, W), or before their resize; affines: applied to each first -> (N, C, H, W)."""
-        weights = self.weights()
         if affines is not None:
-            return weighted_sum(branches, *combined_affine(weights, affines))
+            return weighted_sum(branches, *self.combined(affines))
+        weights = self.weights()
         if weights is not None:
             return weighted_sum(branches, weights.unbind())
         size = next((x.shape[-2], x.shape[-1]) for x in branches if isinstance(x, torch.Tensor))
@@ -165,16 +169,20 @@ class WeightedSum(WideBuffers):
         """(n, C, 1, 1)."""
         return self.coefficients
 
+    def combined(self, affines: Sequence[Affine]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """(coefficients, offset) of the branches once these are applied to them first."""
+        coefficients, offset = combined_affine(self.coefficients, affines)
+        return coefficients, offset + self.offset
+
     def takes_resized(self, scaled: bool) -> bool:
         """Whether forward takes branches before their resize."""
         return type(self).forward is WeightedSum.forward
 
     def forward(self, branches: Sequence[Summand], affines: Sequence[Affine] | None = None) -> torch.Tensor:
         """branches: n maps (N, C, H, W), or before their resize; affines: applied to each first -> (N, C, H, W)."""
-        if affines is None:
-            return weighted_sum(branches, self.coefficients.unbind(), self.offset)
-        coefficients, offset = combined_affine(self.coefficients, affines)
-        return weighted_sum(branches, coefficients, offset + self.offset)
+        if affines is not None:
+            return weighted_sum(branches, *self.combined(affines))
+        return weighted_sum(branches, self.coefficients.unbind(), self.offset)
 
 
 def combined_affine(weights: torch.Tensor | None, affines: Sequence[Affine]) -> tuple[list[torch.Tensor], torch.Tensor]:

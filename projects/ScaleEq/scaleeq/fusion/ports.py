@@ -59,6 +59,9 @@ class Summing(Combine, Protocol):
     def weights(self) -> torch.Tensor | None:
         """(n,) or (n, C, 1, 1), the coefficients of the branches; None: all 1."""
 
+    def combined(self, affines: Sequence[Affine], /) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Coefficients, () or (C, 1, 1) each, and offset of the branches once these are applied to them first."""
+
 
 @runtime_checkable
 class SumsResized(Summing, Protocol):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from scaleeq.ops.resized_conv import ResizedMap, resized_conv2d
 
@@ -123,16 +124,17 @@ class ConvNormAct(nn.Module):
         if type(conv) is not nn.Conv2d or is_reduced(conv.weight.dtype) or has_hooks(norm) or has_hooks(conv):
             return
         # In float64, and rounded once.
-        scale = (norm.running_var.double() + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * norm.weight.double()
-        shift = -norm.running_mean.double() * scale
-        if conv.bias is not None:
-            shift = shift + conv.bias.double() * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias.double()
-        conv.weight.copy_(conv.weight.double() * scale.view(-1, 1, 1, 1))
-        conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=conv.weight.requires_grad)
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight.double(),
+            None if conv.bias is None else conv.bias.double(),
+            norm.running_mean.double(),
+            norm.running_var.double(),
+            norm.eps,
+            None if norm.weight is None else norm.weight.double(),
+            None if norm.bias is None else norm.bias.double(),
+        )
+        conv.weight.copy_(weight)
+        conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=conv.weight.requires_grad)
         self.norm = nn.Identity()
 
     @property

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+
+from .send import send
 
 
 class Images(NamedTuple):
@@ -14,6 +16,12 @@ class Images(NamedTuple):
 
     tensor: torch.Tensor
     image_sizes: list[tuple[int, int]]
+
+    @property
+    def shares(self) -> torch.Tensor | None:
+        """(N, 2), the part of height and width of each image that is not padding; None: all of every one."""
+        shares = torch.tensor(self.image_sizes) / torch.tensor(self.tensor.shape[-2:])
+        return None if bool((shares == 1).all()) else shares
 
 
 def padded_size(
@@ -42,3 +50,16 @@ def padded(images: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
     """images: (C, h, w) each -> (N, C, H, W) of the size, with zeros at the right and the bottom."""
     height, width = size
     return torch.stack([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images])
+
+
+def normalized(images: Sequence[torch.Tensor], mean: torch.Tensor, std: torch.Tensor, backbone: Any) -> Images:
+    """One batch, on the device of `mean`, with zeros at the right and the bottom where images are smaller.
+
+    Args:
+        images: (C, h, w) each.
+        mean, std: (C, 1, 1), in units of the images.
+        backbone: has size_divisibility and padding_constraints.
+    """
+    sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+    size = padded_size(sizes, backbone.size_divisibility, backbone.padding_constraints)
+    return Images(padded([(send(image, mean.device) - mean) / std for image in images], size), sizes)

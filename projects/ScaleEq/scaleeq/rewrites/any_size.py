@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import deform_conv2d
 
 from scaleeq.backbones.timm import TimmBackbone
@@ -38,20 +37,14 @@ def of_any_size(model: nn.Module, *, operator: bool = False) -> nn.Module:
     copied = copy.deepcopy(model).eval().cpu().float()
     forwards = FORWARDS | ({Aligned: aligned_by_operator} if operator else {})
     for module in copied.modules():
-        fold_batch_norm(module)
+        if isinstance(module, ConvNormAct):
+            module.fold_norm()
         for kind, forward in forwards.items():
             # A subclass with a forward of its own keeps it.
             if isinstance(module, kind) and type(module).forward is kind.forward:
                 module.forward = partial(forward, module)  # type: ignore[method-assign]
                 break
     return copied
-
-
-def fold_batch_norm(module: nn.Module) -> None:
-    """A block's batch norm goes into its convolution, in place; not into one that has an offset besides its bias."""
-    if isinstance(module, ConvNormAct) and type(module.conv) is nn.Conv2d and isinstance(module.norm, nn.BatchNorm2d):
-        module.conv = fuse_conv_bn_eval(module.conv, module.norm)
-        module.norm = nn.Identity()
 
 
 def interpolated(x: torch.Tensor, size: Any, mode: str = "bilinear") -> torch.Tensor:

@@ -100,7 +100,7 @@ def scale_output(pyramid: FPN, level: str, scale: torch.Tensor) -> None:
 
 def terms_of(fusion: Fusion) -> Terms:
     """What a sum without equalizers multiplies its branches with, and adds."""
-    if not isinstance(fusion.combine, (Summing, WeightedSum)):
+    if not isinstance(fusion.combine, Summing):
         raise ValueError(f"{type(fusion.combine).__name__} is no sum")
     names = ["lateral", "top_down"]
     assert list(fusion.branches) == names

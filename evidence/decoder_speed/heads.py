@@ -179,7 +179,7 @@ def _contenders(
     setting: Setting, levels: dict[str, Level], rivals: list[Rival], maps: Maps, goals: Goals
 ) -> list[Contender]:
     generator = torch.Generator().manual_seed(0)
-    image = max(32, maps.image // setting.shrink)
+    image = max(64, maps.image // setting.shrink)  # a group norm of one pixel and one channel is refused
     features = _features(levels, image, maps.batch, generator)
     differences: dict[str, float | None] = {}
     if maps.train:

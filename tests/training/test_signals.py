@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -197,16 +198,26 @@ def start_in(job: Job) -> int:
 def open_files(pid: int) -> list[Path]:
     found = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        target = Path(os.readlink(entry))
-        found += [target] if target.is_file() else []
+        with contextlib.suppress(OSError):  # closed since
+            target = Path(os.readlink(entry))
+            found += [target] if target.is_file() else []
     return found
+
+
+@pytest.fixture
+def start(tmp_path):
+    """`two` in tmp_path, and an end to what it has started."""
+    jobs = []
+    yield lambda way: jobs.append(two(tmp_path, way)) or jobs[-1]
+    for job in jobs:
+        job.clean_up()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[2]])
 @pytest.mark.parametrize("to", ["the command", "rank 1", "all"])
-def test_all_ranks_end_at_one_step(tmp_path, way, to):
-    job = two(tmp_path, way)
+def test_all_ranks_end_at_one_step(tmp_path, start, way, to):
+    job = start(way)
     rank1 = start_in(job)
     if to == "all":
         os.killpg(job.processes[0].pid, signal.SIGTERM)
@@ -222,7 +233,7 @@ def test_all_ranks_end_at_one_step(tmp_path, way, to):
     assert last_tag(tmp_path / "run") == "model_stopped.pth" and checkpoint["iteration"] >= 19
     assert "Stopped by SIGTERM" in (tmp_path / "run" / "log.txt").read_text()
     if to == "rank 1" and way == WAYS[0]:
-        again = two(tmp_path, way)
+        again = start(way)
         os.kill(start_in(again), signal.SIGINT)
         assert again.wait(60) == [130]
         assert load(tmp_path / "run" / "model_stopped.pth")["iteration"] > checkpoint["iteration"]

@@ -114,6 +114,29 @@ class Centered(Attached):
     def after(self, name: str, transfer: Transfer, transferred: torch.Tensor) -> torch.Tensor:
         return transferred if transfer.keeps_constants else self.equalizer(name).center(transferred)
 
+    def of_the_mix(self) -> Equalizers:
+        """Nothing: no map of full size is made for them."""
+        return Equalizers()
+
+    def mixed_resized(self, mix: TakesResized, branches: Sequence[BranchMap]) -> torch.Tensor:
+        """A small branch is equalized itself; the weights take the scale of a large one, and what they make of its mean."""
+        maps, scales, shifts = [], [], []
+        for branch in branches:
+            equalizer, given = self.equalizer(branch.name), branch.resized()
+            scale, shift = (None, None) if branch.small else self.affine(equalizer)
+            maps.append(given._replace(x=self.equalized(equalizer, given.x)) if branch.small else given)
+            scales.append(scale)
+            shifts.append(shift if self.changes_maps else None)
+        return mix.forward_resized(maps, branches[0].size, scales, shifts)
+
+    def equalized(self, equalizer: ScaleEqualizer, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, h, w), a small branch -> what the weights read."""
+        return equalizer.center(x)
+
+    def affine(self, equalizer: ScaleEqualizer) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The same of a large branch, as scale and shift, (C,); None: a scale of 1."""
+        return None, -equalizer.mean.reshape(-1).expand(equalizer.channels)
+
 
 class EqualizeByMix(Centered):
     """Weights divided by the std are used, and never stored."""
@@ -124,15 +147,11 @@ class EqualizeByMix(Centered):
     def mixed(self, mix: Mix, combined: torch.Tensor) -> torch.Tensor:
         return mix(combined, self.scales())
 
-    def mixed_resized(self, mix: TakesResized, branches: Sequence[BranchMap]) -> torch.Tensor:
-        """A small branch is divided itself, which is less work than dividing its weights."""
-        maps, scales = [branch.resized() for branch in branches], []
-        for i, branch in enumerate(branches):
-            equalizer = self.equalizer(branch.name)
-            scales.append(None if branch.small else equalizer.scale())
-            if branch.small:
-                maps[i] = maps[i]._replace(x=equalizer.scaled(maps[i].x))
-        return mix.forward_resized(maps, branches[0].size, scales)
+    def equalized(self, equalizer: ScaleEqualizer, x: torch.Tensor) -> torch.Tensor:
+        return equalizer(x)
+
+    def affine(self, equalizer: ScaleEqualizer) -> tuple[torch.Tensor | None, torch.Tensor]:
+        return equalizer.scale(), equalizer.shift()
 
 
 class EqualizeByCombine(Attached):

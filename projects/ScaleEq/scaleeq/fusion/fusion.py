@@ -65,6 +65,10 @@ class Equalizers(Named[BranchEqualizer]):
         """`mixed` of the concatenation of branches of which some are small -> (N, C_mix, H, W)."""
         return mix.forward_resized([branch.resized() for branch in branches], branches[0].size)
 
+    def of_the_mix(self) -> Equalizers:
+        """What is done to the branches themselves where `mixed_resized` follows."""
+        return self
+
     def weight_scales(self) -> torch.Tensor | None:
         """(C,) of a concatenation, what the weights that read it are multiplied with; None: they are as they are."""
         return None
@@ -131,8 +135,9 @@ class Fusion(nn.Module):
             transfers = {name: branch.transfer for name, branch in self.branches.items()}
             scaled = self.equalizers.in_the_map
             small = small_branches(self.combine, self.mix, transfers, sources, reference, scaled)
+        equalizers = self.equalizers.of_the_mix() if small and self.combine.concatenates else self.equalizers
         maps = [
-            BranchMap(name, self.branches[name], self.equalizers, source, reference, small=name in small)
+            BranchMap(name, self.branches[name], equalizers, source, reference, small=name in small)
             for name, source in sources.items()
         ]
         if self.observer is not None:

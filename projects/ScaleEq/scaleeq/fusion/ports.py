@@ -84,9 +84,14 @@ class TakesResized(Mix, Protocol):
         """Whether it can, and whether that pays, with branches of these channels that are small."""
 
     def forward_resized(
-        self, maps: Sequence[ResizedMap], size: tuple[int, int], scales: Sequence[torch.Tensor | None] = (), /
+        self,
+        maps: Sequence[ResizedMap],
+        size: tuple[int, int],
+        scales: Sequence[torch.Tensor | None] = (),
+        shifts: Sequence[torch.Tensor | None] = (),
+        /,
     ) -> torch.Tensor:
-        """Its result for the maps, resized to `size` and concatenated; scales: (C_i,), input_scale of each, or None."""
+        """Its result for the concatenation of each map * scale + shift, resized to `size`; both (C_i,), or None."""
 
 
 @runtime_checkable

@@ -48,6 +48,13 @@ def per_weight(conv: nn.Conv2d, per_input: torch.Tensor) -> torch.Tensor:
     return grouped.repeat_interleave(conv.out_channels // conv.groups, 0)[..., None, None]
 
 
+def _taps_of(weight: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """weight: (C_out, C, k, k), shift: (C,) -> (C_out, 1, k, k), what reads a map of ones where `shift` is added."""
+    with torch.autocast(weight.device.type, enabled=False):  # in the precision of the shift
+        taps = torch.matmul(shift, weight.flatten(2).to(shift.dtype))
+    return taps.view(weight.shape[0], 1, *weight.shape[2:])
+
+
 class ConvNormAct(nn.Module):
     """conv (k x k, same padding) -> norm -> activation; the convolution has a bias only where no norm follows.
 
@@ -96,20 +103,34 @@ class ConvNormAct(nn.Module):
         return kernel > 1 or conv.out_channels * len(widths) < sum(widths)  # by 1x1, results are resized, not inputs
 
     def forward_resized(
-        self, maps: Sequence[ResizedMap], size: tuple[int, int], scales: Sequence[torch.Tensor | None] = ()
+        self,
+        maps: Sequence[ResizedMap],
+        size: tuple[int, int],
+        scales: Sequence[torch.Tensor | None] = (),
+        shifts: Sequence[torch.Tensor | None] = (),
     ) -> torch.Tensor:
         """forward of the concatenation of the maps, resized to `size`, each at its own resolution.
 
-        maps: n maps (N, C_i, h_i, w_i); scales: (C_i,), input_scale of each, or None for ones -> (N, C_out, *size).
+        maps: n maps (N, C_i, h_i, w_i), of which x * scale + shift is read; scales, shifts: (C_i,), or None for 1 and 0
+        -> (N, C_out, *size).
         """
         conv = self.conv
         weights = list(conv.weight.split([m.x.shape[1] for m in maps], 1))
-        for i, scale in enumerate(scales):
-            if scale is not None:  # multiplied in float32, as the scale is
-                weights[i] = (weights[i] * scale.view(1, -1, 1, 1)).to(conv.weight.dtype)
-        x = resized_conv2d(maps, weights, conv.bias, size=size, dilation=conv.dilation[0])
+        constants = [
+            _taps_of(weight, shift) for weight, shift in zip(weights, shifts, strict=False) if shift is not None
+        ]
         if isinstance(conv, OffsetConv2d):
-            x = x + conv.offset(size, x)
+            constants.append(conv.offset_weight)
+        maps, scales, bias = list(maps), list(scales), conv.bias
+        if constants:
+            constant = torch.stack(constants).sum(0).to(conv.weight.dtype)
+            if conv.kernel_size == (1, 1):
+                bias = constant.flatten() if bias is None else bias + constant.flatten()
+            else:  # a map of one pixel more, to be resized as the others are: its zero padding is theirs
+                maps.append(ResizedMap(maps[0].x.new_ones(maps[0].x.shape[0], 1, 1, 1), "nearest"))
+                weights.append(constant)
+                scales += [None] if scales else []
+        x = resized_conv2d(maps, weights, bias, size=size, dilation=conv.dilation[0], scales=scales)
         return self.activation(self.norm(x))
 
     @torch.no_grad()

@@ -43,6 +43,7 @@ def resized_conv2d(
     *,
     size: tuple[int, int],
     dilation: int = 1,
+    scales: Sequence[torch.Tensor | None] = (),
 ) -> torch.Tensor:
     """conv2d(concatenation of the maps resized to `size`), with the zero padding that keeps the size.
 
@@ -55,6 +56,7 @@ def resized_conv2d(
         bias: (C_out,).
         size: (H, W).
         dilation: of the convolution.
+        scales: what the part of the weight for each map is multiplied with, (C_i,), or None for ones; none at all: ().
 
     Returns:
         (N, C_out, H, W), in the memory format of the maps that have this size.
@@ -65,7 +67,10 @@ def resized_conv2d(
     size = (int(size[0]), int(size[1]))
     _refuse(maps, [weight] if isinstance(weight, torch.Tensor) else weight, size)
     weights = weight.split([m.x.shape[1] for m in maps], 1) if isinstance(weight, torch.Tensor) else weight
+    if scales and torch.is_autocast_enabled(weights[0].device.type):
+        weights, scales = [_scaled(w, scale) for w, scale in zip(weights, scales, strict=True)], ()
     maps, weights, bias = _autocast(maps, weights, bias)
+    scales = scales or (None,) * len(maps)
     kernel = weights[0].shape[-1]
     full = [i for i, m in enumerate(maps) if tuple(m.x.shape[-2:]) == size]
     small = [i for i in range(len(maps)) if i not in full]
@@ -73,8 +78,11 @@ def resized_conv2d(
     result = None
     if full:
         x = maps[full[0]].x if len(full) == 1 else torch.cat([maps[i].x for i in full], 1)
-        part = weights[full[0]] if len(full) == 1 else torch.cat([weights[i] for i in full], 1)
+        parts = [_scaled(weights[i], scales[i]) for i in full]
+        part = parts[0] if len(full) == 1 else torch.cat(parts, 1)
         result = F.conv2d(x, part, bias, padding=dilation * (kernel // 2), dilation=dilation)
+        del part, parts  # a scaled copy, which the result does not need any more
+    weights = [_scaled(weights[i], scales[i]) if i in small else weights[i] for i in range(len(maps))]
     if not small:
         assert result is not None
         return result
@@ -97,6 +105,11 @@ def _refuse(maps: Sequence[ResizedMap], weights: Sequence[torch.Tensor], size: t
     for m in maps:
         if not m.mode and tuple(m.x.shape[-2:]) != size:
             raise ValueError(f"a map of size {tuple(m.x.shape[-2:])} has no mode to be resized to {size} by")
+
+
+def _scaled(weight: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """weight: (C_out, C, k, k); scale: (C,) -> multiplied in the scale's precision, in the weight's."""
+    return weight if scale is None else (weight * scale.view(1, -1, 1, 1)).to(weight.dtype)
 
 
 def _autocast(

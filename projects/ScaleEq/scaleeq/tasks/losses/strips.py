@@ -71,38 +71,45 @@ def _losses(
         resize = StripResize.of(logits, (labels.shape[-2], labels.shape[-1]))
         for index in range(len(logits)):
             for rows in resize.rows:
-                log_p = resize.strip(logits[index], rows).log_softmax(0)
+                strip = resize.strip(logits[index], rows)
                 total = None if gradient is None else gradient[index]
-                found.append(_strip(log_p, labels[index, rows.outputs], loss, resize, rows, total))
+                found.append(_strip(strip, labels[index, rows.outputs], loss, resize, rows, total))
     return found
 
 
 def _strip(
-    log_p: torch.Tensor,
+    logits: torch.Tensor,
     labels: torch.Tensor,
     loss: PixelLoss,
     resize: StripResize,
     rows: Block,
     total: torch.Tensor | None,
 ) -> torch.Tensor:
-    """log_p: (K, rows, W), overwritten; labels: (rows, W) -> (rows, W), losses; adds to total: (K, h, w) their slopes.
+    """logits: (K, rows, W), overwritten; labels: (rows, W) -> (rows, W), losses; adds to total: (K, h, w) their slopes.
 
     With p the probabilities and y the label, the slope of a pixel's loss by its logits is
     pull (p - onehot_y) + smoothing / K (p sum(w) - w): pull is the slope by -ln p_y, w are the class weights.
     """
     valid = labels != loss.ignore_value
     target = labels.long().where(valid, 0)[None]
-    surprise = -log_p.gather(0, target)[0]
+    spread, weights = loss.label_smoothing / len(logits), None
+    # ln p = logits - ln(sum of exp(logits)), of which only the sums are kept.
+    logits.sub_(logits.amax(0))
+    surprise = -logits.gather(0, target)[0]
+    if spread:
+        weights = logits.new_ones(len(logits)) if loss.class_weights is None else loss.class_weights
+        weighted = torch.einsum("k,khw->hw", weights, logits)
+    parts = logits.exp_()
+    whole = parts.sum(0)
+    log_whole = whole.log()
+    surprise += log_whole
     values, pull = _of_target(surprise, target[0], valid, loss)
     # Smoothing: a share of the loss is that of all classes alike.
-    spread = loss.label_smoothing / len(log_p)
-    weights = None
-    if spread:
-        weights = log_p.new_ones(len(log_p)) if loss.class_weights is None else loss.class_weights
-        values = values - spread * torch.einsum("k,khw->hw", weights, log_p)
+    if weights is not None:
+        values = values - spread * (weighted - weights.sum() * log_whole)
     if total is not None:
         push = pull if weights is None else pull + valid * (spread * weights.sum())
-        slopes = log_p.exp_().mul_(push)
+        slopes = parts.mul_(push / whole)
         slopes.scatter_(0, target, (push * torch.exp(-surprise) - pull)[None])
         if weights is not None:
             slopes.addcmul_(weights.view(-1, 1, 1), valid.to(slopes.dtype), value=-spread)

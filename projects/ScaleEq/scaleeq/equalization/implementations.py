@@ -119,7 +119,7 @@ class Centered(Attached):
         return Equalizers()
 
     def mixed_resized(self, mix: TakesResized, branches: Sequence[BranchMap]) -> torch.Tensor:
-        """A small branch is equalized itself; the weights take the scale of a large one, and what they make of its mean."""
+        """A small branch is equalized itself; the weights take a large one's scale, and what they make of its mean."""
         maps, scales, shifts = [], [], []
         for branch in branches:
             equalizer, given = self.equalizer(branch.name), branch.resized()

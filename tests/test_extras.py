@@ -53,6 +53,7 @@ def test_a_missing_package_is_one_line(monkeypatch):
     assert mistake(foreign.value) == ""
 
 
+@pytest.mark.slow
 def test_a_command_tells_it():
     code = "import sys; sys.modules['matplotlib'] = None; from scaleeq.__main__ import main; main()"
     command = [sys.executable, "-c", code, "analyze", "toy/fpn"]

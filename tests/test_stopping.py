@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -136,6 +137,33 @@ def test_a_worker_that_is_told_to_end_while_it_is_forked_ends():
     with running(start_and_end_workers) as (process, _):
         process.join(60)
         assert process.exitcode == 0
+
+
+def start_worker(say, line):
+    with stop_signals(at_once=False):
+        say("ready")
+        for _ in range(10):
+            worker = FORK.Process(target=time.sleep, args=(60,), daemon=True)
+            worker.start()
+            say(worker.pid)
+            line.recv()
+            worker.join(0.05)
+            alive = worker.is_alive()
+            worker.terminate()
+            worker.join(10)
+            say((alive, worker.exitcode))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells who has sent a signal")
+def test_a_worker_that_was_just_forked_leaves_signals_of_others_to_its_owner():
+    ours, theirs = FORK.Pipe()
+    with running(start_worker, theirs) as (_, line):
+        for _ in range(10):
+            worker = line.recv()
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+                os.kill(worker, number)
+            ours.send("sent")
+            assert line.recv() == (True, 0), "it lived, and ended when its owner told it"
 
 
 def test_the_same_signal_twice_is_one():

@@ -278,6 +278,7 @@ def test_the_defaults_without_torch_are_those_of_the_engine():
 # ---------------------------------------------------------------------------------------------------- the engine
 
 
+@pytest.mark.slow
 def test_the_verb_engine_is_the_module():
     by_verb = scaleeq("engine")
     by_module = scaleeq(code="import runpy; runpy.run_module('scaleeq.engine', run_name='__main__')")

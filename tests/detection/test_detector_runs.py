@@ -111,6 +111,7 @@ def test_batches_are_cut_and_weighted_in_full(tmp_path):
     assert counts.keys() == {"sem_seg", "depth"}
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_and_train_as_one(tmp_path):
     """The same AP and PQ, to the last digit, of perturbed truths; and equal weights on both after two steps."""
     path = f"{ROOT / 'projects' / 'ScaleEq'}:{ROOT}"

@@ -6,10 +6,12 @@ In float64, so that rounding does not hide a wrong weight of a sample; labels ar
 from __future__ import annotations
 
 import json
+import os
 from argparse import Namespace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.training import two_processes
 from tests.training.starting import WAYS, Job, commands
@@ -25,19 +27,31 @@ from tests.training.two_processes_table import (
 )
 
 
+def once(tmp_path_factory, name, make):
+    """A folder that `make` has filled; once for all of xdist's workers, who steal tests of a module from each other."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """Folder, and what the only rank found."""
-    folder = tmp_path_factory.mktemp("one")
-    two_processes.main(Namespace(opts=[str(folder)]))
+    folder = once(tmp_path_factory, "one_process", lambda folder: two_processes.main(Namespace(opts=[str(folder)])))
     return folder, torch.load(folder / "rank0.pt", weights_only=True)
 
 
 @pytest.fixture(scope="module")
 def two(one, tmp_path_factory):
     """Folder, and what each rank found."""
-    folder = tmp_path_factory.mktemp("two")
-    return folder, measure(folder, WAYS[0], str(one[0] / "synchronized" / "model_final.pth"))
+    weights = str(one[0] / "synchronized" / "model_final.pth")
+    folder = once(tmp_path_factory, "two_processes", lambda folder: measure(folder, WAYS[0], weights))
+    return folder, [torch.load(file, weights_only=True) for file in sorted(folder.glob("rank*.pt"))]
 
 
 @pytest.mark.parametrize("case", CASES)

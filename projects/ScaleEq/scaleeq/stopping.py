@@ -12,6 +12,8 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
@@ -51,6 +53,7 @@ class _State:
     number = 0  # of the signal that was noted; 0: none
     since = 0.0  # when it came here; 0.0: another process has noted it
     at_once = False
+    leaver = 0  # the process that leaves signals to its parent
     previous: dict[int, Handler] | None = None  # handlers that were there before ours; None: ours are not installed
     mask: set[int] | None = None  # of blocked signals, before a fork; None: nobody forks
     job: Shared | None = None  # .value: the signal that any process of the job has noted on this machine
@@ -175,12 +178,36 @@ def _let_go() -> None:
 
 
 def _forget_in_child() -> None:
-    """A forked child, such as a loader's worker, ends as it always did, and leaves Ctrl-C to its owner."""
+    """A forked child, such as a loader's worker, leaves signals to its owner from its first moment on.
+
+    One that died of a signal to the whole job would be an error in its owner, in the middle of a step.
+    """
     if _State.previous is not None:
-        for number in _State.previous:
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+        leave_signals_to_parent()
     _State.previous, _State.number, _State.since, _State.at_once, _State.job = None, 0, 0.0, False, None
-    _let_go()
+    mask, _State.mask = _State.mask, None
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask | ({signal.SIGTERM} if _State.leaver == os.getpid() else set()))
+
+
+def leave_signals_to_parent() -> None:
+    """A worker does not end by signals that reach all processes of a job: its parent does, and ends it then.
+
+    So the parent can finish its step. SIGTERM counts where the parent has sent it; that needs Linux.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform == "linux" and _State.leaver != os.getpid():
+        _State.leaver = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # threads that are started later inherit it
+        threading.Thread(target=_end_by_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_by_parent(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 if hasattr(os, "register_at_fork"):

@@ -20,6 +20,7 @@ from typing import TypeVar
 import cv2
 
 from scaleeq.console import RunFailed
+from scaleeq.stopping import leave_signals_to_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -68,25 +69,6 @@ def _how_it_ended(processes: Iterable[BaseProcess]) -> str:
     if code > 0:
         return f"ended by itself with exit code {code}"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else "was killed"
-
-
-def leave_signals_to_parent() -> None:
-    """A worker does not end by signals that reach all processes of a job: its parent does, and ends it then.
-
-    So the parent can finish its step. SIGTERM counts where the parent has sent it; that needs Linux.
-    """
-    for name in ("SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # threads that are started later inherit it
-        threading.Thread(target=_end_by_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_by_parent(parent: int) -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
-        pass
-    os._exit(0)
 
 
 def _start() -> None:

@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scaleeq.engine import CfgNode, DatasetCatalog, InferenceSampler, comm
-from scaleeq.workers import leave_signals_to_parent
+from scaleeq.stopping import leave_signals_to_parent
 
 from .folder import find_dataset
 from .mapper import Sample, SegmentationMapper

@@ -113,7 +113,7 @@ class Attempt:
                 *(sys.executable, command, environment),
                 file_actions=actions,
                 setpgroup=0,
-                setsigdef=[signal.SIGINT],  # a job in the background ignores it
+                setsigdef=[signal.SIGINT, signal.SIGHUP],  # a job in the background, or under nohup, ignores them
             )
         self.status: int | None = None
 
@@ -217,6 +217,7 @@ def _fork(argv: list[str], console: Path, steps: Path) -> int:
     try:
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one under nohup this
         descriptor = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
-import time
 
 import pytest
 
-from .kill_check import Part, damage, differences, metric_differences, whole_lines
-from .kill_moments import last_tag, start_of
-from .kill_run import Attempt
-from .test_kills import finished
+from .killed_once import ITERATIONS, check_killed_once
 
-ITERATIONS = 6
 OPTIONS = {
     "MODEL.DEVICE": "cpu",
     "MODEL.TIMM.NAME": "test_resnet",
@@ -51,32 +45,10 @@ VARIANTS = {
 pytestmark = pytest.mark.slow  # processes
 
 
-def command(folder, options):
-    folder.mkdir()
-    words = [str(word) for pair in (OPTIONS | options).items() for word in pair]
-    return ["--config-file", "toy/multitask", "--resume", *words, "OUTPUT_DIR", str(folder / "run")]
-
-
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_killed_run_of_four_tasks_ends_as_an_unbroken_one(tmp_path, monkeypatch, variant):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    words = {name: command(tmp_path / name, VARIANTS[variant]) for name in ("unbroken", "killed")}
-    unbroken = Attempt(tmp_path / "unbroken" / "run", words["unbroken"], watched=False)
-    assert finished(unbroken, 600) == 0, (tmp_path / "unbroken" / "console.txt").read_text()[-3000:]
-    attempt = Attempt(tmp_path / "killed" / "run", words["killed"], watched=False)
-    while not attempt.ended() and not last_tag(attempt.output_dir):
-        time.sleep(0.001)
-    time.sleep(0.05)
-    assert attempt.kill(), f"it ended before the kill with {attempt.status}"
-    assert attempt.status == -signal.SIGKILL and not damage(attempt.output_dir)
-    parts = [Part(0, whole_lines(attempt.output_dir))]
-    resumed = Attempt(attempt.output_dir, words["killed"], watched=False)
-    assert finished(resumed, 600) == 0, (tmp_path / "killed" / "console.txt").read_text()[-3000:]
-    start = start_of(resumed.log())
-    assert start is not None and 0 < start < ITERATIONS
-    parts.append(Part(start, whole_lines(resumed.output_dir)))
-    assert not differences(unbroken.output_dir, resumed.output_dir)
-    assert not metric_differences(unbroken.output_dir, resumed.output_dir, parts, steps={})
-    best = json.loads((resumed.output_dir / "model_best.json").read_text())
+    run = check_killed_once(tmp_path, "toy/multitask", OPTIONS | VARIANTS[variant])
+    best = json.loads((run / "model_best.json").read_text())
     assert best["metric"] == "normals/mean" and 0 < best["value"] < 180

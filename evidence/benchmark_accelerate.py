@@ -43,7 +43,11 @@ def _transformers(kind: str, backbone: str = "") -> nn.Module:
     library = _library("transformers")
     if kind == "UperNet":
         options = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
-        of = library.SwinConfig(**options) if backbone == "swin" else library.ConvNextConfig(**options)
+        of = (
+            library.SwinConfig(**options)
+            if backbone == "swin"
+            else library.ConvNextConfig(**options, hidden_sizes=[96, 192, 384, 768])
+        )
         return library.UperNetForSemanticSegmentation(library.UperNetConfig(backbone_config=of, num_labels=CLASSES))
     if kind == "SegFormer":
         return library.SegformerForSemanticSegmentation(library.SegformerConfig(num_labels=CLASSES))

@@ -12,7 +12,7 @@ import torch
 
 from scaleeq.choices import one_of
 from scaleeq.fusion.ports import Affine
-from scaleeq.layers import WideBuffers, is_reduced
+from scaleeq.layers import WideBuffers
 from scaleeq.ops import equalize_branch
 
 from .spec import GRANULARITIES
@@ -99,12 +99,6 @@ class ScaleEqualizer(BranchStatistics):
         if not self.centers:
             return x
         return x - self.mean.to(x.dtype) if self.mean.dim() else x - self.mean
-
-    def scaled(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, C, H, W), centered already -> x / std."""
-        if is_reduced(x.dtype):  # where 1 / std may be out of range
-            return (x.float() / self.std).to(x.dtype)
-        return x / (self.std.to(x.dtype) if self.std.dim() else self.std)
 
     def scale(self) -> torch.Tensor:
         """1 / std, (C,)."""

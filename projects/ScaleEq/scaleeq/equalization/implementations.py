@@ -101,6 +101,8 @@ class EqualizeMaps(Attached):
 class Centered(Attached):
     """The mean is subtracted from the branch; before its transfer, where that is the same and cheaper."""
 
+    by_the_mix = True  # no map of full size is made for them
+
     @property
     def changes_maps(self) -> bool:  # type: ignore[override]
         return self.spec.centers
@@ -113,10 +115,6 @@ class Centered(Attached):
 
     def after(self, name: str, transfer: Transfer, transferred: torch.Tensor) -> torch.Tensor:
         return transferred if transfer.keeps_constants else self.equalizer(name).center(transferred)
-
-    def of_the_mix(self) -> Equalizers:
-        """Nothing: no map of full size is made for them."""
-        return Equalizers()
 
     def mixed_resized(self, mix: TakesResized, branches: Sequence[BranchMap]) -> torch.Tensor:
         """A small branch is equalized itself; the weights take a large one's scale, and what they make of its mean."""

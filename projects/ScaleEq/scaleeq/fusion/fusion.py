@@ -36,11 +36,13 @@ class Equalizers(Named[BranchEqualizer]):
     in_the_map: a branch is scaled before, or while, it is combined: not by the weights that read the combination.
     changes_maps: a branch may be another map when it is combined than when it was transferred.
     exchangeable: `after` may be exchanged with a resize, which keeps constants.
+    by_the_mix: `mixed_resized` does what `before` and `after` do elsewhere.
     """
 
     in_the_map = False
     changes_maps = False
     exchangeable = True
+    by_the_mix = False
 
     def before(self, name: str, transfer: Transfer, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         """source: (N, C, h, w) -> what is transferred, and the mean that was taken out of it."""
@@ -64,10 +66,6 @@ class Equalizers(Named[BranchEqualizer]):
     def mixed_resized(self, mix: TakesResized, branches: Sequence[BranchMap]) -> torch.Tensor:
         """`mixed` of the concatenation of branches of which some are small -> (N, C_mix, H, W)."""
         return mix.forward_resized([branch.resized() for branch in branches], branches[0].size)
-
-    def of_the_mix(self) -> Equalizers:
-        """What is done to the branches themselves where `mixed_resized` follows."""
-        return self
 
     def weight_scales(self) -> torch.Tensor | None:
         """(C,) of a concatenation, what the weights that read it are multiplied with; None: they are as they are."""
@@ -133,9 +131,10 @@ class Fusion(nn.Module):
         reference, small = sources[self.reference], NONE
         if self.per_branch and self.equalizers.exchangeable:
             transfers = {name: branch.transfer for name, branch in self.branches.items()}
-            scaled = self.equalizers.in_the_map
-            small = small_branches(self.combine, self.mix, transfers, sources, reference, scaled)
-        equalizers = self.equalizers.of_the_mix() if small and self.combine.concatenates else self.equalizers
+            small = small_branches(self.combine, self.mix, transfers, sources, reference, self.equalizers.in_the_map)
+        equalizers = (
+            Equalizers() if small and self.combine.concatenates and self.equalizers.by_the_mix else self.equalizers
+        )
         maps = [
             BranchMap(name, self.branches[name], equalizers, source, reference, small=name in small)
             for name, source in sources.items()

@@ -35,6 +35,7 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.TIMM.LEVEL_NORM = False  # a layer norm on each level (mmsegmentation's Swin, ConvNeXt and Twins-SVT)
 
     cfg.MODEL.GATE = "paper"  # of every gate: "paper" (conv, sigmoid), "reference" (conv, BN, ReLU, sigmoid)
+    _add_vit_keys(cfg, node)
     _add_hrnet_keys(cfg, node)
 
     head = cfg.MODEL.SEM_SEG_HEAD
@@ -134,6 +135,15 @@ def _add_detector_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # The label of each class of objects in the map of labels of the task sem_seg: then the two make panoptic segments,
     # by MODEL.PANOPTIC_FPN.COMBINE. Empty: none.
     detector.THING_LABELS = []
+
+
+def _add_vit_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
+    # Of build_vit_backbone, on the plain ViT that MODEL.TIMM names: levels are its blocks, "layer1", "layer2", ...
+    cfg.MODEL.VIT = node()
+    cfg.MODEL.VIT.PYRAMID = ""  # "simple": "res2" to "res5", strides 4 to 32, made of the last block (ViTDet)
+    cfg.MODEL.VIT.PYRAMID_CHANNELS = 256  # width of its levels
+    cfg.MODEL.VIT.PATCH_SIZE = 0  # pixels, a level's stride; other weights are resampled to it; 0: the model's own
+    cfg.MODEL.VIT.FINAL_NORM = False  # the model's last norm on each level (DINOv2)
 
 
 def _add_hrnet_keys(cfg: CfgNode, node: type[CfgNode]) -> None:

@@ -232,6 +232,7 @@ _INPUT = {
     "CROP.SIZE": Range("numbers", "(0, 65536]", "pixels, or shares of the image's sides", length=(2,)),
     "CROP.SINGLE_CATEGORY_MAX_AREA": _real("(0, 1]", "a share of the crop"),
     "COLOR_AUG_SSD": _FLAG,
+    "AUGMENTATION": Range("text", unit="module:function, a user's; empty: none"),
 }
 
 _DATA = {
@@ -280,6 +281,8 @@ _SOLVER = {
     "EMA_DECAY": _real("[0, 1)", "the share that is kept; 0: no average"),
     "CHECKPOINT_PERIOD": _count("[1, inf)", "iterations"),
     "KEEP_CHECKPOINTS": _count("[0, inf)", "checkpoints; 0: all"),
+    "KEEP_WEIGHTS_ALONE": _FLAG,
+    "KEEP_LINKED": _FLAG,
     "EARLY_STOP_PATIENCE": _count("[0, inf)", "evaluations; 0: never"),
 }
 

@@ -28,6 +28,8 @@ def test_a_training_shows_confusion_and_scales_too(tmp_path):
     assert 5 * bright < dark < 9 * bright and 0.8 * bright < grey < 1.5 * bright, "7 cells, 49 others, a row of 8"
     assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for picture in drawn.values())
     assert list(latest_scales({"at_start": records[0], "history": records})["head"])[-1] == "after, iteration 40"
+    once = latest_scales({"at_start": records[0], "history": records[:1]})["head"]
+    assert list(once) == ["before, first iteration", "after, first iteration"], "not the same twice"
 
 
 def test_the_plain_picture_of_a_confusion_matrix():

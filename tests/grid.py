@@ -38,7 +38,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "statistics_of": ("upsampled", "source"),
     "scope": ("head", "all"),
     "norm": ("BN", "GN", "none"),
-    "backbone": ("resnet", "convnext", "hrnet"),
+    "backbone": ("resnet", "convnext", "hrnet", "vit"),
     "classes": ("5", "1"),
 }
 
@@ -78,6 +78,12 @@ OPTIONS: dict[tuple[str, str], dict[str, str]] = {
     ("backbone", "hrnet"): {
         "MODEL.TIMM.NAME": "hrnet_w18_small",
         "MODEL.BACKBONE.NAME": "build_gsto_hrnet_backbone",
+    },
+    ("backbone", "vit"): {
+        "MODEL.TIMM.NAME": "test_vit",
+        "MODEL.BACKBONE.NAME": "build_vit_backbone",
+        "MODEL.VIT.PYRAMID": "simple",
+        "MODEL.VIT.PYRAMID_CHANNELS": "32",
     },
 }
 
@@ -198,7 +204,7 @@ UNREAD: list[Rule] = [
             for axis in ("transfer", "final_transfer")
         },
         "context_gate": ("off",),
-        "backbone": ("resnet", "convnext"),
+        "backbone": ("resnet", "convnext", "vit"),
     },
 ]
 

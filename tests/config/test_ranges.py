@@ -12,7 +12,7 @@ import yaml
 
 import scaleeq.segmentor  # noqa: F401  (registers what names stand for)
 from scaleeq import engine, fusion, inference
-from scaleeq.backbones import depth, hrnet, timm
+from scaleeq.backbones import depth, hrnet, timm, vit
 from scaleeq.choices import flatten
 from scaleeq.config import add_scaleeq_config, check_config
 from scaleeq.config.check import OUR_ARCHITECTURES, OUR_BACKBONES
@@ -69,6 +69,7 @@ WORDS = {
     "MODEL.GATE": gate.GATES,
     "MODEL.TIMM.OUTPUT_STRIDE": timm.OUTPUT_STRIDES,
     "MODEL.HRNET.GATES": hrnet.GATES,
+    "MODEL.VIT.PYRAMID": vit.PYRAMIDS,
     "MODEL.SEM_SEG_HEAD.NORM": (*norm.NORMS, "SyncBN"),
     "MODEL.PYRAMID.NAME": ("", *build.PYRAMIDS),
     "MODEL.PYRAMID.NORM": (*norm.NORMS, "SyncBN"),

@@ -9,7 +9,7 @@ import torch
 
 from scaleeq import create_model
 from scaleeq.converters import convert_mmseg_head, convert_semantic_fpn_head, convert_upernet_head
-from scaleeq.decoders import PyramidOptions, SemanticFPN, UPer
+from scaleeq.decoders import FCN, PyramidOptions, SemanticFPN, UPer
 from scaleeq.layers import Level
 from tests.decoders.heads import head_of
 from tests.decoders.reference_weights import reference_inputs, reference_state
@@ -64,6 +64,11 @@ def test_transformers_upernet():
         found = head.logits(dict(zip(LEVELS, maps, strict=True)))
     assert float(expected.std()) > 0
     torch.testing.assert_close(found, expected, **CLOSE)
+    # The auxiliary head, on the third level.
+    auxiliary = head_of(FCN, {"res4": levels["res4"]}, 256, num_classes=5, num_convs=1, concat_input=False).eval()
+    auxiliary.load_state_dict(convert_upernet_head(auxiliary, theirs.state_dict(), prefix="auxiliary_head."))
+    with torch.no_grad():
+        torch.testing.assert_close(auxiliary.logits({"res4": maps[2]}), theirs.auxiliary_head(maps), **CLOSE)
 
 
 @pytest.mark.parametrize("norm", ["GN", ""])

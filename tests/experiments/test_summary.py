@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import locale
 import re
@@ -91,11 +92,17 @@ def test_a_package_that_is_not_there_is_said_to_be_missing(tmp_path, monkeypatch
 
 def test_files_of_a_report(tmp_path, content):
     paths = write_report(content, tmp_path)
-    assert [path.name for path in paths] == ["comparison.json", "comparison.md", "comparison.html"]
+    assert [path.name for path in paths] == [f"comparison.{kind}" for kind in ("json", "md", "html", "csv", "tex")]
     assert json.loads(paths[0].read_text())["comparisons"]["wide"]["mean"] == 0.125
     text = paths[1].read_text()
     assert comparison_table(content) in text and "`wide`" in text and content["file_sha256"][:12] in text
     assert paths[2].read_text() == page(content), "the same page every time"
+    rows = {row["variant"]: row for row in csv.DictReader(paths[3].read_text().splitlines())}
+    assert float(rows["wide"]["difference"]) == content["comparisons"]["wide"]["mean"] and rows["off"]["low"] == ""
+    assert r"equalized & 4 & 52.12 & 0.88 & off & +2.00 & +1.87 to +2.13" in paths[4].read_text()
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert {name.rpartition(".")[2] for name in names} == {"svg", "png", "pdf"}
+    assert {name.rpartition(".")[0] for name in names} >= {"differences_sem_seg_mIoU", "loss"}
     row = next(line for line in text.splitlines() if line.startswith("| equalized"))
     assert [cell.strip() for cell in row.split("|")[1:8]] == [
         "equalized", "4", "52.12", "0.88", "off", "+2.00", "+1.87 to +2.13",

@@ -16,6 +16,7 @@ from scaleeq.reports.pictures.finished_run import plot_predictions
 from scaleeq.reports.pictures.sheets import overview_sheet
 from scaleeq.reports.scales_drawing import branch_scales, plot_branch_scales
 from scaleeq.training import Trainer
+from scaleeq.training.testing import Evaluation
 from tests.training.tiny import tiny_config
 
 
@@ -48,7 +49,7 @@ def test_a_training_is_handed_the_sheet_of_its_examples(tmp_path):
         file_name="a/b.png", image=np.zeros((20, 30, 3), np.uint8), prediction=labels, truth=labels, views={}
     )
     name = cfg.DATASETS.TEST[0]
-    evaluation = SimpleNamespace(examples={name: [example], cfg.DATASETS.TRAIN[0]: [], "a_strangers_set": [example]})
+    evaluation = Evaluation(cfg, examples={name: [example], cfg.DATASETS.TRAIN[0]: [], "a_strangers_set": [example]})
     sheets = evaluation_sheets(evaluation)
     assert list(sheets) == [f"predictions/{name}"]
     seen = {"b.png": Seen(example.image, labels, labels)}
@@ -73,8 +74,7 @@ def test_series_follow_the_file():
 
 
 def test_pictures_are_written(tmp_path):
-    for name in ("scales.png", "scales.svg", "again.svg"):
-        plot_branch_scales(STATISTICS, tmp_path / name)
+    plot_branch_scales(STATISTICS, [tmp_path / name for name in ("scales.png", "scales.svg", "again.svg")])
     assert "<svg" in (tmp_path / "scales.svg").read_text()
     assert (tmp_path / "scales.svg").read_bytes() == (tmp_path / "again.svg").read_bytes()
     cfg = tiny_config(tmp_path)

@@ -85,7 +85,7 @@ from pathlib import Path
 import scaleeq.reports.comparison_page, scaleeq.reports.data, scaleeq.reports.scales_page
 from scaleeq.reports.scales_drawing import plot_branch_scales
 fusions = {"head": {"branches": {"p2": {"std": 1.0}}}}
-plot_branch_scales({"at_start": {"fusions": fusions}}, Path(sys.argv[1]))
+plot_branch_scales({"at_start": {"fusions": fusions}}, [Path(sys.argv[1])])
 import matplotlib
 assert "matplotlib.pyplot" not in sys.modules
 assert dict.__getitem__(matplotlib.rcParams, "backend") == "template"

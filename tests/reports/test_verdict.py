@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -167,7 +168,15 @@ def test_the_summary_tells_spreads_without_an_effect_apart(effect, said):
 
 def test_the_report_is_written(tmp_path):
     paths = write_report(content(), tmp_path / "new")
-    assert [path.name for path in paths] == ["scales.json", "scales.html", "head.fusion.svg"]
-    drawn = paths[2].read_text()
+    assert [path.name for path in paths] == [
+        *(f"scales.{kind}" for kind in ("json", "html", "csv", "tex")),
+        *(f"head.fusion.{kind}" for kind in ("svg", "png", "pdf")),
+    ]
+    rows = list(csv.DictReader(paths[2].read_text().splitlines()))
+    numbers = content()["fusions"]["head.fusion"]["raw"]["branches"]
+    assert [(row["branch"], float(row["raw_std"])) for row in rows] == [(b, each["std"]) for b, each in numbers.items()]
+    assert paths[3].read_text().startswith("\\begin{tabular}{lrrrrrr}\n\\toprule\nfusion & branch & std before")
+    assert paths[5].read_bytes()[:4] == b"\x89PNG" and paths[6].read_bytes()[:4] == b"%PDF"
+    drawn = paths[4].read_text()
     assert ElementTree.fromstring(drawn).tag.endswith("svg")
     assert all(f"fill: {color}" in drawn for color in SERIES.values()), "bars of every series"

@@ -273,12 +273,13 @@ def test_photos_of_any_size_one_of_them_broken(tmp_path, kind, caplog):
     faults = write_sheets(images, look, look.classes, output, kinds=[kind, "features"])
     assert picture_files([tmp_path / "photos"], leave_out=output) == images, "sheets are no photos"
     assert list(faults) == ["broken"] and "broken.png cannot be read" in caplog.text
-    written = {str(path.relative_to(output)) for path in output.rglob("*.png")}
+    written = {str(path.relative_to(output)) for path in output.rglob("*.*g")}
     drawn = [name for name in images if name != "broken"]
-    assert written == {f"{folder}/{name}.png" for folder in ("sheets", kind, "features") for name in drawn}
+    sheets_of = {f"{folder}/{name}.png" for folder in ("sheets", kind, "features") for name in drawn}
+    assert written == sheets_of | {f"thumbs/{name}.jpg" for name in drawn}
     links = Links()
     links.feed((output / "index.html").read_text())
-    assert {urllib.parse.unquote(link) for link in links.found if not link.startswith("data:")} == written
+    assert {urllib.parse.unquote(link) for link in links.found if not link.startswith(("data:", "#"))} == written
 
     seen = look(images["a#1"])
     image = torch.from_numpy(np.ascontiguousarray(seen.image.transpose(2, 0, 1)))

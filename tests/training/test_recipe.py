@@ -151,8 +151,10 @@ def test_an_evaluation_keeps_examples_evenly(tmp_path):
     model.eval()
     with torch.no_grad():
         assert np.array_equal(kept[0].prediction, model([first])[0]["sem_seg"].argmax(0).numpy())
-    names = {f"predictions/{name}" for name in (TEST_SET, OTHER_TEST_SET)}
+    names = {f"{what}/{name}" for what in ("predictions", "confusion") for name in (TEST_SET, OTHER_TEST_SET)}
     assert set(Recipe.pictures(evaluation)) == names
+    matrix = evaluation.confusions[TEST_SET]
+    assert matrix.shape == (8, 8) and 100 * np.trace(matrix) / matrix.sum() == plain[TEST_SET]["sem_seg"]["pACC"]
     assert Recipe.pictures(Evaluation(cfg)) == {}
 
 
@@ -192,4 +194,4 @@ def test_tensorboard_shows_each_evaluation(tmp_path):
     assert shown(tmp_path / "mine") == {"mine": [0, 2]}
     assert trainer.storage._vis_data == []
     Trainer(tiny_config(tmp_path / "ours", **SMALL)).train()
-    assert shown(tmp_path / "ours") == {f"predictions/{TEST_SET}": [0, 2]}
+    assert shown(tmp_path / "ours") == {f"{what}/{TEST_SET}": [0, 2] for what in ("predictions", "confusion")}

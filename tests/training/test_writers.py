@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from scaleeq.engine import EvalHook, EventWriter, TrainerBase, default_writers, get_event_storage
 from scaleeq.training.writers import EvaluationWriter, MetricsFile, WandbWriter, run_writers
@@ -196,3 +197,33 @@ def test_wandb_shows_the_scalars_and_one_run_over_a_resume(tmp_path, monkeypatch
         {"iteration": 3, "loss": 3.0, "lr": pytest.approx(0.3)},
     ]
     assert [line["iteration"] for line in parts[1][1]] == [3, 4]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed: pip install wandb")
+def test_wandb_shows_the_pictures_of_an_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    new = {"confusion/a set": picture}
+
+    def pictures():
+        taken = dict(new)
+        new.clear()
+        return taken
+
+    class Evaluated(TrainerBase):
+        def run_step(self):
+            self.storage.put_scalar("loss", 1.0)
+
+    writer = EvaluationWriter([WandbWriter.from_config(tiny_config(tmp_path))], period=2, pictures=pictures)
+    trainer = Evaluated()
+    trainer.register_hooks([writer])
+    trainer.train(0, 2)
+    sys.modules["wandb"].teardown()
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    history = read_back(file)[1]
+    shown = next(line for line in history if any(key.startswith("confusion") for key in line))
+    assert shown["iteration"] == 0 and "loss" not in shown
+    (media,) = (tmp_path / "wandb").glob("offline-run-*/files/media/images/**/*.png")
+    with Image.open(media) as image:
+        assert np.array_equal(np.asarray(image), picture)

@@ -17,7 +17,8 @@ from scaleeq.commands import start
 VERBS = {
     "train": ("train", "train what a config describes, or evaluate it (--eval-only)"),
     "eval": ("evaluate", "evaluate a model, or label pictures that any framework has written"),
-    "predict": ("predict", "draw what a model sees in photos or in a data set"),
+    "predict": ("predict", "draw what a model sees in photos, videos or a data set"),
+    "demo": ("demo", "a page in the browser to try a model on photos"),
     "analyze": ("analyze", "the scales of a config's branches, or what a run has learned"),
     "compare": ("compare", "variants of a config over several seeds, and what their differences are worth"),
     "data check": ("check_data", "say what is wrong with data sets, and what to do"),

@@ -21,6 +21,9 @@ EXTRA_OF = {
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
+    "gradio": "demo",
+    "transformers": "models",
+    "segmentation_models_pytorch": "models",
 }
 
 

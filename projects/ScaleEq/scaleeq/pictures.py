@@ -56,6 +56,18 @@ def heat(values: np.ndarray, low: float | None = None, high: float | None = None
     return picture
 
 
+def confusion_picture(counts: np.ndarray, side: int = 480) -> np.ndarray:
+    """counts: (K, K), pixels of a class, a row each, by what they were taken for -> (H, W, 3) uint8 RGB.
+
+    Each row is a share of its class, from 0 (dark) to 1 (bright); of a class without a pixel it is grey. side: of the
+    picture, pixels, about: cells are squares of whole pixels.
+    """
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    cell = max(1, side // len(counts))
+    return heat(shares, 0.0, 1.0).repeat(cell, axis=0).repeat(cell, axis=1)
+
+
 def nice_end(value: float) -> float:
     """The smallest of 1, 2 and 5 times a power of ten that is not below a positive value: the end of a scale."""
     power = 10.0 ** math.floor(math.log10(value))

@@ -93,7 +93,7 @@ def load_model(name: str, weights: str = "", *, table: Path = TABLE) -> Segmenta
     from scaleeq.model import Segmentation
 
     cfg = load_config(name)
-    file = Path(weights or _released(name, table))
+    file = Path(weights or released_weights(name, table))
     if not file.is_file():
         raise FileNotFoundError(f"weights: there is no file {file}")
     model = _loaded(built(cfg, name), file)
@@ -116,7 +116,19 @@ def built(cfg: CfgNode, name: str) -> ScaleEqSegmentor:
     return model
 
 
-def _released(name: str, table: Path) -> str:
+def weights_of(name: str, cfg: CfgNode, weights: str = "") -> str:
+    """The file of a config's weights: the one that is given, MODEL.WEIGHTS, or those of its name in the table.
+
+    ValueError: there is none.
+    """
+    if found := weights or cfg.MODEL.WEIGHTS:
+        return str(found)
+    if name in read_table():
+        return released_weights(name)
+    raise ValueError("--weights FILE is missing, and MODEL.WEIGHTS of the config is empty")
+
+
+def released_weights(name: str, table: Path = TABLE) -> str:
     """The file of a name's weights in the table, after a look at its sha256."""
     from scaleeq.engine import DetectionCheckpointer
 

@@ -3,7 +3,7 @@
 Two ways to count, 0 being the stem:
 
 - by "stage": stages 1 to 4, as mmsegmentation's "stage_wise" counts ConvNeXt's: the layers between two stages, which
-  halve the map, lie at 0 with the stem.
+  halve the map, lie at 0 with the stem. Of a plain ViT, a quarter of its blocks is one (freezing.py).
 - by "block": every residual block one layer, as BEiT (arXiv 2106.08254) counts and timm's `param_groups_layer_decay`
   groups: what lies between two stages belongs to the first block after it.
 
@@ -19,7 +19,7 @@ from torch import nn
 
 from scaleeq.choices import one_of
 
-from .freezing import STEM, stages_of
+from .freezing import STEM, num_vit_blocks, stages_of
 
 WAYS = ("stage", "block")
 NUM_STAGES = 4
@@ -42,6 +42,8 @@ def layer_ids(backbone: nn.Module, by: str) -> tuple[dict[str, int], int]:
     names, model_name = [name for name, _ in body.named_parameters()], str(backbone.name)
     if by == "stage":
         ids, count = _by_stage(names, stages_of(body, model_name)), NUM_STAGES
+    elif num_blocks := num_vit_blocks(name for name, _ in body.named_modules()):
+        ids, count = _by_vit_block(names, num_blocks), num_blocks
     else:
         ids, count = _by_block(names, model_name)
     return {f"body.{name}": number for name, number in ids.items()}, count
@@ -49,6 +51,12 @@ def layer_ids(backbone: nn.Module, by: str) -> tuple[dict[str, int], int]:
 
 def _by_stage(names: list[str], stages: dict[str, int]) -> dict[str, int]:
     return {name: 0 if HALVING.match(name) else stages[name.rpartition(".")[0]] - STEM for name in names}
+
+
+def _by_vit_block(names: list[str], num_blocks: int) -> dict[str, int]:
+    """What embeds patches and positions is the stem, and the last norm belongs to the last block."""
+    blocks = {name: int(match[1]) + 1 for name in names if (match := re.match(r"model\.blocks\.(\d+)\.", name))}
+    return {name: blocks.get(name, num_blocks if name.startswith("model.norm.") else 0) for name in names}
 
 
 def _by_block(names: list[str], model_name: str) -> tuple[dict[str, int], int]:

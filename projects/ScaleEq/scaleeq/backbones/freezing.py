@@ -47,6 +47,26 @@ def stages_of_twins(names: Iterable[str]) -> dict[str, int]:
     return stages
 
 
+def num_vit_blocks(names: Iterable[str]) -> int:
+    """The number of blocks of a plain ViT of timm's, in vit.py's body; 0: it is another model.
+
+    names: of its modules.
+    """
+    return sum(re.fullmatch(r"model\.blocks\.\d+\.attn", name) is not None for name in names)
+
+
+def stages_of_vit(names: Iterable[str], num_blocks: int) -> dict[str, int]:
+    """A plain ViT has no stages: here a quarter of its blocks is one. What is before the blocks is the stem, what is
+    after them belongs to the last.
+    """
+    stages, last = {}, STEM
+    for name in names:
+        if match := re.match(r"model\.blocks\.(\d+)\b", name):
+            last = STEM + 1 + 4 * int(match[1]) // num_blocks
+        stages[name] = STEM if name == "model.blocks" or last == STEM else last
+    return stages
+
+
 def stages_of(body: nn.Module, model_name: str) -> dict[str, int]:
     """The stage, 1 to 5, of every module of `body`, a timm model made with features_only or hrnet.py's.
 
@@ -57,6 +77,8 @@ def stages_of(body: nn.Module, model_name: str) -> dict[str, int]:
     names = [name for name, _ in body.named_modules() if name]
     if isinstance(getattr(body, "model", None), Twins):
         return stages_of_twins(names)
+    if count := num_vit_blocks(names):
+        return stages_of_vit(names, count)
     if set(HRNET_STAGES) <= set(names):  # every level of its output needs every stage
         return stages_in_order(names, HRNET_STAGES)
     info: Any = body.feature_info

@@ -18,7 +18,7 @@ from scaleeq.engine.checkpoint_container import read_content
 from scaleeq.engine.checkpoint_file import refuse_faults, state_dict_of
 from scaleeq.layers import replace_batch_norms
 
-from . import hrnet, timm
+from . import hrnet, timm, vit
 from .base import PlainBackbone
 from .freezing import freeze_batch_norms
 
@@ -40,6 +40,10 @@ class TimmBackbone(timm.TimmBackbone, EngineBackbone):
 
 class HRNetBackbone(hrnet.HRNetBackbone, EngineBackbone):
     """hrnet.HRNetBackbone for the engine."""
+
+
+class ViTBackbone(vit.ViTBackbone, EngineBackbone):
+    """vit.ViTBackbone for the engine."""
 
 
 @BACKBONE_REGISTRY.register()
@@ -71,10 +75,7 @@ def build_gsto_hrnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRNetBack
     SEM_SEG_HEAD.NORM "SyncBN" holds for its batch norms too, as the published models were trained.
     """
     model = cfg.MODEL
-    unused = {"DROP_PATH_RATE": 0.0, "LEVEL_NORM": False, "OUTPUT_STRIDE": 32}
-    for key, nothing in unused.items():
-        if (value := model.TIMM[key]) != nothing:
-            raise ValueError(f"MODEL.TIMM.{key} is {value}, but an HRNet has no such part; leave it out")
+    _refuse_unread(cfg, {"DROP_PATH_RATE": 0.0, "LEVEL_NORM": False, "OUTPUT_STRIDE": 32}, "an HRNet")
     backbone = HRNetBackbone(
         name=model.TIMM.NAME,
         in_channels=input_shape.channels or 3,
@@ -87,6 +88,39 @@ def build_gsto_hrnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRNetBack
         freeze_at=model.BACKBONE.FREEZE_AT,
     )
     return finished(backbone, cfg)
+
+
+@BACKBONE_REGISTRY.register()
+def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTBackbone:
+    """The plain ViT that MODEL.TIMM, MODEL.VIT and MODEL.BACKBONE.FREEZE_AT describe.
+
+    Its levels are "layer1", "layer2", ... or, with MODEL.VIT.PYRAMID, "res2" to "res5".
+    """
+    model, keys = cfg.MODEL, cfg.MODEL.VIT
+    nothing = {"LEVEL_NORM": False, "OUTPUT_STRIDE": 32, "BN_MOMENTUM": 0.0, "NORM": ""}
+    _refuse_unread(cfg, nothing | {"WIDTH_MULTIPLIER": 1.0, "DEPTH_MULTIPLIER": 1.0}, "a plain ViT")
+    backbone = ViTBackbone(
+        name=model.TIMM.NAME,
+        in_channels=input_shape.channels or 3,
+        pretrained=pretrained(cfg),
+        drop_path_rate=model.TIMM.DROP_PATH_RATE,
+        freeze_at=model.BACKBONE.FREEZE_AT,
+        patch_size=keys.PATCH_SIZE,
+        final_norm=keys.FINAL_NORM,
+        pyramid=keys.PYRAMID,
+        pyramid_channels=keys.PYRAMID_CHANNELS,
+    )
+    return finished(backbone, cfg)
+
+
+def _refuse_unread(cfg: CfgNode, nothing: dict[str, Any], what: str) -> None:
+    """ValueError for a key of MODEL.TIMM that is set, although a backbone has no such part.
+
+    nothing: key -> its value where it is not set.
+    """
+    for key, default in nothing.items():
+        if (value := cfg.MODEL.TIMM[key]) != default:
+            raise ValueError(f"MODEL.TIMM.{key} is {value}, but {what} has no such part; leave it out")
 
 
 def finished(backbone: Any, cfg: CfgNode) -> Any:

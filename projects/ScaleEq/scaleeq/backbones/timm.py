@@ -180,6 +180,47 @@ def create_body(
     output_stride: int = 32,
 ) -> nn.Module:
     """The timm model that returns the four levels and has nothing that they do not need; see TimmBackbone."""
+    options = next((dict(given) for prefix, given in FAMILY_OPTIONS.items() if name.startswith(prefix)), {})
+    options |= {"features_only": True, "in_chans": in_channels, "out_indices": (-4, -3, -2, -1)}
+    one_of(output_stride, OUTPUT_STRIDES, key="MODEL.TIMM.OUTPUT_STRIDE")
+    if output_stride != OUTPUT_STRIDES[-1]:
+        options["output_stride"] = output_stride
+    if multipliers != (1, 1) and pretrained is True:
+        raise ValueError(
+            f"MODEL.TIMM.PRETRAINED: there are no weights for {name} with WIDTH_MULTIPLIER and DEPTH_MULTIPLIER "
+            f"{multipliers}; train from scratch, or name your own in MODEL.TIMM.PRETRAINED_FILE"
+        )
+    make = None if multipliers == (1, 1) else partial(scaled_efficientnet, multipliers=multipliers)
+    try:
+        body = make_model(name, options, pretrained, drop_path_rate, make=make)
+    except TypeError as error:
+        if "output_stride" not in str(error):
+            raise
+        raise ValueError(
+            f"timm's {name} cannot dilate, so MODEL.TIMM.OUTPUT_STRIDE {output_stride} means nothing: set it to 32"
+        ) from error
+    info: Any = body.feature_info
+    if (strides := info.reduction()) != (needed := [min(stride, output_stride) for stride in LEVELS]):
+        vit = "; a plain ViT is of MODEL.BACKBONE.NAME build_vit_backbone" if len(set(strides)) == 1 else ""
+        raise ValueError(f"the last four levels of timm's {name} have strides {strides}, needed are {needed}{vit}")
+    return body
+
+
+def make_model(
+    name: str,
+    options: dict[str, Any],
+    pretrained: bool | Weights,
+    drop_path_rate: float,
+    *,
+    make: Callable[..., nn.Module] | None = None,
+) -> nn.Module:
+    """The timm model of a name, with its weights and its stochastic depth.
+
+    options: of timm.create_model; make: what stands in its place.
+
+    ValueError: an unknown name, weights that do not fit, no stochastic depth; OSError: weights that cannot be had;
+    TypeError: an option that the model does not have.
+    """
     import timm
 
     if ":" not in name and not timm.is_model(name):  # "hf-hub:..." and "local-dir:..." name a place, not a model
@@ -190,32 +231,14 @@ def create_body(
         )
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f"MODEL.TIMM.DROP_PATH_RATE is {drop_path_rate}: a probability in [0, 1) is needed")
-    options = next((dict(given) for prefix, given in FAMILY_OPTIONS.items() if name.startswith(prefix)), {})
-    options |= {"features_only": True, "in_chans": in_channels, "out_indices": (-4, -3, -2, -1)}
-    one_of(output_stride, OUTPUT_STRIDES, key="MODEL.TIMM.OUTPUT_STRIDE")
-    if output_stride != OUTPUT_STRIDES[-1]:
-        options["output_stride"] = output_stride
     if drop_path_rate > 0:
-        options["drop_path_rate"] = drop_path_rate
-    if multipliers != (1, 1) and pretrained is True:
-        raise ValueError(
-            f"MODEL.TIMM.PRETRAINED: there are no weights for {name} with WIDTH_MULTIPLIER and DEPTH_MULTIPLIER "
-            f"{multipliers}; train from scratch, or name your own in MODEL.TIMM.PRETRAINED_FILE"
-        )
-    make = timm.create_model if multipliers == (1, 1) else partial(scaled_efficientnet, multipliers=multipliers)
+        options = options | {"drop_path_rate": drop_path_rate}
     try:
-        body = _create_with_weights(make, name, options, pretrained)
+        body = _create_with_weights(make or timm.create_model, name, options, pretrained)
     except TypeError as error:
-        if "output_stride" in str(error):
-            raise ValueError(
-                f"timm's {name} cannot dilate, so MODEL.TIMM.OUTPUT_STRIDE {output_stride} means nothing: set it to 32"
-            ) from error
         if "drop_path_rate" not in str(error):
             raise
         raise ValueError(_no_drop_path(name, drop_path_rate)) from error
-    info: Any = body.feature_info
-    if (strides := info.reduction()) != (needed := [min(stride, output_stride) for stride in LEVELS]):
-        raise ValueError(f"the last four levels of timm's {name} have strides {strides}, needed are {needed}")
     _set_drop_path(body, name, drop_path_rate)
     return body
 

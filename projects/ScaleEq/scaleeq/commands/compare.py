@@ -7,8 +7,9 @@
     python tools/compare.py ...                                  the same
 
 The file names a base config, the variants' keys, the seeds and the baseline (docs/compare.md). Runs that are there are
-not trained again, interrupted ones go on: the same command continues. The output folder gets comparison.json, .md and
-.html; the exit status is 1 where a run failed. --runs prints one table over the folders of any runs instead.
+not trained again, interrupted ones go on: the same command continues. The output folder gets comparison.json, .md,
+.html, .csv and .tex, and figures/ (.svg, .png, .pdf); the exit status is 1 where a run failed. --runs prints one table
+over the folders of any runs instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draw what a run has learned: predictions.png and branch_scales.svg in its OUTPUT_DIR.
+"""Draw what a run has learned: predictions.png and branch_scales.svg, .png and .pdf in its OUTPUT_DIR.
 
 scaleeq analyze output/quickstart --images 4 --weights model_best.pth
 python tools/plot_run.py output/quickstart --images 4 --weights model_best.pth
@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from scaleeq.files import read_json
     from scaleeq.reports.pictures.finished_run import plot_predictions
     from scaleeq.reports.scales_drawing import branch_scales, plot_branch_scales
+    from scaleeq.reports.style import in_all_kinds
     from scaleeq.training import choose_device
 
     cfg = load_config(arguments.output_dir / CONFIG_OF_RUN)
@@ -50,6 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.output_dir / "scale_statistics.json", sound=lambda content: bool(branch_scales(content))
     )
     if statistics:
-        path = arguments.output_dir / "branch_scales.svg"
-        plot_branch_scales(statistics, path)
-        print(path)
+        paths = in_all_kinds(arguments.output_dir / "branch_scales")
+        plot_branch_scales(statistics, paths)
+        print("\n".join(map(str, paths)))

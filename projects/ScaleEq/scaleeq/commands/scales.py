@@ -5,7 +5,8 @@
     scaleeq analyze --theory --output output/theory
     python tools/analyze_scales.py --config-file CONFIG ...
 
-Writes scales.json, scales.html (one file, to open in any browser) and an SVG for each fusion; prints a line for each.
+Writes scales.json, scales.html (one file, to open in any browser), the numbers as scales.csv and scales.tex, and for
+each fusion a figure as .svg, .png and .pdf; prints a line for each.
 Nothing else is changed: the equalized model is a copy. Data sets are found under $DETECTRON2_DATASETS.
 --theory needs no model, and a checkout (it runs evidence.theory): figure_3.png, upsampled_variance.png and theory.json,
 what upsampling does to random maps.

@@ -115,13 +115,12 @@ def predictions(arguments: argparse.Namespace, images: dict) -> ModelPredictions
     from scaleeq.engine import load_config
     from scaleeq.reports.pictures.sources import ModelPredictions, StoredPredictions
     from scaleeq.training import choose_device
+    from scaleeq.zoo import weights_of
 
     if arguments.predictions:
         everything = not (arguments.num or arguments.names)
         return StoredPredictions(arguments.predictions, arguments.dataset, images, all_images=everything)
     cfg = load_config(arguments.config_file, arguments.opts)
     choose_device(cfg)
-    weights = arguments.weights or cfg.MODEL.WEIGHTS
-    if not weights:
-        raise ValueError("--weights FILE is missing, and MODEL.WEIGHTS of the config is empty")
+    weights = weights_of(arguments.config_file, cfg, arguments.weights or "")
     return ModelPredictions(cfg, weights, dataset_name=arguments.dataset, kinds=arguments.maps)

@@ -35,6 +35,7 @@ def _add_model_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.MODEL.TIMM.LEVEL_NORM = False  # a layer norm on each level (mmsegmentation's Swin, ConvNeXt and Twins-SVT)
 
     cfg.MODEL.GATE = "paper"  # of every gate: "paper" (conv, sigmoid), "reference" (conv, BN, ReLU, sigmoid)
+    _add_vit_keys(cfg, node)
     _add_hrnet_keys(cfg, node)
 
     head = cfg.MODEL.SEM_SEG_HEAD
@@ -136,6 +137,15 @@ def _add_detector_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     detector.THING_LABELS = []
 
 
+def _add_vit_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
+    # Of build_vit_backbone, on the plain ViT that MODEL.TIMM names: levels are its blocks, "layer1", "layer2", ...
+    cfg.MODEL.VIT = node()
+    cfg.MODEL.VIT.PYRAMID = ""  # "simple": "res2" to "res5", strides 4 to 32, made of the last block (ViTDet)
+    cfg.MODEL.VIT.PYRAMID_CHANNELS = 256  # width of its levels
+    cfg.MODEL.VIT.PATCH_SIZE = 0  # pixels, a level's stride; other weights are resampled to it; 0: the model's own
+    cfg.MODEL.VIT.FINAL_NORM = False  # the model's last norm on each level (DINOv2)
+
+
 def _add_hrnet_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     # (GSTO-)HRNet (arXiv 2005.13363, 1908.07919), on the HRNet that MODEL.TIMM names.
     cfg.MODEL.HRNET = node()
@@ -203,6 +213,7 @@ def _add_data_and_solver_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     # MaskFormer's key: SSD's photometric distortion.
     cfg.INPUT.COLOR_AUG_SSD = False
+    cfg.INPUT.AUGMENTATION = ""  # a user's function, "module:function", after all of INPUT's; empty: none
     cfg.SOLVER.OPTIMIZER = "SGD"  # "SGD", "ADAMW"
     cfg.SOLVER.FUSED = True  # the optimizer's step as one kernel, where torch has it; False: operation by operation
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone / BASE_LR
@@ -216,6 +227,8 @@ def _add_data_and_solver_keys(cfg: CfgNode, node: type[CfgNode]) -> None:
     cfg.SOLVER.EMA_DECAY = 0.0  # of an average of the weights, which is what is evaluated; 0: none
     cfg.SOLVER.AMP.DTYPE = "bfloat16"  # "bfloat16", "float16" (with a loss scaler)
     cfg.SOLVER.KEEP_CHECKPOINTS = 3  # the newest so many, beside model_best and model_final; 0: all
+    cfg.SOLVER.KEEP_WEIGHTS_ALONE = False  # of these, all but the newest have their evaluated weights alone
+    cfg.SOLVER.KEEP_LINKED = False  # model_final is a hard link to the last of these, where both are of one iteration
     cfg.SOLVER.EARLY_STOP_PATIENCE = 0  # evaluations without a better mIoU after which training ends; 0: never
     _add_test_keys(cfg, node)
     cfg.DETERMINISTIC = False  # deterministic algorithms alone, where torch has them

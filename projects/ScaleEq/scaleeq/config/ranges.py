@@ -135,6 +135,10 @@ _MODEL = {
     "TIMM.NORM": _one_of("FrozenBN", ""),
     "TIMM.OUTPUT_STRIDE": _one_of(8, 16, 32, unit="pixels"),
     "TIMM.LEVEL_NORM": _FLAG,
+    "VIT.PYRAMID": _one_of("simple", ""),
+    "VIT.PYRAMID_CHANNELS": _WIDTH,
+    "VIT.PATCH_SIZE": _count("[0, 64]", "pixels; 0: the model's own"),
+    "VIT.FINAL_NORM": _FLAG,
     "HRNET.GATES": _one_of("both", "unsupervised", "supervised", "none"),
     "HRNET.TRANSFER": _one_of("bilinear", "nearest"),
     "HRNET.AUX_LOSS_WEIGHTS": Range("numbers", "[0, 1000]", "factors on losses", length=(2,)),
@@ -228,6 +232,7 @@ _INPUT = {
     "CROP.SIZE": Range("numbers", "(0, 65536]", "pixels, or shares of the image's sides", length=(2,)),
     "CROP.SINGLE_CATEGORY_MAX_AREA": _real("(0, 1]", "a share of the crop"),
     "COLOR_AUG_SSD": _FLAG,
+    "AUGMENTATION": Range("text", unit="module:function, a user's; empty: none"),
 }
 
 _DATA = {
@@ -276,6 +281,8 @@ _SOLVER = {
     "EMA_DECAY": _real("[0, 1)", "the share that is kept; 0: no average"),
     "CHECKPOINT_PERIOD": _count("[1, inf)", "iterations"),
     "KEEP_CHECKPOINTS": _count("[0, inf)", "checkpoints; 0: all"),
+    "KEEP_WEIGHTS_ALONE": _FLAG,
+    "KEEP_LINKED": _FLAG,
     "EARLY_STOP_PATIENCE": _count("[0, inf)", "evaluations; 0: never"),
 }
 

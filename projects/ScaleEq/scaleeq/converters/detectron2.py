@@ -29,7 +29,7 @@ def convert_semantic_fpn_head(
     decoder = head.decoder
     if not isinstance(decoder, SemanticFPN) or not isinstance(decoder.pyramid, NoPyramid):
         raise ValueError(f"{head.title} is not Detectron2's: that is SemanticFPN with PyramidOptions(name='none', ...)")
-    return renamed(head, state_dict, _theirs, prefix=prefix, peer="Detectron2")
+    return renamed(head, state_dict, _theirs, prefix=prefix, peer="Detectron2", title=head.title)
 
 
 def _theirs(name: str) -> str:

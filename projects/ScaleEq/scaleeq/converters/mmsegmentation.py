@@ -43,7 +43,9 @@ def convert_mmseg_head(
     ValueError: a decoder that mmsegmentation has not; whatever has no counterpart, by its name.
     """
     rules = rules_of(head.decoder)
-    return renamed(head, state_dict, lambda name: theirs(name, rules), prefix=prefix, peer="mmsegmentation")
+    return renamed(
+        head, state_dict, lambda name: theirs(name, rules), prefix=prefix, peer="mmsegmentation", title=head.title
+    )
 
 
 def theirs(name: str, rules: list[Rule]) -> str:

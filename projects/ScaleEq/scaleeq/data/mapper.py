@@ -20,6 +20,7 @@ from scaleeq.geometry import Map
 
 from .augmentation import IMAGE, TrainAugmentation, resized_shape
 from .instances import Instances
+from .own_augmentation import OwnAugmentation, augmented_by, own_augmentation
 from .panoptic_file import has_panoptic, read_panoptic
 from .reading import IMAGE_FORMATS, check_same_size, read_image, read_instances
 from .sets.catalog import IGNORE_LABEL, Record
@@ -39,6 +40,7 @@ class SegmentationMapper:
         targets: Sequence[Target] = (),
         image_format: str = "RGB",
         augmentation: TrainAugmentation | None = None,
+        own: OwnAugmentation | None = None,
         test_short_side: int = 0,
         test_max_side: int = 1 << 30,
     ) -> None:
@@ -46,13 +48,14 @@ class SegmentationMapper:
         num_classes, ignore_label: of labels, where no targets are given; other labels are refused.
         targets: what is read beside the image, each under its key.
         image_format: order of the channels that the model takes, "RGB" or "BGR".
-        augmentation: None for testing.
+        augmentation: None for testing. own: a user's, after it.
         test_short_side, test_max_side: size in pixels of the image that the model sees at test time; 0: its own.
         """
         one_of(image_format, IMAGE_FORMATS, key="INPUT.FORMAT")
         self.targets = tuple(targets) or (Labels(num_classes=num_classes, ignore_label=ignore_label),)
         self.image_format = image_format
         self.augmentation = augmentation
+        self.own = own
         self.test_short_side = test_short_side
         self.test_max_side = test_max_side
 
@@ -73,6 +76,7 @@ class SegmentationMapper:
             targets=targets or (Labels.from_config(cfg),),
             image_format=cfg.INPUT.FORMAT,
             augmentation=augmentation,
+            own=own_augmentation(cfg.INPUT.AUGMENTATION) if is_train else None,
             test_short_side=cfg.INPUT.MIN_SIZE_TEST,
             test_max_side=cfg.INPUT.MAX_SIZE_TEST,
         )
@@ -102,6 +106,8 @@ class SegmentationMapper:
         geometries = {target.target_key: target.geometry for target in self.targets}
         maps = {key: Map(values, geometries[key]) for key, values in truths.items()}
         image, augmented = self.augmentation(image, maps, rng)
+        if self.own is not None:
+            image, augmented = augmented_by(self.own, image, augmented, rng, source=str(record["file_name"]))
         sample["image"] = self._to_tensor(image)
         for target in self.targets:
             if (values := augmented.get(target.target_key)) is not None:

@@ -26,6 +26,7 @@ from . import DetectionCheckpointer
 from .checkpoint_file import plain_names, read_checkpoint, refuse_faults, write_checkpoint
 from .checkpoint_misfits import Misfits, compare, converted, optimizer_misfits, state_misfits
 from .checkpoint_numbers import WEIGHTS, Content
+from .checkpoint_thrift import FinalLink, leave_weights
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +62,16 @@ class SafeCheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         keep: int = 0,
+        weights_alone: bool = False,
+        link_final: bool = False,
         other_model: Comparison | None = None,
         save_to_disk: bool | None = None,
         **checkpointables: Any,
     ) -> None:
         """
         keep: so many files model_<iteration>.pth are kept, the newest; 0: all. Files of other names always stay.
+        weights_alone: of those, all but the newest are left their evaluated weights, from which no run resumes.
+        link_final: model_final.pth is another name of the numbered file of its iteration, where there is one.
         other_model: says in words why a file is of another model altogether, which is refused even where a part may be
             loaded (scaleeq.equalization.other_equalizers); None: tensors are compared alone.
         save_to_disk: None means that only the main process writes.
@@ -75,6 +80,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise ValueError(f"keep is {keep}; it should be a number of checkpoints, or 0 for all")
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self._keep = keep
+        self._weights_alone = weights_alone
+        self._link = FinalLink(model) if link_final else None
         self._other_model = other_model
         self._reported: set[int] = set()  # iterations of files that belong to another run
 
@@ -99,7 +106,10 @@ class SafeCheckpointer(DetectionCheckpointer):
         content = {"model": self.model.state_dict(), **states, **kwargs}
         remove_parts(file.parent, of="*.pth")
         self.logger.info("Saving checkpoint to %s", file)
-        write_checkpoint(file, content, parameters=self._parameters())
+        if self._link is None or not self._link.made(file, kwargs.get("iteration")):
+            write_checkpoint(file, content, parameters=self._parameters())
+        if self._link is not None:
+            self._link.note(file, kwargs.get("iteration"))
         self.tag_last_checkpoint(file.name)
         number = _NUMBERED.fullmatch(file.name)
         self._remove_old(int(number[1]) if number else kwargs.get("iteration"))
@@ -116,7 +126,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _remove_old(self, iteration: object) -> None:
         """iteration: of the file just saved; not an int: unknown, and nothing is removed."""
-        if not self._keep or not isinstance(iteration, int):
+        if not isinstance(iteration, int) or not (self._keep or self._weights_alone):
             return
         numbered = self._numbered()
         later = sorted(number for number in numbered if number > iteration and number not in self._reported)
@@ -129,7 +139,12 @@ class SafeCheckpointer(DetectionCheckpointer):
             )
             self._reported.update(later)
         last = self._tagged()
-        for number in sorted(number for number in numbered if number <= iteration)[: -self._keep]:
+        ours = sorted(number for number in numbered if number <= iteration)
+        older = ours[: -self._keep] if self._keep else []
+        if self._weights_alone:
+            for number in ours[len(older) : -1]:
+                leave_weights(numbered[number], self._parameters())
+        for number in older:
             if numbered[number] == last:
                 continue
             try:

@@ -39,6 +39,7 @@ class SemSegEvaluator(DatasetEvaluator):
     """Counts a confusion matrix, and what its parts count, over the images of all processes."""
 
     labels_suffice = True
+    merged: np.ndarray | None  # the confusion matrix of all processes' images, once there are results
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class SemSegEvaluator(DatasetEvaluator):
         self.confusion = ConfusionMatrix(num_classes=len(self.class_names), ignore_label=self.ignore_label)
         self.parts = copy.deepcopy(self._fresh_parts)
         self.num_images = 0
+        self.merged: np.ndarray | None = None
 
     def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelOutput]) -> None:
         """Count a batch.
@@ -126,6 +128,7 @@ class SemSegEvaluator(DatasetEvaluator):
         """{"sem_seg": metrics in percent} of counts of any origin; logs their table, and writes the file."""
         # Metrics of the counts.
         confusion, num_images = counts[CONFUSION], int(counts[NUM_IMAGES])
+        self.merged = confusion
         if not confusion.sum():
             logger.warning("no labelled pixel in %d images of %s: all metrics are NaN", num_images, self.dataset_name)
         metrics = metrics_from_counts(confusion, absent=self.absent)

@@ -12,6 +12,7 @@ from typing import Any
 from scaleeq.engine import load_config
 from scaleeq.files import read_json, write_json, write_text
 from scaleeq.markdown import table
+from scaleeq.tables import csv_text, latex
 from scaleeq.tasks.metric import HEADLINE
 
 from .plan import differing, flat
@@ -78,8 +79,8 @@ def compare_runs(folders: Iterable[Path], metric: str = HEADLINE.name) -> list[R
     ]
 
 
-def runs_table(records: Sequence[Record], metric: str = HEADLINE.name) -> str:
-    """Markdown of what compare_runs gives."""
+def runs_table(records: Sequence[Record], metric: str = HEADLINE.name, *, style: str = "markdown") -> str:
+    """What compare_runs gives, as "markdown" or "latex"."""
 
     def scaled(value: float | None, factor: float, digits: int) -> str:
         return "-" if value is None else f"{value * factor:.{digits}f}"
@@ -98,12 +99,15 @@ def runs_table(records: Sequence[Record], metric: str = HEADLINE.name) -> str:
         for record in records
     ]
     headers = [header.format(metric=metric) for header in HEADERS]
-    return table(rows, headers)
+    return table(rows, headers) if style == "markdown" else latex(rows, headers)
 
 
 def write_runs(records: Sequence[Record], output: Path, metric: str = HEADLINE.name) -> list[Path]:
-    """runs.json and runs.md; returns their paths."""
-    paths = [output / "runs.json", output / "runs.md"]
+    """runs.json, .md, .csv and .tex; returns their paths."""
+    paths = [output / f"runs.{suffix}" for suffix in ("json", "md", "csv", "tex")]
     write_json(paths[0], {"metric": metric, "runs": list(records)})
     write_text(paths[1], runs_table(records, metric) + "\n")
+    headers = list(dict.fromkeys(key for record in records for key in record))
+    write_text(paths[2], csv_text([[record.get(key) for key in headers] for record in records], headers))
+    write_text(paths[3], runs_table(records, metric, style="latex") + "\n")
     return paths

@@ -30,6 +30,8 @@ IGNORED_KEYS = (
     "MODEL.DEVICE",
     "TEST.EXPECTED_RESULTS",
     "SOLVER.KEEP_CHECKPOINTS",
+    "SOLVER.KEEP_WEIGHTS_ALONE",
+    "SOLVER.KEEP_LINKED",
 )
 Row = dict[str, Any]  # a line of metrics.json
 MAX_POINTS = 200  # of a curve

@@ -6,11 +6,12 @@ Drawn about as wide as a phone's screen, so that their text stays legible there;
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from .html import Content
-from .style import CALLED, MEAN, ONE_SEED, RULE, drawing, look, plain, to_svg
+from .style import CALLED, MEAN, ONE_SEED, RULE, drawing, look, plain, to_svg, write_figures
 
 Points = Sequence[Sequence[float]]
 
@@ -29,10 +30,10 @@ def band(curves: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return np.array(shared), values.mean(0), values.min(0), values.max(0)
 
 
-def draw_curves(content: Content, key: str, label: str) -> str:
+def draw_curves(content: Content, key: str, label: str, *, paths: Sequence[Path] = ()) -> str:
     """SVG: of each variant, the mean over seeds and the band from the least to the largest.
 
-    key: "curve" or "loss" of each run.
+    key: "curve" or "loss" of each run. paths: where the figure is written, too; the suffix says of what kind.
     """
     with drawing(WIDTH_IN, HEIGHT_IN, axes_grid_axis="both") as (figure, [axis]):
         shown = {
@@ -62,11 +63,16 @@ def draw_curves(content: Content, key: str, label: str) -> str:
         figure.legend(loc="outside lower center", ncols=2 if num > 3 else num)
         if num > 6:
             figure.set_figheight(HEIGHT_IN + 0.16 * (num - 6))
-        return to_svg(figure)
+        svg = to_svg(figure)
+        write_figures(figure, paths)
+        return svg
 
 
-def draw_differences(content: Content) -> str:
-    """SVG: a row a compared variant: a dot for each seed, and the mean with its interval."""
+def draw_differences(content: Content, *, paths: Sequence[Path] = ()) -> str:
+    """SVG: a row a compared variant: a dot for each seed, and the mean with its interval.
+
+    paths: where the figure is written, too; the suffix says of what kind.
+    """
     names = list(content["comparisons"])
     baselines = {name: compared["baseline"] for name, compared in content["comparisons"].items()}
     with drawing(WIDTH_IN, 1.1 + 0.45 * len(names), axes_grid_axis="x") as (figure, [axis]):
@@ -89,4 +95,6 @@ def draw_differences(content: Content) -> str:
         axis.set_ylim(len(names) - 0.5, -0.5)
         lower = "" if content.get("higher_is_better", True) else " (lower is better)"
         axis.set_xlabel(plain(f"difference of {content['metric']}{lower}"))
-        return to_svg(figure)
+        svg = to_svg(figure)
+        write_figures(figure, paths)
+        return svg

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tabulate import tabulate
 
 from scaleeq.markdown import code, line, table, text
+from scaleeq.tables import csv_text, latex
 
 from .html import Content
 
@@ -38,6 +39,31 @@ def comparison_table(content: Content, *, style: str = "github") -> str:
     if style == "github":
         return table(rows(content), HEADERS)
     return tabulate(rows(content), headers=HEADERS, tablefmt=style, disable_numparse=True)
+
+
+CSV_OF_VARIANT = ("n", "mean", "sd")
+CSV_OF_COMPARISON = ("baseline", "mean", "low", "high", "higher", "lower", "ties", "p_t", "p_holm", "p_sign", "called")
+
+
+def csv_table(content: Content) -> str:
+    """Of each metric, a row a variant: the numbers of comparison.json, not rounded."""
+    found = []
+    for part in sections(content):
+        for name, variant in part["variants"].items():
+            if variant.get("has_metric", True):
+                compared = part["comparisons"].get(name, {})
+                own = [part.get("title", part["metric"]), part.get("unit", ""), name]
+                own += [variant[key] for key in CSV_OF_VARIANT]
+                found.append([*own, *(compared.get(key) for key in CSV_OF_COMPARISON)])
+    of_comparison = ["difference" if key == "mean" else key for key in CSV_OF_COMPARISON]
+    return csv_text(found, ["metric", "unit", "variant", *CSV_OF_VARIANT, *of_comparison])
+
+
+def latex_table(content: Content) -> str:
+    """The table of each metric, under a comment with its name where there are several."""
+    parts = sections(content)
+    names = [f"% {heading(part)}\n" if len(parts) > 1 else "" for part in parts]
+    return "\n\n".join(name + latex(rows(part), HEADERS) for name, part in zip(names, parts, strict=True))
 
 
 HEADERS = (

@@ -36,3 +36,8 @@ def render(template: str, *, title: str, **values: object) -> str:
     title: also the first heading.
     """
     return _templates().get_template(template).render(title=title, series=SERIES, **values)
+
+
+def fragment(template: str, **values: object) -> str:
+    """A part of a page that another program shows."""
+    return _templates().get_template(template).render(**values)

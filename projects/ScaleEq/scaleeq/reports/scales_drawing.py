@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .html import Content
 from .scales_verdict import ratios
-from .style import PALETTE, RULE, SERIES, drawing, grouped_bars, plain, write_figure
+from .style import PALETTE, RULE, SERIES, drawing, grouped_bars, plain, write_figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BRANCH_IN = 1.1  # inches of a branch's bars
 
 
-def draw_fusion(fusion: Content, path: Path) -> None:
+def draw_fusion(fusion: Content, paths: Sequence[Path]) -> None:
     """Standard deviations and their prediction above, gradients of the weights below.
 
-    fusion: one of scales.json's. path: its suffix says of what kind the file is.
+    fusion: one of scales.json's. paths: the suffix of each says of what kind the file is.
     """
     # What there is to show.
     raw = fusion["raw"]["branches"]
@@ -43,7 +49,7 @@ def draw_fusion(fusion: Content, path: Path) -> None:
             axes[1].set_ylabel("gradient of weights,\nof the first branch's")
         for axis in axes:
             axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
-        write_figure(figure, path)
+        write_figures(figure, paths)
 
 
 def branch_scales(statistics: Content) -> dict[str, dict[str, dict[str, float]]]:
@@ -62,9 +68,31 @@ def branch_scales(statistics: Content) -> dict[str, dict[str, dict[str, float]]]
     return scales
 
 
-def plot_branch_scales(statistics: Content, path: Path) -> None:
-    """One panel per fusion, one group of bars per branch; of the equalized fusions alone, where there are any."""
-    scales = branch_scales(statistics)
+def plot_branch_scales(statistics: Content, paths: Sequence[Path]) -> None:
+    """One panel per fusion, one group of bars per branch; of the equalized fusions alone, where there are any.
+
+    paths: the suffix of each says of what kind the file is.
+    """
+    with branch_scales_figure(branch_scales(statistics)) as figure:
+        write_figures(figure, paths)
+
+
+def latest_scales(statistics: Content) -> dict[str, dict[str, dict[str, float]]]:
+    """As branch_scales, of a run that goes on: the last record of its history in the place of its end."""
+    history = statistics.get("history", [])
+    if not history or history[-1]["iteration"] == statistics.get("at_start", {}).get("iteration"):
+        return branch_scales(statistics)
+    scales = branch_scales({**statistics, "at_end": history[-1]})
+    now = f"iteration {history[-1]['iteration']}"
+    return {
+        fusion: {label.replace("last iteration", now): values for label, values in series.items()}
+        for fusion, series in scales.items()
+    }
+
+
+@contextmanager
+def branch_scales_figure(scales: dict[str, dict[str, dict[str, float]]]) -> Iterator[Figure]:
+    """The figure of plot_branch_scales. scales: as branch_scales has them."""
     # Fusions without equalizers are shown where there are no others.
     equalized = {fusion: series for fusion, series in scales.items() if any("after" in label for label in series)}
     scales = equalized or scales
@@ -81,4 +109,4 @@ def plot_branch_scales(statistics: Content, path: Path) -> None:
         figure.legend(
             [handles[label] for label in labels], labels, loc="outside lower center", ncols=4, title="equalization"
         )
-        write_figure(figure, path)
+        yield figure

@@ -1,4 +1,4 @@
-"""scales.json, scales.html and an SVG for each Fusion: the report of `scaleeq analyze` as a person reads it.
+"""scales.json, .html, .csv and .tex, and a figure for each Fusion: the report of `scaleeq analyze`.
 
 The page is one file that loads nothing; its bars are boxes of HTML, as wide as the screen lets them be.
 """
@@ -9,10 +9,12 @@ import re
 from pathlib import Path
 
 from scaleeq.files import write_json, write_text
+from scaleeq.tables import csv_text, latex
 
 from .html import Content, render
 from .scales_drawing import draw_fusion
 from .scales_verdict import percent, ratios
+from .style import in_all_kinds
 
 RELATIVE = ("weight_gradient",)  # shown as multiples of the first branch's
 # Bars of a branch: record ("raw" or "equalized"), number, name in the key.
@@ -27,18 +29,52 @@ NUMBERS = {
 }  # fmt: skip
 
 
+KINDS_OF_RECORD = ("raw", "equalized")
 OF_TASKS = {"map_gradient_": "map gradient", "weight_gradient_": "weight gradient"}  # a task's name follows
 
 
 def write_report(content: Content, output: Path) -> list[Path]:
     """Write the files into a folder; returns their paths."""
-    paths = [output / "scales.json", output / "scales.html"]
+    paths = [output / f"scales.{kind}" for kind in ("json", "html", "csv", "tex")]
     write_json(paths[0], content)
     write_text(paths[1], page(content))
+    write_text(paths[2], csv_table(content))
+    write_text(paths[3], latex_table(content) + "\n")
     for name, fusion in content["fusions"].items():
-        paths.append(output / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.svg")
-        draw_fusion(fusion, paths[-1])
+        figures = in_all_kinds(output / re.sub(r"[^A-Za-z0-9._-]", "_", name))
+        draw_fusion(fusion, figures)
+        paths += figures
     return paths
+
+
+def csv_table(content: Content) -> str:
+    """A line for each branch of each Fusion: all its numbers, "raw" and "equalized" under names of their own."""
+    rows = [
+        {"fusion": name, "branch": branch}
+        | {f"{kind}_{key}": value for kind in KINDS_OF_RECORD for key, value in _numbers(fusion, kind, branch).items()}
+        for name, fusion in content["fusions"].items()
+        for branch in fusion["raw"]["branches"]
+    ]
+    headers = list(dict.fromkeys(key for row in rows for key in row))
+    return csv_text([[row.get(key) for key in headers] for row in rows], headers)
+
+
+def latex_table(content: Content) -> str:
+    """Of each branch: its standard deviation before and after its transfer, equalized, and its weights' gradients."""
+    rows = []
+    for fusion in content["fusions"].values():
+        for branch in fusion["raw"]["branches"]:
+            raw, equalized = (_numbers(fusion, kind, branch) for kind in KINDS_OF_RECORD)
+            found = [raw.get("source_std"), raw.get("std"), equalized.get("std_equalized")]
+            found += [raw.get("weight_gradient"), equalized.get("weight_gradient")]
+            rows.append([fusion["title"], branch, *("-" if value is None else f"{value:.3g}" for value in found)])
+    headers = ["fusion", "branch", "std before", "std after", "std equalized", "gradient", "gradient equalized"]
+    return latex(rows, headers)
+
+
+def _numbers(fusion: Content, kind: str, branch: str) -> Content:
+    """Of a branch in one of a Fusion's records; {} where there is none."""
+    return (fusion[kind] or {"branches": {}})["branches"].get(branch, {})
 
 
 def page(content: Content) -> str:

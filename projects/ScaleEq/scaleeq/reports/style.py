@@ -7,10 +7,12 @@ matplotlib is imported where something is drawn, no sooner. Colours: M. Okabe an
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from scaleeq.files import replacing
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 LINES = ("-", "--", ":")  # beyond the palette, colours come again with another line
+KINDS = ("svg", "png", "pdf")  # of files of a figure
 LONGEST = 60  # letters of a line in a drawing
 MEAN, CALLED, ONE_SEED, RULE = BLUE, VERMILION, "#8a8a8a", "#555555"
 
@@ -89,6 +92,26 @@ def to_svg(figure: Figure) -> str:
     figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :]
+
+
+def in_all_kinds(path: Path) -> list[Path]:
+    """The files of a figure, by a path without ending: two that scale, for papers, and one of pixels."""
+    return [path.with_name(f"{path.name}.{kind}") for kind in KINDS]
+
+
+def write_figures(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write a figure to each file."""
+    for path in paths:
+        write_figure(figure, path)
+
+
+def to_picture(figure: Figure) -> np.ndarray:
+    """The figure's pixels: (H, W, 3) uint8 in RGB."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -26,6 +26,7 @@ import scaleeq.segmentor
 from scaleeq.engine import CfgNode, DatasetEvaluator, build_model
 from scaleeq.equalization.calibration import require_calibrated
 from scaleeq.names import check_names
+from scaleeq.pictures import confusion_picture
 from scaleeq.tasks.metric import Metric
 
 from .console_log import first_lines
@@ -139,6 +140,9 @@ class Recipe:
 
     @classmethod
     def pictures(cls, evaluation: Evaluation) -> Mapping[str, np.ndarray]:
-        """Name -> (H, W, 3) uint8: what TensorBoard shows of an evaluation while training; by default its examples."""
+        """Name -> (H, W, 3) uint8: what TensorBoard and Weights & Biases show of an evaluation while training; by
+        default its examples and confusion matrices.
+        """
         drawn = {name: draw_examples(name, examples) for name, examples in evaluation.examples.items() if examples}
-        return {f"predictions/{name}": picture for name, picture in drawn.items()}
+        confusions = {f"confusion/{name}": confusion_picture(each) for name, each in evaluation.confusions.items()}
+        return {f"predictions/{name}": picture for name, picture in drawn.items()} | confusions

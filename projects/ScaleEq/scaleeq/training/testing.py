@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,6 +23,7 @@ from scaleeq.engine import (
     inference_on_dataset,
     print_csv_format,
 )
+from scaleeq.evaluation import SemSegEvaluator
 from scaleeq.inference import Inference
 from scaleeq.model import LABELS_SUFFICE
 from scaleeq.stopping import UntilStopped
@@ -85,13 +87,15 @@ class Evaluation:
     """One evaluation on DATASETS.TEST; handed to `test`, which fills it.
 
     clock: None: nobody asks for the time. num_examples: images of each data set that this process keeps.
-    examples: data set -> those images, with what the model made of them.
+    examples: data set -> those images, with what the model made of them. confusions: data set -> (K, K), pixels of a
+        class by what they were taken for; on the main process, of data sets with classes.
     """
 
     cfg: CfgNode
     clock: InferenceClock | None = None
     num_examples: int = 0
     examples: dict[str, list[Example]] = field(default_factory=dict)
+    confusions: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def run_test(test: Callable[..., Results], cfg: CfgNode, model: nn.Module, evaluation: Evaluation) -> Results:
@@ -138,6 +142,9 @@ def test_on_dataset(
     if labels_suffice(evaluator):
         loader = AskingForLabels(loader)
     results = inference_on_dataset(predictor, UntilStopped(loader), evaluator)
+    for each in each_of(evaluator):
+        if isinstance(each, SemSegEvaluator) and each.merged is not None:
+            evaluation.confusions[dataset_name] = each.merged
     if comm.is_main_process() and results:
         logger.info("Evaluation results for %s in csv format:", dataset_name)
         print_csv_format(results)
@@ -166,11 +173,22 @@ def labels_suffice(evaluator: object) -> bool:
 
     The class that defines `process` says so: a subclass with one of its own may read scores.
     """
-    several = evaluator if isinstance(evaluator, list) else getattr(evaluator, "_evaluators", None)
-    if several is not None:
-        return all(map(labels_suffice, several))
+    return all(_labels_suffice(each) for each in each_of(evaluator))
+
+
+def _labels_suffice(evaluator: object) -> bool:
     owner = next((each for each in type(evaluator).__mro__ if "process" in vars(each)), object)
     return bool(vars(owner).get("labels_suffice"))
+
+
+def each_of(evaluator: object) -> Iterator[object]:
+    """The evaluator, or each of those that it stands for."""
+    several = evaluator if isinstance(evaluator, list) else getattr(evaluator, "_evaluators", None)
+    if several is None:
+        yield evaluator
+        return
+    for each in several:
+        yield from each_of(each)
 
 
 def copy_main_buffers(model: nn.Module) -> None:

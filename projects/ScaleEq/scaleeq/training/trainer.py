@@ -85,6 +85,8 @@ class Trainer(Recipe, TrainerBase):
             model,
             cfg.OUTPUT_DIR,
             keep=cfg.SOLVER.KEEP_CHECKPOINTS,
+            weights_alone=cfg.SOLVER.KEEP_WEIGHTS_ALONE,
+            link_final=cfg.SOLVER.KEEP_LINKED,
             other_model=other_equalizers,
             trainer=weakref.proxy(self),
             **saved,

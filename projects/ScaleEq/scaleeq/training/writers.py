@@ -92,6 +92,9 @@ class EvaluationWriter(PeriodicWriter):
         new = self._pictures()
         for name, picture in new.items():
             self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
+        for writer in self._all:
+            if new and isinstance(writer, WandbWriter):  # TensorBoard's takes them out of the storage
+                writer.show(new, self.trainer.storage.iter)
         return bool(new)
 
 
@@ -171,7 +174,7 @@ class MetricsFile(HookBase):
 
 
 class WandbWriter(EventWriter):
-    """Shows the scalars on Weights & Biases, over the iteration that each was put at.
+    """Shows the scalars and the pictures of evaluations on Weights & Biases, over the iteration that each was put at.
 
     The run's id is kept in OUTPUT_DIR/wandb_run_id.txt, so a resumed training continues the same run; iterations that
     come again after a kill are there twice. WANDB_MODE=offline keeps everything in OUTPUT_DIR/wandb.
@@ -201,6 +204,7 @@ class WandbWriter(EventWriter):
         # Its own steps may only grow, those of a resumed run need not.
         self._run.define_metric("iteration", hidden=True)
         self._run.define_metric("*", step_metric="iteration")
+        self._image = wandb.Image
         self._new = NewScalars(window_size)
 
     @classmethod
@@ -213,6 +217,10 @@ class WandbWriter(EventWriter):
     def write(self) -> None:
         for iteration, scalars in self._new.take().items():
             self._run.log({**scalars, "iteration": iteration})
+
+    def show(self, pictures: Mapping[str, np.ndarray], iteration: int) -> None:
+        """pictures: name -> (H, W, 3) uint8, of this iteration."""
+        self._run.log({name: self._image(picture) for name, picture in pictures.items()} | {"iteration": iteration})
 
     def close(self) -> None:
         self._run.finish()

@@ -191,13 +191,20 @@ def prediction_sheet(name: str, seen: Seen, classes: Classes) -> np.ndarray:
     return draw_sheet(name, prediction_sections(seen, classes), note=note, legends=legends)
 
 
+def overlay(seen: Seen, classes: Classes) -> np.ndarray:
+    """The prediction over the image: (H, W, 3) uint8; of a model without classes, the first of its other tasks."""
+    if seen.prediction is not None:
+        return blend(seen.image, seen.prediction, classes.colors)
+    return next((view.prediction for view in seen.views.values()), seen.image)
+
+
 def prediction_sections(seen: Seen, classes: Classes) -> list[Section]:
     """Rows of panels without a gap: each further task has a row, or a panel where nothing has a truth."""
     side = MEDIUM if seen.views else LARGE
     first = prediction_panels(seen, classes, side)
     rows = [view_panels(task, view, fitted(seen.size, side), blank=True) for task, view in seen.views.items()]
     if not rows:
-        return [Section(first, columns=2)]
+        return [Section(first, columns=2 if len(first) == 4 else len(first))]
     if seen.truth is None and all(view.truth is None for view in seen.views.values()):
         panels = [*first, *(row[-1] for row in rows)]
         return [Section(panels, columns=_even_columns(len(panels)))]

@@ -28,11 +28,11 @@ from .probes.arms import ARMS, Statistics
 from .probes.features import Features, extract
 from .probes.side_by_side import DESIGNS, Probe
 from .probes.study import CELLS, LITE0, Study
-from .probes.written_out import SPECS, losses_alone
+from .probes.written_out import SPECS, UNKNOWN, losses_alone
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "probes.jsonl"
 CACHE = Path.home() / ".cache" / "scaleeq" / "probes"
-CHECKED = ("linear", "hidden", "no_norm", "sum")
+CHECKED = ("linear", "hidden", "no_norm", "sum", "upernet")
 STEPS, AGREE = 25, 1e-3  # of the check; relative difference of mean losses
 
 
@@ -42,7 +42,9 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the features, default %(default)s")
     parser.add_argument("--network", nargs="+", default=[LITE0], help="of timm, pretrained; default %(default)s")
     parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--cells", nargs="+", default=["*"], help="patterns of names, such as 'res5/*/SGD'")
+    parser.add_argument(
+        "--cells", nargs="+", help="patterns of names, such as 'res5/*/SGD'; default all but extra ones"
+    )
     parser.add_argument("--seeds", type=int, help="instead of the cells' own numbers")
     parser.add_argument("--list", action="store_true", help="say which cells there are, and end")
     arguments = parser.parse_args()
@@ -54,12 +56,15 @@ def main() -> int:
         return 0
     if arguments.what == "check":
         return check(arguments.cache)
-    cells = [cell for name, cell in CELLS.items() if any(fnmatch.fnmatch(name, each) for each in arguments.cells)]
+    cells = [cell for cell in CELLS.values() if not cell.extra]
+    if arguments.cells:
+        cells = [cell for name, cell in CELLS.items() if any(fnmatch.fnmatch(name, each) for each in arguments.cells)]
     if not cells:
         raise ValueError(f"--cells {' '.join(arguments.cells)} names no cell; there are {', '.join(CELLS)}")
     if arguments.list:
         for cell in cells:
-            print(f"{cell.title}: {cell.steps} steps, {cell.seeds} seeds, {', '.join(cell.arms)}")
+            more = f" (extra, {', '.join(cell.networks)})" if cell.extra else ""
+            print(f"{cell.title}: {cell.steps} steps, {cell.seeds} seeds, {', '.join(cell.arms)}{more}")
         return 0
     with stop_signals(at_once=False):
         study = Study(arguments.output, arguments.cache, command="python -m evidence.probe run", say=_say)
@@ -80,7 +85,7 @@ def check(cache: Path) -> int:
     worst = 0.0
     for design in CHECKED:
         for optimizer, rate in (("SGD", 1e-2), ("ADAMW", 1e-3)):
-            probes = [Probe(arm, rate) for arm in ARMS if design != "sum" or arm not in ("init", "channel")]
+            probes = [Probe(arm, rate) for arm in ARMS if arm not in UNKNOWN.get(design, ())]
             options: dict[str, Any] = {"optimizer": optimizer, "steps": STEPS, "seed": 3, **given}
             trained = training.train(DESIGNS[design], probes, sample=sample, **options)
             for probe, mine in zip(probes, trained.loss.tolist(), strict=True):

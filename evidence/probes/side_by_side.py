@@ -29,6 +29,7 @@ class Design:
 
     width: 0: a linear classifier of the concatenation. norm: a batch norm after the convolution. sums: a 1x1 lateral a
     branch and a sum, without norms; equalizers act on the laterals' outputs. taps: of the convolution, 1 or 9.
+    laterals: 1x1 conv + BN + ReLU of WIDTH channels on each branch, and a concatenation of those (upernet_like.py).
     """
 
     what: str
@@ -36,6 +37,7 @@ class Design:
     norm: bool = False
     sums: bool = False
     taps: int = 1
+    laterals: bool = False
 
 
 DESIGNS = {
@@ -44,6 +46,7 @@ DESIGNS = {
     "no_norm": Design("concat, 1x1 conv + ReLU, classifier"),
     "sum": Design("1x1 laterals, sum, ReLU, classifier", sums=True),
     "conv3x3": Design("concat, 3x3 conv + BN + ReLU, classifier", norm=True, taps=9),
+    "upernet": Design("laterals of conv + BN + ReLU, then as hidden", width=2 * WIDTH, norm=True, laterals=True),
 }
 
 
@@ -72,6 +75,7 @@ class Fusions:
     statistics: Statistics
     seed: int
     parameters: dict[str, Tensor] = field(init=False)
+    more: dict[str, Tensor] = field(init=False, default_factory=dict)  # what a subclass draws besides
 
     def __post_init__(self) -> None:
         count, widths = len(self.probes), self.statistics.widths
@@ -82,7 +86,7 @@ class Fusions:
         # One draw for all.
         generator = torch.Generator().manual_seed(1000 + self.seed)
         weight, bias = self._first(generator)
-        drawn = {"factor": torch.ones(count, len(widths)), "weight": weight}
+        drawn = {"factor": torch.ones(count, len(widths)), "weight": weight, **self.more}
         if bias is not None:
             drawn["bias"] = bias
         if self.design.width:
@@ -129,13 +133,18 @@ class Fusions:
         widths, sample = self.statistics.widths, self.statistics.sample
         outputs = [x @ w.T for x, w in zip(sample.split(widths, 1), weight.split(widths, 1), strict=True)]
         mean, std = (torch.stack([get(y) for y in outputs]) for get in (torch.mean, torch.std))
-        self.lateral_mean, self.lateral_std = self.doses * mean, self.doses * std
+        self._set_lateral_affines(self.doses * mean, self.doses * std, self.outputs)
+
+    def _set_lateral_affines(self, mean: Tensor, std: Tensor, width: int) -> None:
+        """mean, std: (K, n) of what the equalizers see, each branch `width` wide."""
+        widths = self.statistics.widths
+        self.lateral_mean, self.lateral_std = mean, std
         affines = [
             branch_affine(probe.arm, m, s, [1] * len(widths))
             for probe, m, s in zip(self.probes, self.lateral_mean, self.lateral_std, strict=True)
         ]
         self.lateral_scale, self.lateral_shift = (torch.stack(each) for each in zip(*affines, strict=True))
-        self.norms = RunningMoments((len(widths), len(self.probes), self.outputs))
+        self.norms = RunningMoments((len(widths), len(self.probes), width))
 
     def forward(self, rows: Tensor, *, training: bool) -> Tensor:
         """rows: (P, taps * C) features -> (P, K, NUM_CLASSES) logits."""
@@ -180,17 +189,19 @@ class Fusions:
             zip(rows.split(widths, 1), self.parameters["weight"].split(widths, 2), strict=True)
         ):
             y = (x @ weight.reshape(-1, x.shape[1]).T).view(-1, count, self.outputs) * self.doses[:, index, None]
-            scale, shift = (each[:, index, None].expand(count, self.outputs) for each in self._lateral_affines())
-            if self.is_normed.any():
-                mean, variance = self.norms.of(y, training, index)
-                inverse = (variance + EPS).rsqrt()
-                scale = torch.where(self.is_normed, inverse, scale)
-                shift = torch.where(self.is_normed, -mean * inverse, shift)
-            total = total + y * scale + shift
+            total = total + self.equalized_lateral(index, y, training)
         return total.reshape(len(rows), -1)
 
-    def _lateral_affines(self) -> tuple[Tensor, Tensor]:
-        return torch.where(self.is_learnt, self.parameters["factor"], self.lateral_scale), self.lateral_shift
+    def equalized_lateral(self, index: int, y: Tensor, training: bool) -> Tensor:
+        """y: (P, K, H), a branch after its lateral -> the same, as each arm has it when it is combined."""
+        scale = torch.where(self.is_learnt, self.parameters["factor"], self.lateral_scale)[:, index, None]
+        scale, shift = scale.expand(y.shape[1:]), self.lateral_shift[:, index, None].expand(y.shape[1:])
+        if self.is_normed.any():
+            mean, variance = self.norms.of(y, training, index)
+            inverse = (variance + EPS).rsqrt()
+            scale = torch.where(self.is_normed, inverse, scale)
+            shift = torch.where(self.is_normed, -mean * inverse, shift)
+        return y * scale + shift
 
 
 class RunningMoments:

@@ -26,7 +26,7 @@ from .arms import Statistics
 from .features import Features
 from .side_by_side import DESIGNS, WIDTH, Probe
 
-LITE0 = "tf_efficientnet_lite0"
+LITE0, LITE2 = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
 HELD_OUT = range(297, 367)  # consecutive training images, of one drive
 HELD_OUT_SEEDS = 100, 101
 PIXELS_HELD_OUT, PIXELS_VAL = 200, 200  # of each image
@@ -47,7 +47,10 @@ Part = dict[str, Any]  # a line of the file
 
 @dataclass(frozen=True)
 class Cell:
-    """arms: arm -> its doses. branch: which the doses multiply; -1: the deepest. grid: ends, in powers of ten."""
+    """arms: arm -> its doses. branch: which the doses multiply; -1: the deepest. grid: ends, in powers of ten.
+
+    extra: run only where it is named.
+    """
 
     name: str
     design: str
@@ -59,6 +62,7 @@ class Cell:
     seeds: int = 16
     held_out_seeds: tuple[int, ...] = HELD_OUT_SEEDS
     networks: tuple[str, ...] = (LITE0,)
+    extra: bool = False
 
     @property
     def title(self) -> str:
@@ -112,6 +116,14 @@ def _cells() -> Iterator[Cell]:
             ends, one = grid[design], HELD_OUT_SEEDS[:1]
             yield Cell("res5", design, optimizer, steps, dosed, ends, held_out_seeds=one)
             yield Cell("res2", design, optimizer, steps, others, ends, branch=0, held_out_seeds=one)
+        for design in ("no_norm", "conv3x3"):
+            ends = grid["hidden" if DESIGNS[design].norm else "sum"]
+            yield Cell("natural", design, optimizer, 150, concat, ends, seeds=8, extra=True)
+        laterals = first | {"init": NATURAL}
+        yield Cell("natural", "upernet", optimizer, 150, laterals, grid["hidden"], seeds=8, extra=True)
+        both = (LITE0, LITE2)
+        yield Cell("two", "linear", optimizer, 300, concat, grid["linear"], networks=both, extra=True)
+        yield Cell("two", "hidden", optimizer, 150, concat, grid["hidden"], networks=both, extra=True)
 
 
 CELLS = {cell.title: cell for cell in _cells()}

@@ -16,11 +16,12 @@ from torch import Tensor
 from .arms import Statistics
 from .features import NUM_CLASSES, Features, Pixels
 from .side_by_side import Design, Fusions, Probe
+from .upernet_like import make_fusions
 
 IMAGES, PIXELS = 8, 32  # of a batch; pixels of each image
 MOMENTUM, BETAS, EPS = 0.9, (0.9, 0.999), 1e-8
 DECAY = {"SGD": 1e-4, "ADAMW": 1e-2}  # as SOLVER.OPTIMIZER calls them
-DECAYED = ("weight", "classifier")
+DECAYED = ("weight", "mix", "classifier")
 POWER = 0.9  # of the schedule: rate * (1 - step / steps) ** POWER
 CHUNK = 4096  # pixels that are scored at a time
 
@@ -115,7 +116,7 @@ def train(
     sample: Sample,
 ) -> Trained:
     """Train K fusions on these images of the features, and score them on the sample."""
-    fusions = Fusions(design, probes, statistics, seed)
+    fusions = make_fusions(design, probes, statistics, seed)
     solver = Optimizer(fusions.parameters, optimizer, torch.tensor([probe.rate for probe in probes]))
     batches = Batches(features, images, seed)
     losses = []

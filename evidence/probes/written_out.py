@@ -20,8 +20,9 @@ from scaleeq.layers import ConvNormAct, batch_norm
 
 from .arms import Statistics, common_std
 from .features import NUM_CLASSES, Features
-from .side_by_side import Design, Fusions, Probe
+from .side_by_side import WIDTH, Design, Fusions, Probe
 from .training import BETAS, DECAY, EPS, MOMENTUM, POWER, Batches
+from .upernet_like import make_fusions
 
 SPECS = {
     "equalized": EqualizerSpec(implementation="module"),
@@ -32,6 +33,9 @@ SPECS = {
         for arm in ("batch_norm", "learnable", "common", "permuted")
     },
 }
+
+
+UNKNOWN = {"sum": ("init", "channel"), "upernet": ("channel",)}  # design -> arms that it has not
 
 
 class BiasedReLU(nn.Module):
@@ -56,6 +60,8 @@ class WrittenOut(nn.Module):
         drawn = {name: value[0].detach().clone() for name, value in fusions.parameters.items()}
         if design.sums:
             self.fusion = self._summing(drawn, fusions.outputs)
+        elif design.laterals:
+            self.fusion = self._with_laterals(drawn, fusions.outputs)
         else:
             norm = batch_norm if design.norm else None
             mix = ConvNormAct(sum(self.widths), fusions.outputs, norm=norm, activation=bool(design.width))
@@ -72,9 +78,11 @@ class WrittenOut(nn.Module):
             classifier.bias.data = drawn["classifier_bias"]
             self.classifier = classifier
         mean, std = statistics.mean * self.dose, statistics.std * self.dose
+        if design.sums or design.laterals:
+            mean, std = fusions.lateral_mean[0], fusions.lateral_std[0]
         if design.sums:
-            mean, std = fusions.lateral_mean[0] * self.dose, fusions.lateral_std[0] * self.dose
-        self._equalize(probe.arm, mean, std, statistics, sums=design.sums)
+            mean, std = mean * self.dose, std * self.dose
+        self._equalize(probe.arm, mean, std, statistics, design)
 
     def _summing(self, drawn: dict[str, Tensor], outputs: int) -> Fusion:
         branches = {}
@@ -86,10 +94,20 @@ class WrittenOut(nn.Module):
         mix.bias.data = drawn["bias"]
         return Fusion(branches, combine=Sum(), mix=mix)
 
-    def _equalize(self, arm: str, mean: Tensor, std: Tensor, statistics: Statistics, *, sums: bool) -> None:
+    def _with_laterals(self, drawn: dict[str, Tensor], outputs: int) -> Fusion:
+        branches = {}
+        for index, weight in enumerate(drawn["weight"].split(self.widths, 1)):
+            lateral = ConvNormAct(weight.shape[1], WIDTH)
+            lateral.conv.weight.data = weight[:, :, None, None].clone()
+            branches[f"b{index}"] = Branch(WIDTH, lateral=lateral)
+        mix = ConvNormAct(len(branches) * WIDTH, outputs)
+        mix.conv.weight.data = drawn["mix"][:, :, None, None]
+        return Fusion(branches, combine=Concat(), mix=mix)
+
+    def _equalize(self, arm: str, mean: Tensor, std: Tensor, statistics: Statistics, design: Design) -> None:
         if arm == "smaller":
-            divisor = common_std(std, [1] * len(std) if sums else self.widths)
-            for module in self.fusion.modules():
+            divisor = common_std(std, [1] * len(std) if design.sums or design.laterals else self.widths)
+            for module in (self.fusion.mix if design.laterals else self.fusion).modules():
                 if isinstance(module, nn.Conv2d):
                     module.weight.data /= divisor
         if arm not in SPECS:
@@ -126,7 +144,7 @@ def losses_alone(
     statistics: Statistics,
 ) -> list[float]:
     """The loss of every step of one fusion that is trained as a module."""
-    off = Fusions(design, [Probe("off", probe.rate)], statistics, seed)
+    off = make_fusions(design, [Probe("off", probe.rate)], statistics, seed)
     model = WrittenOut(design, probe, off).train()
     weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
     others = [p for p in model.parameters() if all(p is not weight for weight in weights)]

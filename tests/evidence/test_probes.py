@@ -11,7 +11,8 @@ from evidence.probes import training
 from evidence.probes.arms import ARMS, Statistics, common_std
 from evidence.probes.features import NUM_CLASSES, Features, Pixels
 from evidence.probes.side_by_side import DESIGNS, Fusions, Probe
-from evidence.probes.written_out import losses_alone
+from evidence.probes.upernet_like import make_fusions
+from evidence.probes.written_out import UNKNOWN, losses_alone
 
 SIZES = {"res2": (12, 16, 3), "res3": (6, 8, 5), "res5": (2, 2, 8)}
 IMAGES = range(6)
@@ -69,13 +70,13 @@ def test_statistics_are_those_of_the_pixels(folder):
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "ADAMW"])
-@pytest.mark.parametrize("design", ["linear", "hidden", "no_norm", "sum"])
+@pytest.mark.parametrize("design", ["linear", "hidden", "no_norm", "sum", "upernet"])
 def test_side_by_side_is_one_by_one(folder, design, optimizer):
     """Of every arm, with a dose: the losses of each step, to rounding that training amplifies."""
-    arms = [arm for arm in ARMS if design != "sum" or arm not in ("init", "channel")]
+    arms = [arm for arm in ARMS if arm not in UNKNOWN.get(design, ())]
     probes = [Probe(arm, 0.02, dose=dose) for arm in arms for dose in (1.0, 10.0)]
     given, steps = options(folder), 10
-    fusions = Fusions(DESIGNS[design], probes, given["statistics"], 3)
+    fusions = make_fusions(DESIGNS[design], probes, given["statistics"], 3)
     rates = torch.tensor([probe.rate for probe in probes])
     solver = training.Optimizer(fusions.parameters, optimizer, rates)
     batches, mine = training.Batches(given["features"], IMAGES, 3), []

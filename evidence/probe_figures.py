@@ -35,6 +35,13 @@ NAMES = {
     "batch_norm": "batch norm a branch",
     "learnable": "learnt factor a branch",
 }
+# Level, its index, optimizer, colour and marker of the curves of the second figure.
+ENERGY_SERIES = (
+    ("res5", -1, "SGD", BLUE, "o"),
+    ("res5", -1, "ADAMW", SKY, "s"),
+    ("res2", 0, "SGD", VERMILION, "D"),
+    ("res2", 0, "ADAMW", PURPLE, "^"),
+)
 DESIGN_NAMES = {"linear": "linear classifier", "hidden": "1x1 conv + BN"}
 
 
@@ -85,9 +92,7 @@ def draw_energy(results: Results) -> Figure:
     """What equalizing gains against the share of the energy of the source that was multiplied."""
     with grid(9.0, 3.4, 1, 2) as (figure, axes):
         for axis, design in zip(axes, DESIGN_NAMES, strict=True):
-            series = (("res5", -1, "SGD", BLUE, "o"), ("res5", -1, "ADAMW", SKY, "s"))
-            series += (("res2", 0, "SGD", VERMILION, "D"), ("res2", 0, "ADAMW", PURPLE, "^"))
-            for level, branch, optimizer, color, marker in series:
+            for level, branch, optimizer, color, marker in ENERGY_SERIES:
                 cell = f"{level}/{design}/{optimizer}"
                 if cell not in results.cells:
                     continue

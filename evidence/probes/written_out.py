@@ -107,7 +107,7 @@ class WrittenOut(nn.Module):
     def _equalize(self, arm: str, mean: Tensor, std: Tensor, statistics: Statistics, design: Design) -> None:
         if arm == "smaller":
             divisor = common_std(std, [1] * len(std) if design.sums or design.laterals else self.widths)
-            for module in (self.fusion.mix if design.laterals else self.fusion).modules():
+            for module in (self.fusion.get_submodule("mix") if design.laterals else self.fusion).modules():
                 if isinstance(module, nn.Conv2d):
                     module.weight.data /= divisor
         if arm not in SPECS:

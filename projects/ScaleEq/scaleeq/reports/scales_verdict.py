@@ -19,7 +19,7 @@ from .html import Content
 
 NEGLIGIBLE = 1.05  # a spread below this changes nothing that could be seen
 # Shares of the energy. Beyond them equalizing gained points of mIoU in the evidence; between them nothing was found.
-SMALL_SHARE, LARGE_SHARE = 0.01, 0.9
+SMALL_SHARE, LARGE_SHARE = 0.03, 0.9
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def advice(facts: FusionFacts, record: Content) -> str:
     low, high = (_share(shares[name]) for name in (small, large))
     every = f"Shares of the energy from {low} to {high}"
     if not facts.has_weights:
-        return f"{every}: equalize if it is a sum without norms that SGD trains; else there is nothing to gain."
+        return f"{every}: nothing to gain, but in a sum without norms, where one factor for all does it too."
     return f"{every}: nothing to gain."
 
 

@@ -18,7 +18,7 @@ from scaleeq.fusion import Fusion, Keep, Pool, Resize, Transfer
 from .html import Content
 
 NEGLIGIBLE = 1.05  # a spread below this changes nothing that could be seen
-# Shares of the energy. Beyond them equalizing gained points of mIoU in the evidence; between them nothing was found.
+# Shares of the energy. Beyond them equalizing gained points of mIoU in the evidence; between them -1 to +2.
 SMALL_SHARE, LARGE_SHARE = 0.03, 0.9
 
 
@@ -102,8 +102,8 @@ def advice(facts: FusionFacts, record: Content) -> str:
     low, high = (_share(shares[name]) for name in (small, large))
     every = f"Shares of the energy from {low} to {high}"
     if not facts.has_weights:
-        return f"{every}: nothing to gain, but in a sum without norms, where one factor for all does it too."
-    return f"{every}: nothing to gain."
+        return f"{every}: little to gain, but in a sum without norms, where one factor for all does it too."
+    return f"{every}: little to gain."
 
 
 def pull(record: Content, *, statistic: str = "std") -> str:

@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workste
 # OpenMP threads that spin while they wait make every step several times slower on a busy machine.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: quickstart test test-slow gpu lint types wheel site clean
+.PHONY: quickstart test test-slow gpu evidence-cpu lint types wheel site clean
 
 # Goes on where an interrupted one stopped; a finished one is only evaluated again.
 quickstart: $(VENV)/installed-reports
@@ -26,6 +26,14 @@ test-slow: $(VENV)/installed-test
 # On a machine with a CUDA device and PyTorch of its own; needs .gpu/, installs nothing.
 gpu:
 	@PYTHONPATH=projects/ScaleEq:. $(PYTHON) -m evidence.gpu
+
+# A night on two cores, and it goes on where it was stopped: probes of fusions, then short trainings. Needs CamVid under
+# DETECTRON2_DATASETS; leaves docs/results/{probes.jsonl,study_*.json} and docs/evidence.md with its figures.
+evidence-cpu: $(VENV)/installed-reports,pretrained
+	PYTHONPATH=. $(BIN)/python -m evidence.probe features
+	PYTHONPATH=. $(BIN)/python -m evidence.probe run
+	PYTHONPATH=. $(BIN)/python -m evidence.study run
+	PYTHONPATH=. $(BIN)/python -m evidence.page --figures
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

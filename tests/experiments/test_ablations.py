@@ -18,7 +18,7 @@ FILES = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))
 
 
 def test_there_are_files():
-    assert len(FILES) >= 12
+    assert len(FILES) >= 5
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

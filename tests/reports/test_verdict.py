@@ -38,22 +38,40 @@ def test_an_effect_is_told_in_numbers():
     effect, text = verdict(FACTS, raw, after)
     assert effect and text == (
         "UPerHead, fusion: 20 % spread (made by the transfers); "
-        "equalizing brings gradients from 0.81-0.99 to 0.96-1.10, closer together."
+        "equalizing brings gradients from 0.81-0.99 to 0.96-1.10, closer together. "
+        "Shares of the energy from 27 % to 39 %: little to gain."
     )
     apart = record([0.6, 0.5, 0.55], [1.0, 1.3, 1.6], equalized=True)
     assert verdict(FACTS, record([1.0, 0.5, 0.5], [1.0, 1.0, 1.2]), apart)[1] == (
         "UPerHead, fusion: 100 % spread (100 % before the transfers); "
-        "equalizing brings gradients from 1.00-1.20 to 1.30-1.60, further apart."
+        "equalizing brings gradients from 1.00-1.20 to 1.30-1.60, further apart. "
+        "Shares of the energy from 17 % to 67 %: little to gain."
     )
     assert "not equalized: MODEL.SCALE_EQUALIZER.SCOPE 'head'" in verdict(FACTS, raw, None)[1]
-    assert verdict(FACTS, raw, None, not_equalized="no weights")[1].endswith("not equalized: no weights.")
+    assert "not equalized: no weights. " in verdict(FACTS, raw, None, not_equalized="no weights")[1]
     assert "after its equalizers 0 %" in verdict(FACTS, after, after)[1]
 
 
 def test_sums_are_told_by_their_shares_of_energy():
     facts = FusionFacts("FPN", {"a": 4, "b": 4}, {"a": "none", "b": "bilinear"}, "", has_weights=False)
     text = verdict(facts, record([2.0, 1.0]), record([2.0, 1.0], equalized=True))[1]
-    assert text.endswith("equalizing brings its share of energy from 0.20-0.80 to 0.50.")
+    assert (
+        "equalizing brings its share of energy from 0.20-0.80 to 0.50. Shares of the energy from 20 % to 80 %" in text
+    )
+    assert text.endswith("little to gain, but in a sum without norms, where one factor for all does it too.")
+
+
+@pytest.mark.parametrize(
+    ("stds", "advised"),
+    [
+        ([10.0, 1.0, 1.0], "One source, p2, holds 98 % of the energy: equalize."),
+        ([100.0, 1.0, 1.0], "One source, p2, holds 99.98 % of the energy: equalize."),
+        ([1.0, 1.0, 0.05], "One source, p4, holds 0.12 % of the energy: equalize if it should count."),
+        ([1.0, 0.5, 0.4], "Shares of the energy from 11 % to 71 %: little to gain."),
+    ],
+)
+def test_advice_follows_the_shares_of_the_energy(stds, advised):
+    assert verdict(FACTS, record(stds), None)[1].endswith(advised)
 
 
 @pytest.mark.parametrize("missing", ["weights", "before", "after", "none"])
@@ -62,7 +80,7 @@ def test_shares_of_energy_are_told_where_gradients_of_weights_are_missing(missin
     raw = record([2.0, 1.0], () if missing == "before" else [1.0, 3.0])
     after = record([2.0, 1.0], () if missing == "after" else [1.0, 2.0], equalized=True)
     text = verdict(facts, raw, after)[1]
-    assert text.endswith("brings its share of energy from 0.20-0.80 to 0.50.") == (missing != "none")
+    assert ("brings its share of energy from 0.20-0.80 to 0.50. " in text) == (missing != "none")
     assert ("closer together" in text) == (missing == "none")
 
 

@@ -1,0 +1,126 @@
+"""docs/evidence.md, printed from evidence/page.md, docs/results/probes.jsonl and study_*.json.
+
+    python -m evidence.page                 writes the page; prints README's sentences
+    python -m evidence.page --figures       draws docs/images/{dose_response,energy_shares}.{png,pdf} too
+
+In the text, {{gain CELL ARM [FACTOR]}} is what "equalized" has over that arm, {{table NAME ...}} a table. Every gain is
+a difference that is quoted: table "quoted" has them all, with Holm's adjustment over them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from scaleeq import console
+
+console.start()
+
+from scaleeq.experiments.statistics import Difference
+from scaleeq.files import write_text
+from scaleeq.reports.scales_verdict import LARGE_SHARE, SMALL_SHARE
+
+from . import probe_tables as tables
+from . import study
+from .probe import RESULT
+from .probe_figures import write_figures
+from .probes.results import Results, interval
+from .probes.study import read
+
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT, PAGE, FIGURES = Path(__file__).with_suffix(".md"), DOCS / "evidence.md", DOCS / "images"
+PLACE = re.compile(r"\{\{([^{}]+)\}\}")
+
+
+def page(results: Results, text: str) -> str:
+    """text: with its places -> filled in."""
+    return PLACE.sub(lambda found: filled(results, found[1].split(), text), text)
+
+
+def filled(results: Results, words: list[str], text: str) -> str:
+    """What stands in a place. KeyError: no such thing."""
+    about, what = results.about, words[0]
+    if what == "gain":
+        return interval(gain(results, *words[1:]))
+    if what == "table":
+        return table(results, words[1:], text)
+    if what == "trainings":
+        return str(study.counts()[words[1]])
+    batch, (first, last) = about["batch"], about["held_out_images"]
+    return {
+        "large": f"{100 * LARGE_SHARE:.0f} %",
+        "small": f"{100 * SMALL_SHARE:.0f} %",
+        "count": f"{results.count():,}",
+        "command": about["command"],
+        "batch": f"{batch['images']} images with {batch['pixels_of_each']} random pixels each",
+        "held_out": f"{first} to {last}",
+        "pixels": str(about["pixels_scored_an_image"]["val"]),
+    }[what]
+
+
+def gain(results: Results, cell: str, arm: str, dose: str = "1") -> Difference:
+    """Of "equalized" over an arm."""
+    return results.gain(cell, arm, float(dose))
+
+
+def quoted(results: Results, text: str) -> dict[str, Difference]:
+    """What a text quotes: its name -> the difference."""
+    found = {}
+    for place in PLACE.findall(text):
+        what, *words = place.split()
+        if what == "gain":
+            cell, arm, dose = (*words, "1")[:3]
+            scale = "natural scales" if cell.startswith("natural/") else f"{cell.partition('/')[0]} x {dose}"
+            found[f"{tables.titled(cell)}, {scale}: equalized - {arm}"] = gain(results, *words)
+    return found
+
+
+def table(results: Results, words: list[str], text: str) -> str:
+    """A table by its name."""
+    name, *more = words
+    if name == "dose":
+        return tables.dose_table(results, *more)
+    if name == "quoted":
+        return tables.quoted_table(quoted(results, text))
+    of_results: dict[str, Callable[[Results], str]] = {
+        "branches": tables.branches_table, "natural": tables.natural_table, "energy": tables.energy_table,
+    }  # fmt: skip
+    if name in of_results:
+        return of_results[name](results)
+    fixed = {"arms": tables.arms_table, "designs": tables.designs_table}
+    return fixed[name]() if name in fixed else study.tables()[name]
+
+
+def summary(results: Results) -> str:
+    """What README says of it."""
+    cost = results.gain("res5/linear/SGD", "off", 100.0).mean or 0.0
+    common = interval(results.gain("natural/linear/SGD", "common"))
+    return "\n".join(
+        [
+            "What it is worth, honestly: a fusion becomes independent of its sources' scales, at no cost once folded.",
+            "On frozen, pretrained features a source that is 100 times too large costs a linear classifier",
+            f"{cost:.1f} points of mIoU without it, at the best learning rate for that; at the scales that the",
+            f"backbone has, one common factor for all gains as much (difference {common}). Equalize where one",
+            "source holds nearly all of the energy C std^2, or nearly none though it should count:",
+            "[docs/evidence.md](docs/evidence.md).",
+        ]
+    )
+
+
+def main() -> None:
+    parser = console.parser(__doc__)
+    parser.add_argument("--figures", action="store_true", help="draw them as well")
+    arguments = parser.parse_args()
+    lines = read(RESULT)
+    if len(lines) < 2:
+        raise ValueError(f"{RESULT} has no finished part: python -m evidence.probe run")
+    results = Results(lines)
+    if arguments.figures:
+        print(*write_figures(results, FIGURES), sep="\n")
+    write_text(PAGE, page(results, TEXT.read_text()))
+    print(summary(results))
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,1 @@
+"""Fusions alone, trained on features of a frozen backbone: when do the branches' scales matter? See evidence.probe."""

@@ -1,0 +1,199 @@
+"""Short trainings, end to end, of pretrained models on CamVid: three comparisons, in the order of what they are worth.
+
+    python -m evidence.study run [doses] [decoders] [fusions] [--jobs 2] [--output output/evidence]
+    python -m evidence.study collect [...]             of the runs that are there: docs/results/study_<name>.json
+    python -m evidence.study tables                    prints what docs/evidence.md has of them
+
+`run` trains what is missing and collects, also where it is stopped (Ctrl-C): the same command goes on. The comparisons
+are evidence/plans/<name>.yaml, each with what it asks at its head; a run takes at most 4 minutes of one core.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scaleeq import console
+
+console.start()
+
+from scaleeq.experiments.execute import execute, run_folder
+from scaleeq.experiments.plan import Plan, read_plan
+from scaleeq.experiments.statistics import Difference, paired_difference
+from scaleeq.experiments.summary import summarize_comparison
+from scaleeq.files import read_json, write_json
+from scaleeq.markdown import table
+from scaleeq.reports.comparison_tables import heading, interval, number, p_value, sections
+from scaleeq.reports.html import Content
+from scaleeq.stopping import Stopped, stop_signals
+
+from . import dosed
+from .joint_toy import kept
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+PLANS = ("doses", "decoders", "fusions")
+TRAIN = ("-m", dosed.__name__ if dosed.__name__ != "__main__" else "evidence.dosed")
+EQUALIZED = "_equalized"
+DOSES = {"x 0.01": "_x0.01", "x 1": "", "x 100": "_x100"}
+NOT_RUN = "not run"
+
+
+def plan_of(name: str) -> Plan:
+    """KeyError, ValueError: as read_plan."""
+    return read_plan(Path(__file__).parent / "plans" / f"{name}.yaml")
+
+
+def result_of(name: str) -> Path:
+    return RESULTS / f"study_{name}.json"
+
+
+def collect(plan: Plan, output: Path) -> Content:
+    """What the finished runs say, with the hash of each one's weights; written where any run has finished."""
+    content = kept(summarize_comparison(plan, output))
+    content["file"] = f"evidence/plans/{plan.file.name}"
+    content["command"] = f"python -m evidence.study run {plan.name}"
+    for variant in plan.variants:
+        content["variants"][variant.name]["config"] = variant.config
+        for seed, run in content["variants"][variant.name]["runs"].items():
+            found = read_json(run_folder(output, variant, int(seed)) / "inference" / "results.json")
+            run["weights_sha256"] = found.get("weights_sha256", "")[:16]
+    if any(variant["n"] for variant in content["variants"].values()):
+        write_json(result_of(plan.name), content, indent=1)
+    return content
+
+
+def run(names: Sequence[str], output: Path, jobs: int) -> int:
+    """Train and collect; the exit status."""
+    failed = 0
+    for name in names:
+        plan = plan_of(name)
+        try:
+            with stop_signals(at_once=True):
+                failed += len(execute(plan, output / name, train=TRAIN, jobs=jobs, say=_say))
+        except Stopped as stop:
+            collect(plan, output / name)
+            _say("Stopped; what is finished is in docs/results, and the same command goes on.")
+            return 128 + stop.number
+        collect(plan, output / name)
+    return console.FAILED if failed else 0
+
+
+def doses_table(content: Content) -> str:
+    """Markdown: each decoder and optimizer at each dose of res5: mIoU, and what equalizing gains."""
+    rows = []
+    for start in _starts(content):
+        cells = []
+        for ending in DOSES.values():
+            compared = content["comparisons"].get(f"{start}{ending}{EQUALIZED}", {})
+            mean = content["variants"].get(f"{start}{ending}", {}).get("mean")
+            cells += [_mean(mean), _gain(compared)]
+        rows.append((start, *cells))
+    headers = [f"{what}, {dose}" for dose in DOSES for what in ("off", "equalized - off")]
+    return table(rows, ("decoder, optimizer", *headers))
+
+
+def decoders_table(content: Content) -> str:
+    """Markdown: each decoder and optimizer, off and equalized; then the pooled difference."""
+    rows = []
+    for name, compared in content["comparisons"].items():
+        off, equalized = (content["variants"][each]["mean"] for each in (compared["baseline"], name))
+        p = p_value(compared["p_holm"])
+        rows.append((compared["baseline"], str(compared["n"]), _mean(off), _mean(equalized), _gain(compared), p))
+    pooled = pool(content)
+    gain = f"{pooled.mean:+.2f} ({pooled.low:+.2f} to {pooled.high:+.2f})" if pooled.low is not None else NOT_RUN
+    rows.append(("all pairs", str(pooled.n), "", "", gain, p_value(pooled.p_t)))
+    return table(rows, ("decoder, optimizer", "pairs", "off", "equalized", "difference (95 % interval)", "p (Holm)"))
+
+
+def fusions_table(content: Content) -> str:
+    """Markdown: each fusion: its metrics, the differences to the first, seconds and memory of a training."""
+    parts = sections(content)
+    rows = []
+    for name, variant in content["variants"].items():
+        runs = [run for run in variant["runs"].values() if run.get("seconds")]
+        cells = []
+        for part in parts:
+            compared = part["comparisons"].get(name)
+            cells += [_mean(part["variants"][name]["mean"]), _gain(compared) if compared else "-"]
+        costs = [_median([run.get(key) for run in runs]) for key in ("seconds", "peak_mib")]
+        rows.append((name, str(variant["n"]), *cells, *costs))
+    headers = [text for part in parts for text in (heading(part), "- fpn (95 % interval)")]
+    return table(rows, ("pyramid", "runs", *headers, "s, a training", "MiB"))
+
+
+def pool(content: Content) -> Difference:
+    """Of all pairs of all cells, as one sample."""
+    return paired_difference([value for of in content["comparisons"].values() for value in of["by_seed"].values()])
+
+
+TABLES = {"doses": doses_table, "decoders": decoders_table, "fusions": fusions_table}
+
+
+def tables() -> dict[str, str]:
+    """Name of a plan -> its table; "not run" where docs/results has nothing of it."""
+    found = {}
+    for name, make in TABLES.items():
+        path = result_of(name)
+        found[name] = make(json.loads(path.read_text())) if path.is_file() else NOT_RUN
+    return found
+
+
+def counts() -> dict[str, int]:
+    """Name of a plan -> its trainings that are finished."""
+    found = {}
+    for name in PLANS:
+        content: Mapping[str, Any] = json.loads(result_of(name).read_text()) if result_of(name).is_file() else {}
+        found[name] = sum(variant["n"] for variant in content.get("variants", {}).values())
+    return found
+
+
+def _starts(content: Content) -> list[str]:
+    """decoder_optimizer, each once, in the plan's order."""
+    return list(dict.fromkeys(re.sub(r"(_x[\d.]+)?(_equalized)?$", "", name) for name in content["variants"]))
+
+
+def _mean(value: float | None) -> str:
+    return NOT_RUN if value is None else number(value, 1)
+
+
+def _gain(compared: Mapping[str, Any]) -> str:
+    """ "+1.20 (-0.10 to +2.50)"."""
+    if not compared.get("n"):
+        return NOT_RUN
+    return f"{number(compared['mean'], sign=True)} ({interval(dict(compared))}), n {compared['n']}"
+
+
+def _median(values: Sequence[float | None]) -> str:
+    known = sorted(value for value in values if value is not None)
+    return f"{known[len(known) // 2]:.0f}" if known else NOT_RUN
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main() -> int:
+    parser = console.parser(__doc__)
+    parser.add_argument("what", choices=("run", "collect", "tables"))
+    parser.add_argument("names", nargs="*", default=list(PLANS), metavar="NAME", help=f"of {', '.join(PLANS)}")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "evidence")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in PLANS]:
+        raise ValueError(f"{unknown[0]!r} is no comparison of the study; there are {', '.join(PLANS)}")
+    if arguments.what == "run":
+        return run(arguments.names, arguments.output, arguments.jobs)
+    if arguments.what == "collect":
+        for name in arguments.names:
+            collect(plan_of(name), arguments.output / name)
+    for name, text in tables().items():
+        print(f"{name}\n\n{text}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)

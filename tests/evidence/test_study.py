@@ -1,0 +1,124 @@
+"""The short trainings: plans whose models can be built, doses that multiply a level, tables of what was run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from evidence import dosed, study
+from scaleeq.engine import load_config
+from scaleeq.equalization.calibration import fusions_of
+from scaleeq.fusion import Fusion
+from scaleeq.segmentor import without_pretrained
+from scaleeq.training.on_meta import build_on_meta
+from scaleeq.training.setup import check_schedule
+
+CONFIGS = {  # name -> branches of the Fusion that is the head's last
+    "camvid/uper_lite0": 4,
+    "camvid/psp_lite0": 5,
+    "camvid/sep_aspp_lite0": 2,
+    "camvid/fcn_lite0": 4,
+    "camvid/semfpn_lite0": 4,
+    "camvid/semfpn_lite0+fapn": 4,
+    "camvid/semfpn_lite0+bifpn": 4,
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_pretrained_configs_can_be_built(name):
+    cfg = load_config(name)
+    assert cfg.MODEL.TIMM.PRETRAINED and cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 11
+    check_schedule(cfg)
+    assert name.partition("+")[0].split("/")[1] in cfg.OUTPUT_DIR
+    model = build_on_meta(cfg)
+    fusions = [module for name, module in model.named_modules() if isinstance(module, Fusion) and "aux" not in name]
+    assert CONFIGS[name] in [len(fusion.branches) for fusion in fusions]
+
+
+def test_the_hypercolumn_reads_raw_levels():
+    fusion = next(m for m in build_on_meta(load_config("camvid/fcn_lite0")).modules() if isinstance(m, Fusion))
+    assert fusion.widths == {"res2": 24, "res3": 40, "res4": 112, "res5": 320}
+    assert fusion.consumer is not None and fusion.consumer.kernel_size == (1, 1)
+
+
+@pytest.mark.parametrize("name", study.PLANS)
+def test_plans_pair_every_variant_with_what_it_is_compared_with(name):
+    plan = study.plan_of(name)
+    comment = plan.comment.splitlines()
+    assert comment[0].startswith("Question: ") and comment[-2] == f"Command: python -m evidence.study run {name}"
+    assert {*plan.baselines, *plan.baselines.values()} == {variant.name for variant in plan.variants}
+    for variant in plan.variants:
+        equalized = variant.name.endswith(study.EQUALIZED)
+        cfg = variant.load()
+        assert equalized == cfg.MODEL.SCALE_EQUALIZER.ENABLED
+        check_schedule(cfg)
+    if name == "decoders":
+        assert len(plan.runs()) == 160 and len(plan.baselines) == 10
+
+
+def test_variants_of_the_doses_differ_in_the_source_alone():
+    plan = study.plan_of("doses")
+    variants = {variant.name: variant.load() for variant in plan.variants}
+    for name in ("uper_adamw", "fcn_sgd"):
+        keys = [variants[f"{name}{dose}"].clone() for dose in study.DOSES.values()]
+        assert len({each.MODEL.BACKBONE.NAME for each in keys}) == 3
+        for each in keys:
+            each.MODEL.BACKBONE.NAME = ""
+        assert len({each.dump() for each in keys}) == 1
+
+
+@pytest.mark.parametrize("dose", [100.0, 0.01])
+def test_a_dose_multiplies_one_level_and_leaves_the_weights_names(dose):
+    cfg = without_pretrained(load_config("camvid/fcn_lite0"))
+    cfg.defrost() if cfg.is_frozen() else None
+    image = torch.randn(1, 3, 64, 64)
+    backbones = []
+    for name in (cfg.MODEL.BACKBONE.NAME, dosed.name_of("res5", dose)):
+        torch.manual_seed(0)
+        backbones.append(dosed.BACKBONE_REGISTRY.get(name)(cfg, dosed.ShapeSpec(channels=3)).eval())
+    plain, multiplied = (backbone(image) for backbone in backbones)
+    assert list(backbones[0].state_dict()) == list(backbones[1].state_dict())
+    for level, feature in plain.items():
+        assert torch.equal(multiplied[level], feature * (dose if level == "res5" else 1.0))
+
+
+def test_equalizers_of_all_fusions_can_be_attached_to_the_dosed_models():
+    plan = study.plan_of("doses")
+    for variant in plan.variants:
+        if variant.name.endswith("_adamw_x100_equalized"):
+            assert fusions_of(build_on_meta(variant.load()))
+
+
+def content(values):
+    """Of variant -> mIoU by seed, as summarize_comparison has it, with pairs of what ends in _equalized."""
+    from scaleeq.experiments.sections import compare_pairs, summary_of
+
+    by_seed = {name: dict(enumerate(each)) for name, each in values.items()}
+    baselines = {name: name.removesuffix("_equalized") for name in values if name.endswith("_equalized")}
+    return {
+        "metric": "sem_seg/mIoU", "unit": "%",
+        "variants": {name: {**summary_of(each), "runs": {}} for name, each in by_seed.items()},
+        "comparisons": compare_pairs(by_seed, baselines, "sem_seg/mIoU"),
+    }  # fmt: skip
+
+
+def row(table, first):
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return next(line[1:] for line in lines if line[0] == first)
+
+
+def test_tables_say_what_was_run_and_what_was_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    assert set(study.tables().values()) == {study.NOT_RUN} and set(study.counts().values()) == {0}
+    values = {"uper_sgd": [60.0, 61.0], "uper_sgd_equalized": [61.0, 63.0], "fcn_sgd": [], "fcn_sgd_equalized": []}
+    (tmp_path / "study_decoders.json").write_text(json.dumps(content(values)))
+    table = study.tables()["decoders"]
+    assert row(table, "uper\\_sgd" if "uper\\_sgd" in table else "uper_sgd")[:3] == ["2", "60.5", "62.0"]
+    assert "+1.50" in table and row(table, "fcn_sgd")[1] == study.NOT_RUN
+    assert row(table, "all pairs")[0] == "2" and study.counts()["decoders"] == 4
+    dosed_values = {"uper_sgd_x100": [50.0, 52.0], "uper_sgd_x100_equalized": [60.0, 60.0]}
+    (tmp_path / "study_doses.json").write_text(json.dumps(content(values | dosed_values)))
+    cells = row(study.tables()["doses"], "uper_sgd")
+    assert cells[0] == study.NOT_RUN and cells[2] == "60.5" and cells[5].startswith("+9.00")

@@ -116,6 +116,16 @@ def accelerate_table() -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
+def values_speed_table() -> str:
+    """Markdown: how fast predictions of dense tasks are scored, and the reference's time by ours in the same run."""
+    rows = []
+    for row in _record("evaluation_speed_values.json")["rows"]:
+        ratio = "no reference" if row["ratios"] is None else "{1:.2f} [{0:.2f} {2:.2f}]".format(*row["ratios"])
+        rows.append((row["task"], " x ".join(map(str, row["size"])), f"{row['images_per_s']:.1f}", ratio))
+    headers = ("scored", "pixels", "images a second", "CPU time of ten lines of numpy / ours")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
 def _record(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / name).read_text())
 
@@ -123,6 +133,7 @@ def _record(name: str) -> dict[str, Any]:
 TABLES = {
     "performance.md": (decoder_speed_table, loss_speed_table, step_speed_table, decoder_speed_setting),
     "accelerate.md": (accelerate_table,),
+    "multitask.md": (values_speed_table,),
 }
 
 

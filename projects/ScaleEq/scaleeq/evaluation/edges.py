@@ -4,7 +4,8 @@ Sources: Martin et al. 2004, the code of BSDS500 and SEISM (Pont-Tuset and Marqu
 what is done before the thresholds: gradient orientation after a triangle filter, non-maximum suppression, borders
 faded. A predicted and a true edge pixel match one to one within a share of the image's diagonal. Of all matchings of
 least cost BSDS's costs make one with the most pairs the best, and only its size is counted: so the largest matching of
-the graph of neighbours gives the same counts, without costs (a test compares it with scipy's assignment).
+the graph of neighbours gives the same counts, without costs (a test compares it with scipy's assignment), and one graph
+serves all thresholds: pixels come in the order of their probability, and the matching only grows.
 
 Until they have been compared with MATLAB's on real pictures, call the numbers "odsF (python)". Without a tolerance, of
 plain pixels, is plainF: another number, cheap enough for evaluations while training.
@@ -12,13 +13,11 @@ plain pixels, is plainF: another number, cheap enough for evaluations while trai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 from scipy.ndimage import map_coordinates
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial import cKDTree
 
 from .saliency import above, f_measure
@@ -98,20 +97,51 @@ def match_counts(edges: np.ndarray, truth: np.ndarray, tolerance: float) -> np.n
     counts[:, SUM_P] = above(values, THRESHOLDS)
     if not len(places) or not len(targets):
         return counts
-    # The graph of neighbours, once; most probable pixels first, so that each threshold has its first rows.
+    # Most probable pixels first, so that each threshold has the first ones.
     order = np.argsort(-values, kind="stable")
     radius = tolerance * float(np.hypot(*edges.shape))
-    found = cKDTree(places[order]).query_ball_tree(cKDTree(targets), radius)
-    ends = np.cumsum([0, *map(len, found)])
-    columns = np.concatenate([np.asarray(each, np.int32) for each in found])
-    before: dict[int, int] = {0: 0}
-    for index, size in enumerate(counts[:, SUM_P].tolist()):
-        if size not in before:
-            data = np.ones(ends[size], np.int8)
-            graph = csr_matrix((data, columns[: ends[size]], ends[: size + 1]), (size, len(targets)))
-            before[size] = int(np.count_nonzero(maximum_bipartite_matching(graph, perm_type="column") >= 0))
-        counts[index, [CNT_R, CNT_P]] = before[size]
+    neighbours = cKDTree(places[order]).query_ball_tree(cKDTree(targets), radius)
+    sizes = np.array(matching_sizes(neighbours, len(targets)))
+    counts[:, [CNT_R, CNT_P]] = sizes[counts[:, SUM_P], None]
     return counts
+
+
+def matching_sizes(neighbours: Sequence[Sequence[int]], num_targets: int) -> list[int]:
+    """How many pairs the largest matching of the first n places has, for n from 0 to all of them.
+
+    neighbours: of each place, the targets that it may be matched with. Places come one after the other: each either
+    adds a pair, by an augmenting path, or never will. Where there is no path, none of the targets that were reached
+    has a way to a free one, nor will have: they are closed, so that no target is searched in vain twice.
+    """
+    owner, mine, closed = [-1] * num_targets, [-1] * len(neighbours), bytearray(num_targets)
+    sizes = [0]
+    for first in range(len(neighbours)):
+        came_from: dict[int, int] = {}  # target -> place
+        end = _free_target(neighbours, first, owner, closed, came_from)
+        sizes.append(sizes[-1] + (end is not None))
+        if end is None:
+            for target in came_from:
+                closed[target] = True
+        while end is not None:  # along the path, each place takes the next target
+            place = came_from[end]
+            owner[end], mine[place], end = place, end, mine[place] if place != first else None
+    return sizes
+
+
+def _free_target(
+    neighbours: Sequence[Sequence[int]], first: int, owner: list[int], closed: bytearray, came_from: dict[int, int]
+) -> int | None:
+    """A free target at the end of the shortest alternating path from a place, or None; fills came_from."""
+    places = [first]
+    for place in places:
+        for target in neighbours[place]:
+            if closed[target] or target in came_from:
+                continue
+            came_from[target] = place
+            if owner[target] < 0:
+                return target
+            places.append(owner[target])
+    return None
 
 
 # --- before the thresholds ---

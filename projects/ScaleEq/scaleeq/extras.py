@@ -21,6 +21,8 @@ EXTRA_OF = {
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
+    "ray": "cluster",
+    "submitit": "cluster",
 }
 
 

@@ -37,6 +37,7 @@ EXTRAS = {
     "demo": ["gradio>=6.0", "jinja2>=3.0"],  # `scaleeq demo`
     "wandb": ["wandb>=0.16"],
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],  # `scaleeq export` to .onnx
+    "cluster": ["ray>=2.9", "submitit>=1.5"],  # `scaleeq compare --executor ray | slurm`
     # Other libraries whose models docs/any_model.md equalizes.
     "models": ["segmentation-models-pytorch>=0.4", "transformers>=4.40"],
 }
@@ -44,7 +45,7 @@ EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in p
 EXTRAS["test"] = [
     *(
         package
-        for extra in ("reports", "tensorboard", "data", "pretrained", "models", "export")
+        for extra in ("reports", "tensorboard", "data", "pretrained", "models", "export", "cluster")
         for package in EXTRAS[extra]
     ),
     "cityscapesscripts>=2.2",

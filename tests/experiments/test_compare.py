@@ -17,6 +17,7 @@ import yaml
 from scaleeq.commands import compare
 from scaleeq.engine import DatasetCatalog
 from scaleeq.experiments.execute import _Progress, execute, run_folder
+from scaleeq.experiments.executors import Where
 from scaleeq.experiments.jobs import End, Job, Pool
 from scaleeq.experiments.plan import read_plan
 from scaleeq.experiments.run_table import compare_runs, runs_table, write_runs
@@ -89,7 +90,7 @@ def running_in(folder):
 def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path, scenes):
     path = write(tmp_path, {"diverging": DIVERGING, "off": {}}, seeds=[2])
     plan, said = read_plan(path), []
-    failed = execute(plan, tmp_path / "out", train=[str(TRAIN)], jobs=2, say=said.append)
+    failed = execute(plan, tmp_path / "out", train=[str(TRAIN)], where=Where(jobs=2), say=said.append)
     text = "\n".join(said)
     assert [end.job.name for end in failed] == ["seed 2 diverging"], text
     assert "FAILED" in text and "not finite" in text and "SOLVER.BASE_LR" in text
@@ -111,7 +112,9 @@ def test_runs_that_are_there_are_not_run_again(tmp_path, scenes):
     for variant, seed in plan.runs():
         write_run(run_folder(tmp_path / "out", variant, seed), 50.0)
     (tmp_path / "train.py").write_text(f"open({str(tmp_path / 'started')!r}, 'a').write('.')")
-    assert execute(plan, tmp_path / "out", train=[str(tmp_path / "train.py")], jobs=1, say=said.append) == []
+    assert (
+        execute(plan, tmp_path / "out", train=[str(tmp_path / "train.py")], where=Where(jobs=1), say=said.append) == []
+    )
     assert not (tmp_path / "started").exists() and "4 of 4 runs are there already" in said
 
 
@@ -119,7 +122,7 @@ def test_the_time_left_is_that_of_the_runs_so_far(tmp_path):
     """Three runs wait after one of 40 s, two after another of 20 s; then, in pairs, one after one of 60 s."""
     pool, said = Pool(jobs=1), []
     metrics = {tmp_path / f"{left}": ["sem_seg/mIoU"] for left in range(4)}
-    progress = _Progress(metrics, num_runs=4, pool=pool, say=said.append)
+    progress = _Progress(metrics, num_runs=4, executor=pool, say=said.append)
     for left, seconds in ((3, 40.0), (2, 20.0), (1, 60.0), (0, 40.0)):
         job = Job(f"{left}", tmp_path / f"{left}", ["train"])
         write_run(job.folder, 50.0)
@@ -137,7 +140,7 @@ def test_what_cannot_run_is_refused_before_anything_runs(tmp_path, scenes):
     ):
         plan = read_plan(write(tmp_path, {"off": {}, "other": changes}))
         with pytest.raises((KeyError, ValueError), match=message):
-            execute(plan, tmp_path / "out", train=[str(TRAIN)], jobs=1)
+            execute(plan, tmp_path / "out", train=[str(TRAIN)], where=Where(jobs=1))
     assert not (tmp_path / "out").exists()
 
 

@@ -24,6 +24,8 @@ EXTRA_OF = {
     "gradio": "demo",
     "transformers": "models",
     "segmentation_models_pytorch": "models",
+    "ray": "cluster",
+    "submitit": "cluster",
 }
 
 

@@ -1,9 +1,11 @@
 """Signals that end a run: noted when they come, and acted on where nothing is left half done.
 
-SIGINT (Ctrl-C), SIGTERM and SIGHUP, which counts as SIGTERM. An exception out of a signal handler, as
-Python's KeyboardInterrupt is, is lost where it strikes code whose exceptions are ignored: a destructor, or a callback
-while a loader's workers are being forked or ended. So the handler notes the signal, and whoever goes through batches or
-steps looks at that note. Nothing is installed outside of `stop_signals`; what is ignored (nohup) stays ignored.
+SIGINT (Ctrl-C), SIGTERM and SIGHUP, which counts as SIGTERM; in a job of SLURM so does SIGUSR1, by which SLURM tells
+beforehand that a job's time is over (sbatch --signal), unless the program has a handler of its own. An exception out of
+a signal handler, as Python's KeyboardInterrupt is, is lost where it strikes code whose exceptions are ignored: a
+destructor, or a callback while a loader's workers are being forked or ended. So the handler notes the signal, and
+whoever goes through batches or steps looks at that note. Nothing is installed outside of `stop_signals`; what is
+ignored (nohup) stays ignored.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ Item = TypeVar("Item")
 Handler = Callable[[int, FrameType | None], object] | int | None  # of a signal, as the signal module has it
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+WARNING = getattr(signal, "SIGUSR1", None)  # of SLURM
+if "SLURM_JOB_ID" in os.environ and WARNING is not None:
+    SIGNALS.append(WARNING)
 # Ctrl-C reaches a program from its terminal, and once more from a command around it that passes signals on; torchrun
 # does so too, after a while, and besides ends the other processes by SIGTERM as soon as one has ended.
 SAME_S, SAME_UNDER_TORCHRUN_S = 0.2, 2.0
@@ -129,7 +134,8 @@ def _install() -> bool:
     try:
         for number in SIGNALS:
             handler = signal.getsignal(number)
-            if handler not in (signal.SIG_IGN, None):  # None: of a program around Python
+            is_free = number != WARNING or handler == signal.SIG_DFL  # submitit has one of its own
+            if is_free and handler not in (signal.SIG_IGN, None):  # None: of a program around Python
                 previous[number] = signal.signal(number, _note)
     except ValueError:  # not the main thread
         return False
@@ -195,9 +201,9 @@ def leave_signals_to_parent() -> None:
 
     So the parent can finish its step. SIGTERM counts where the parent has sent it; that needs Linux.
     """
-    for name in ("SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux" and _State.leaver != os.getpid():
         _State.leaver = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # threads that are started later inherit it

@@ -2,6 +2,7 @@
 
     scaleeq compare configs/ablations/implementations.yaml --output output/implementations
     scaleeq compare FILE.yaml --seeds 0 1 --jobs 2
+    scaleeq compare FILE.yaml --executor ray --ray-address HOST:6379    on many machines; or --executor slurm
     scaleeq compare FILE.yaml --summary-only
     scaleeq compare --runs output/quickstart output/camvid
     python tools/compare.py ...                                  the same
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING
 
 from scaleeq import console
 
+from .executor_options import add_executor_options, read_where
+
 if TYPE_CHECKING:
     from scaleeq.experiments.plan import Plan
 
@@ -33,11 +36,11 @@ def parser() -> argparse.ArgumentParser:
     parser = console.parser(__doc__)
     parser.add_argument("file", nargs="?", type=Path, metavar="FILE.yaml", help="the comparison")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/compare/<name of the file>")
-    parser.add_argument("--jobs", default="auto", metavar="N", help="runs at a time; auto: by cores and memory")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="S", help="instead of the file's")
     parser.add_argument("--summary-only", action="store_true", help="train nothing; of the runs that are there")
     parser.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="a table over these runs, no comparison")
     parser.add_argument("--metric", default="sem_seg/mIoU", help="of --runs")
+    add_executor_options(parser)
     return parser
 
 
@@ -45,9 +48,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
     arguments = parser.parse_args(argv)
     if (arguments.file is None) == (arguments.runs is None):
         parser.error("give a comparison's FILE.yaml, or --runs with folders of runs")
-    if arguments.jobs != "auto" and not (arguments.jobs.isdigit() and int(arguments.jobs)):
-        parser.error(f"--jobs is {arguments.jobs}; give a number of at least 1, or auto")
-    arguments.jobs = None if arguments.jobs == "auto" else int(arguments.jobs)
+    try:
+        arguments.where = read_where(arguments)
+    except (ImportError, ValueError) as error:
+        parser.error(str(error))
     if arguments.output is None and arguments.file:
         arguments.output = Path("output") / "compare" / arguments.file.stem
     return arguments
@@ -82,7 +86,7 @@ def _train(plan: Plan, arguments: argparse.Namespace) -> int:
 
     try:
         with stop_signals(at_once=True):
-            failed = execute(plan, arguments.output, train=TRAIN, jobs=arguments.jobs, say=say)
+            failed = execute(plan, arguments.output, train=TRAIN, where=arguments.where, say=say)
         return 1 if failed else 0
     except Stopped as stop:
         say(f"Stopped by {stop.signal_name}, and the runs with it. The same command goes on from here.")

@@ -6,6 +6,7 @@
     scaleeq train NAME_OR_CONFIG --num-gpus 2
     scaleeq train NAME_OR_CONFIG --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
     torchrun --nproc_per_node 2 -m scaleeq train NAME_OR_CONFIG
+    srun --ntasks-per-node 8 scaleeq train NAME_OR_CONFIG           one training of eight processes (docs/cluster.md)
     python tools/train_net.py --config-file NAME_OR_CONFIG ...      the classic form, with the same options
 
 --resume goes on after an interruption (from the start where there is no checkpoint yet); without it, a folder that
@@ -24,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from scaleeq import console
+from scaleeq.slurm import join_step
 
 from .words import is_key, refuse_early, shortened
 
@@ -70,7 +72,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 def run(arguments: argparse.Namespace) -> None:
     """Start the job. Its names and values are read here first, without torch."""
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # under torchrun one process of a machine tells what is wrong
+    join_step(os.environ, num_gpus=arguments.num_gpus, num_machines=arguments.num_machines)
+    first = (
+        os.environ.get("LOCAL_RANK", "0") == "0"
+    )  # under torchrun and srun one process of a machine tells what is wrong
     if first:
         refuse_early(arguments.config_file, arguments.opts)
     arguments.opts, notices = shortened(arguments.config_file, arguments.opts)

@@ -1,10 +1,10 @@
 """Start a job of one or several processes, and end it, with its cause, when one of them fails.
 
-Source: the options of Detectron2's launcher, which starts the processes, and the environment variables of torchrun,
-which has started them already. Deviation: when a process fails, the others only lose their connection to it. Such a
-process waits a moment before it ends, so that the launcher, or torchrun, meets the cause first and shows that; the
-cause is the last thing that the command prints. A signal that asks any of the processes to end (scaleeq.stopping), the
-launcher among them, asks all of this machine: none is ended while another still saves.
+Source: the options of Detectron2's launcher, which starts the processes, and the environment variables of torchrun or
+srun (scaleeq.slurm), which has started them already. Deviation: when a process fails, the others only lose their
+connection to it. Such a process waits a moment before it ends, so that the launcher, or torchrun, meets the cause first
+and shows that; the cause is the last thing that the command prints. A signal that asks any of the processes to end
+(scaleeq.stopping), the launcher among them, asks all of this machine: none is ended while another still saves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from scaleeq import console
+from scaleeq import console, slurm
 from scaleeq.stopping import SIGNALS, Shared, Stopped, check_stop, ignore_stops, request_stop, share_stops, stop_signals
 
 from . import comm, default_argument_parser, launch
@@ -44,7 +44,7 @@ Check = Callable[[argparse.Namespace, int], None]
 def run_job(main: Main, args: argparse.Namespace, *, check: Check | None = None) -> None:
     """Run `main(args)` in every process of the job; returns when all of them have.
 
-    Under torchrun this process is one of the job's and joins it. Else `args` says how many there are: num_gpus
+    Under torchrun or srun this process is one of the job's and joins it. Else `args` says how many there are: num_gpus
     (without CUDA: processes) on each of num_machines, of which this is machine_rank; dist_url is where rank 0 listens.
 
     main: found by its module and name, because processes are spawned.
@@ -57,7 +57,8 @@ def run_job(main: Main, args: argparse.Namespace, *, check: Check | None = None)
     """
     try:
         with stop_signals(at_once=True):
-            # Under torchrun.
+            # Under torchrun, or srun.
+            slurm.join_step(os.environ, num_gpus=args.num_gpus, num_machines=args.num_machines)
             if all(name in os.environ for name in TORCHRUN[:3]):
                 _check_torchrun(args)
                 if check and os.environ["LOCAL_RANK"] == "0":
@@ -109,7 +110,10 @@ def _check_torchrun(args: argparse.Namespace) -> None:
             f"the environment has {', '.join(TORCHRUN[:3])}, as under torchrun, but not {missing[0]}, the number of "
             "processes on this machine: set it, or start with torchrun; for a job of its own, unset RANK"
         )
-    _check_gpus(int(os.environ["LOCAL_WORLD_SIZE"]), "torchrun's --nproc_per_node")
+    by_srun = slurm.has_started_several(os.environ)
+    _check_gpus(
+        int(os.environ["LOCAL_WORLD_SIZE"]), "srun's --ntasks-per-node" if by_srun else "torchrun's --nproc_per_node"
+    )
 
 
 def _check_gpus(processes: int, option: str) -> None:

@@ -14,13 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from scaleeq import engine
+from scaleeq.slurm import without_step
 from scaleeq.training import Trainer, choose_device
 from scaleeq.training.on_meta import build_on_meta
 
-from .jobs import CONSOLE, End, Job, Pool
+from .executors import HERE, Executor, Where, build_executor
+from .jobs import CONSOLE, End, Job
 from .plan import Plan, Variant, about, flat
 from .runs import RUN_FILE, changed_keys, curve, finish_run, read_metrics, read_run
 
+LOGS = ".submitit"  # in the folder of a comparison, where SLURM runs it; no name of a variant
 TAIL_LINES = 15  # of the log of a failed run
 
 
@@ -33,13 +36,13 @@ def execute(
     output: Path,
     *,
     train: Sequence[str],
-    jobs: int | None = None,
+    where: Where = HERE,
     say: Callable[[str], None] = print,
 ) -> list[End]:
     """Run every variant with every seed that has not been run yet; returns how the runs that failed ended.
 
     train: the training command, such as ["tools/train_net.py"], run by this Python.
-    jobs: at a time; None: chosen from cores and memory.
+    where: the executor, and how many run at a time.
     say: told of the progress.
 
     ValueError, KeyError, FileNotFoundError: a config, a data set or the folder is wrong; before the first run.
@@ -64,17 +67,19 @@ def execute(
     if len(todo) < len(wanted):
         say(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there already")
     # One thread a run.
-    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, "SCALEEQ_ENGINE": engine.NAME}
+    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **without_step(os.environ)}
+    environment["SCALEEQ_ENGINE"] = engine.NAME
     metrics = {folder: plan.measured[variant.name] for folder, variant, _ in wanted}
-    pool = Pool(
-        jobs=jobs,
+    executor = build_executor(
+        where,
         settled=lambda job: _was_evaluated(job, metrics[job.folder][0]),
-        done=_is_done,
+        finished=RUN_FILE,
         environment=environment,
+        logs=output / LOGS,
         say=say,
     )
-    progress = _Progress(metrics, num_runs=len(wanted), pool=pool, say=say)
-    return [end for end in pool.run(todo, progress) if not _is_done(end.job)]
+    progress = _Progress(metrics, num_runs=len(wanted), executor=executor, say=say)
+    return [end for end in executor.run(todo, progress) if not _is_done(end.job)]
 
 
 def check(plan: Plan, output: Path) -> None:
@@ -109,10 +114,10 @@ class _Progress:
     """One line for each run that ends, with about how long the others will take."""
 
     def __init__(
-        self, metrics: Mapping[Path, Sequence[str]], *, num_runs: int, pool: Pool, say: Callable[[str], None]
+        self, metrics: Mapping[Path, Sequence[str]], *, num_runs: int, executor: Executor, say: Callable[[str], None]
     ) -> None:
         """metrics: folder of a run -> those that it has to have."""
-        self.metrics, self.pool, self.say = metrics, pool, say
+        self.metrics, self.executor, self.say = metrics, executor, say
         self.num_runs, self.ended = num_runs, 0
         self.started = time.monotonic()
         self.seconds = 0.0
@@ -120,7 +125,7 @@ class _Progress:
     def __call__(self, end: End) -> None:
         self.ended += 1
         self.seconds += end.seconds
-        position = f"[{self.num_runs - self.pool.left}/{self.num_runs}] {end.job.name}"
+        position = f"[{self.num_runs - self.executor.left}/{self.num_runs}] {end.job.name}"
         if end.status:
             self.say(f"{position}: FAILED with exit code {end.status} after {end.seconds:.0f} s; its log's end:")
             self.say("\n".join(f"    {line}" for line in tail(end.job.folder / CONSOLE)))
@@ -145,12 +150,14 @@ class _Progress:
         self.say(f"{position}: {values}, {end.seconds:.0f} s{memory}{self._time_left()}")
 
     def _time_left(self) -> str:
-        left = self.pool.left * self.seconds / self.ended / (self.pool.limit or 1)
-        if not self.pool.left:
+        left = self.executor.left * self.seconds / self.ended / (self.executor.limit or 1)
+        if not self.executor.left:
             return ""
         return f"; about {left / 60:.0f} min left" if left >= 90 else f"; about {left:.0f} s left"
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
-    """The last lines of a file, the empty ones left out."""
+    """The last lines of a file, the empty ones left out; none where there is no file."""
+    if not path.is_file():  # of a run that a cluster did not begin
+        return []
     return [line for line in path.read_text(errors="replace").splitlines() if line.strip()][-lines:]

@@ -47,6 +47,28 @@ class End:
     peak_mib: float | None
 
 
+def claim(folder: Path) -> tuple[FolderLock | None, Holder | None]:
+    """The lock of a job's caller, or who has the job; neither where that one ends just now.
+
+    A run whose caller was killed, or that was started by hand, has its own lock alone.
+    """
+    lock = FolderLock(folder, LOCK)
+    try:
+        lock.acquire(patience_s=0.0)
+    except FolderInUse:
+        return None, lock.holder()
+    holder = FolderLock(folder).holder()
+    if holder is None:
+        return lock, None
+    lock.release()
+    return None, holder
+
+
+def left_to(job: Job, holder: Holder | str) -> str:
+    """What is said of a job that another has."""
+    return f"{job.name}: is another call's ({holder}); left to that one"
+
+
 @dataclass
 class _Running:
     job: Job
@@ -137,7 +159,7 @@ class Pool:
                         on_end(ends[-1])
                         running.lock.release()
             finally:
-                self._stop()
+                self.stop()
         return ends
 
     @property
@@ -152,25 +174,18 @@ class Pool:
         # Ask for each.
         before, self._busy, self._looked = self._busy, {}, time.monotonic()
         for job in list(self.waiting):
-            lock, holder = FolderLock(job.folder, LOCK), None
-            # Its caller's lock, then its own.
-            try:
-                lock.acquire(patience_s=0.0)
-            except FolderInUse:
-                holder = lock.holder()
-            else:
-                holder = FolderLock(job.folder).holder()  # a run whose caller was killed, or that was started by hand
-                if holder is None:
-                    self.waiting.remove(job)
-                    if not self.done(job):
-                        return job, lock
-                    self.say(f"{job.name}: another call has run it")
+            lock, holder = claim(job.folder)
+            if lock is not None:
+                self.waiting.remove(job)
+                if not self.done(job):
+                    return job, lock
+                self.say(f"{job.name}: another call has run it")
                 lock.release()
             # Somebody has it.
             if holder is not None:
                 self._busy[job.folder] = holder
                 if job.folder not in before:
-                    self.say(f"{job.name}: is another call's ({holder}); left to that one")
+                    self.say(left_to(job, holder))
         return None
 
     def _start(self, job: Job, lock: FolderLock) -> None:
@@ -220,7 +235,7 @@ class Pool:
         self.limit = max(1, min(limits.values()))
         self.say(f"runs at a time: {self.limit} ({', '.join(f'{why}: {n}' for why, n in limits.items())})")
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         """SIGTERM, which a training answers with a checkpoint; then SIGKILL to whatever is left, workers too."""
         for running in self._running:
             running.process.terminate()

@@ -21,6 +21,7 @@ from scaleeq import console
 console.start()
 
 from scaleeq.experiments.execute import execute, run_folder
+from scaleeq.experiments.executors import Where
 from scaleeq.experiments.plan import Plan, read_plan
 from scaleeq.experiments.statistics import Difference, paired_difference
 from scaleeq.experiments.summary import summarize_comparison
@@ -73,7 +74,7 @@ def run(names: Sequence[str], output: Path, jobs: int) -> int:
         plan = plan_of(name)
         try:
             with stop_signals(at_once=True):
-                failed += len(execute(plan, output / name, train=TRAIN, jobs=jobs, say=_say))
+                failed += len(execute(plan, output / name, train=TRAIN, where=Where(jobs=jobs), say=_say))
         except Stopped as stop:
             collect(plan, output / name)
             _say("Stopped; what is finished is in docs/results, and the same command goes on.")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-import yaml
-
 from scaleeq.experiments.executors import LOCAL, NAMES, RAY, SLURM, Where
 from scaleeq.extras import how_to_get, installed
 
@@ -55,4 +53,6 @@ def _pair(word: str) -> tuple[str, object]:
     key, equals, value = word.partition("=")
     if not key or not equals:
         raise ValueError(f"--slurm has {word}; give KEY=VALUE, such as partition=gpu")
+    import yaml  # --help needs none
+
     return key, yaml.safe_load(value)

@@ -102,7 +102,7 @@ def given(axis: str) -> tuple[str, ...]:
 
 
 # What is refused: a part of the message, which names a key and the reason -> the combinations.
-OF_SEVERAL_WIDTHS = ("resnet", "convnext", "hrnet")  # a ViT's levels have one
+OF_SEVERAL_WIDTHS = ("resnet", "convnext", "hrnet")  # a ViT's levels have one; UPer's context another
 REFUSED: dict[str, list[Rule]] = {
     r"MODEL\.PYRAMID\.\w+ is .*, but (PSP|ASPP|SepASPP|FCN)Head has no pyramid": [
         {"head": WITHOUT_PYRAMID, axis: given(axis)} for axis in PYRAMID_AXES
@@ -130,8 +130,9 @@ REFUSED: dict[str, list[Rule]] = {
         {"head": ("PSP",), "final_transfer": ("nearest",), "context_gate": ("on",)}
     ],
     r"MODEL\.FUSION\.TRANSFER 'aligned' compares a branch with the reference, channel by channel": [
-        {"head": ("FCN of levels",), "final_transfer": ("aligned",)},
-        {"pyramid": ("none",), "final_transfer": ("aligned",), "backbone": OF_SEVERAL_WIDTHS},
+        {"head": ("FCN of levels",), "final_transfer": ("aligned",), "backbone": OF_SEVERAL_WIDTHS},
+        {"head": ("UPer",), "pyramid": ("none",), "final_transfer": ("aligned",)},
+        {"head": ("ESeg",), "pyramid": ("none",), "final_transfer": ("aligned",), "backbone": OF_SEVERAL_WIDTHS},
     ],
     r"MODEL\.FUSION\.COMBINE is .*, but \w+Head has no (branches of one width|levels)": [
         {"head": ("PSP", "FCN"), "final_combine": given("final_combine")}
@@ -141,7 +142,8 @@ REFUSED: dict[str, list[Rule]] = {
     ],
     r"MODEL\.FUSION\.COMBINE .* adds branches of one width; their channels are": [
         {"head": ("FCN of levels",), "final_combine": SUMS, "backbone": OF_SEVERAL_WIDTHS},
-        {"head": ("UPer", "ESeg"), "pyramid": ("none",), "final_combine": SUMS, "backbone": OF_SEVERAL_WIDTHS},
+        {"head": ("UPer",), "pyramid": ("none",), "final_combine": SUMS},
+        {"head": ("ESeg",), "pyramid": ("none",), "final_combine": SUMS, "backbone": OF_SEVERAL_WIDTHS},
     ],
     r"MODEL\.SEM_SEG_HEAD\.CONTEXT_GATE is True, but \w+Head has no": [
         {"head": tuple(head for head in AXES["head"] if head not in CONTEXTS), "context_gate": ("on",)}

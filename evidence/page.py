@@ -51,6 +51,7 @@ def filled(results: Results, words: list[str], text: str) -> str:
     return {
         "large": f"{100 * LARGE_SHARE:.0f} %",
         "small": f"{100 * SMALL_SHARE:.0f} %",
+        "between": tables.gains_between(results, 100 * SMALL_SHARE, 100 * LARGE_SHARE),
         "count": f"{results.count():,}",
         "command": about["command"],
         "batch": f"{batch['images']} images with {batch['pixels_of_each']} random pixels each",
@@ -101,7 +102,7 @@ def summary(results: Results) -> str:
             "What it is worth, honestly: a fusion becomes independent of its sources' scales, at no cost once folded.",
             "On frozen, pretrained features a source that is 100 times too large costs a linear classifier",
             f"{cost:.1f} points of mIoU without it, at the best learning rate for that; at the scales that the",
-            f"backbone has, one common factor for all gains as much (difference {common}). Equalize where one",
+            f"backbone has, one common factor for all gains no less (difference {common}). Equalize where one",
             "source holds nearly all of the energy C std^2, or nearly none though it should count:",
             "[docs/evidence.md](docs/evidence.md).",
         ]

@@ -78,6 +78,20 @@ def energy_table(results: Results) -> str:
     return table(rows, headers) if rows else NOT_RUN
 
 
+def gains_between(results: Results, low: float, high: float) -> str:
+    """The smallest and the largest mean of what equalizing gains where the multiplied source has a share between two.
+
+    low, high: percent.
+    """
+    found = []
+    for cell in (name for name in results.cells if name.startswith(("res5/", "res2/"))):
+        branch = -1 if cell.startswith("res5/") else 0
+        doses = {dose for arm, dose in results.arms(cell) if arm == "off"}
+        costs = [results.cost(cell, dose).mean for dose in doses if low < results.energy_share(branch, dose) < high]
+        found += [cost for cost in costs if cost is not None]
+    return f"{min(found):+.1f} to {max(found):+.1f}" if found else NOT_RUN
+
+
 def share(percent: float) -> str:
     """ "0.3 %", "97 %"."""
     return f"{percent:.2g} %" if percent < 99.5 else f"{percent:.4g} %"

@@ -5,7 +5,8 @@
     python -m evidence.study tables                    prints what docs/evidence.md has of them
 
 `run` trains what is missing and collects, also where it is stopped (Ctrl-C): the same command goes on. The comparisons
-are evidence/plans/<name>.yaml, each with what it asks at its head; a run takes at most 4 minutes of one core.
+are evidence/plans/<name>.yaml, each with what it asks at its head; a run is meant to take at most 4 minutes
+of one core, which was not measured.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from scaleeq.engine import FEATURES, LRScheduler, build_model, launch, load_conf
 from scaleeq.equalization.calibration import calibrate
 from scaleeq.training import Trainer
 from tests.aux_logits_rank import CONFIG, TINY, make_batch, run_rank, train
+from tests.training.tiny import TOY_STEP
 
 LOSSES = {"loss_sem_seg", "loss_aux_stage2", "loss_aux_stage3"}
 
@@ -111,18 +112,7 @@ class OneStep(Trainer):
 
 @pytest.mark.parametrize("recipe", ["hrnet_w48", "gsto_hrnet_w48"])
 def test_a_training_step_on_toy_scenes(recipe, tmp_path):
-    options = {
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 8,
-        "DATASETS.TRAIN": ("toy_sem_seg_train",),
-        "DATASETS.TEST": ("toy_sem_seg_val",),
-        "INPUT.MIN_SIZE_TRAIN": (64, 96),
-        "INPUT.CROP.SIZE": (64, 64),
-        "DATALOADER.NUM_WORKERS": 0,
-        "SOLVER.IMS_PER_BATCH": 2,
-        "SOLVER.MAX_ITER": 1,
-        "TEST.EVAL_PERIOD": 0,
-        "OUTPUT_DIR": str(tmp_path),
-    }
+    options = {**TOY_STEP, "OUTPUT_DIR": str(tmp_path)}
     words = [word for pair in options.items() for word in pair]
     trainer = OneStep(load_config(CONFIG.parent / f"{recipe}.yaml", [*TINY, *words]))
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}

@@ -20,7 +20,7 @@ from scaleeq.engine import load_config
 from scaleeq.equalization.calibration import require_calibrated
 from scaleeq.probes.counting import Count
 from scaleeq.training.on_meta import count_config, image_size
-from tests.training.tiny import OneStep
+from tests.training.tiny import TOY_STEP, OneStep
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = ("semfpn", "fapn", "eseg", "sep_aspp", "psp", "aspp", "fcn", "hrnet", "gsto", "toy/")
@@ -199,23 +199,15 @@ def test_gates_add_little_to_hrnet():
 
 
 REDUCED = {
+    **TOY_STEP,
     "MODEL.DEVICE": "cpu",
     "MODEL.TIMM.PRETRAINED": False,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 8,
     "MODEL.AUX_HEAD.CONVS_DIM": 8,
     "MODEL.SCALE_EQUALIZER.NUM_IMAGES": 2,
-    "DATASETS.TRAIN": ("toy_sem_seg_train",),
-    "DATASETS.TEST": ("toy_sem_seg_val",),
-    "INPUT.MIN_SIZE_TRAIN": (64, 96),
     "INPUT.CROP.ENABLED": True,
     "INPUT.CROP.TYPE": "absolute",
-    "INPUT.CROP.SIZE": (64, 64),
-    "DATALOADER.NUM_WORKERS": 0,
-    "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.WARMUP_ITERS": 0,
-    "SOLVER.MAX_ITER": 1,
-    "TEST.EVAL_PERIOD": 0,
 }
 SMALL_PYRAMID = {"MODEL.PYRAMID.CHANNELS": 16, "MODEL.TIMM.NAME": "resnet18", "SOLVER.STEPS": ()}
 SMALL_HRNET = {"MODEL.TIMM.NAME": "hrnet_w18_small"}

@@ -15,7 +15,7 @@ from scaleeq.equalization.calibration import require_calibrated
 from scaleeq.inference import InferenceOptions
 from scaleeq.training.setup import check_schedule
 from scaleeq.training.step import micro_batch_size
-from tests.training.tiny import OneStep
+from tests.training.tiny import TOY_STEP, OneStep
 
 BACKBONES = ("swin_tiny", "twins_svt_small", "twins_pcpvt_small", "convnext_tiny", "r50")
 SETS = ("ade20k", "voc2012", "cityscapes")
@@ -105,22 +105,14 @@ def test_it_can_be_started_on_one_accelerator_and_on_eight(recipe):
 
 
 REDUCED = {
+    **TOY_STEP,
     "MODEL.DEVICE": "cpu",
     "MODEL.TIMM.PRETRAINED": False,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 8,
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 8,
     "MODEL.AUX_HEAD.CONVS_DIM": 8,
     "MODEL.SCALE_EQUALIZER.NUM_IMAGES": 2,
-    "DATASETS.TRAIN": ("toy_sem_seg_train",),
-    "DATASETS.TEST": ("toy_sem_seg_val",),
-    "INPUT.MIN_SIZE_TRAIN": (64, 96),
-    "INPUT.CROP.SIZE": (64, 64),
-    "DATALOADER.NUM_WORKERS": 0,
-    "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.WARMUP_ITERS": 0,
-    "SOLVER.MAX_ITER": 1,
     "SOLVER.AMP.DTYPE": "bfloat16",  # float16 is for accelerators
-    "TEST.EVAL_PERIOD": 0,
 }
 
 

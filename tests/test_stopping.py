@@ -158,10 +158,14 @@ def start_worker(say, line):
 def test_a_worker_that_was_just_forked_leaves_signals_of_others_to_its_owner():
     ours, theirs = FORK.Pipe()
     with running(start_worker, theirs) as (_, line):
-        for _ in range(10):
+        for count in range(10):
             worker = line.recv()
             for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
                 os.kill(worker, number)
+            if count == 0:  # a second time, which would end its owner at once
+                time.sleep(2 * SAME_S)
+                for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+                    os.kill(worker, number)
             ours.send("sent")
             assert line.recv() == (True, 0), "it lived, and ended when its owner told it"
 

@@ -22,7 +22,7 @@ from scaleeq.equalization import calibrate, equalize_fusions
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.equalization.spec import EqualizerSpec
 from scaleeq.model import ScaleEqSegmentor
-from tests.training.tiny import OneStep
+from tests.training.tiny import TOY_STEP, OneStep
 
 NAME = "test_vit"  # 6 blocks of 64 channels, patches of 16 pixels
 SIZES = ((64, 96), (97, 61), (15, 28))
@@ -260,22 +260,14 @@ def test_every_decoder_reads_the_simple_pyramid(decoder):
 def test_one_training_step_of_the_recipe(tmp_path):
     """ade20k/linear_dinov2_small+scale_equalizer on a tiny ViT: four concatenated blocks of a frozen backbone."""
     small = {
+        **TOY_STEP,
         "MODEL.DEVICE": "cpu",
         "MODEL.TIMM.NAME": NAME,
         "MODEL.TIMM.PRETRAINED": False,
         "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["layer3", "layer4", "layer5", "layer6"],
         "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 16,
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 8,
         "MODEL.SCALE_EQUALIZER.NUM_IMAGES": 2,
-        "DATASETS.TRAIN": ("toy_sem_seg_train",),
-        "DATASETS.TEST": ("toy_sem_seg_val",),
-        "INPUT.MIN_SIZE_TRAIN": (64, 96),
-        "INPUT.CROP.SIZE": (64, 64),
-        "DATALOADER.NUM_WORKERS": 0,
-        "SOLVER.IMS_PER_BATCH": 2,
         "SOLVER.WARMUP_ITERS": 0,
-        "SOLVER.MAX_ITER": 1,
-        "TEST.EVAL_PERIOD": 0,
         "OUTPUT_DIR": str(tmp_path),
     }
     cfg = load_config("ade20k/linear_dinov2_small+scale_equalizer", [word for pair in small.items() for word in pair])

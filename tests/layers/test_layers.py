@@ -131,6 +131,29 @@ def test_small_maps_are_read_as_if_they_had_been_resized(folded):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize("norm", [None, norm_factory("BN")], ids=["bias", "no bias"])
+def test_scales_and_shifts_of_resized_maps_are_those_of_their_concatenation(kernel_size, norm):
+    """The padding stays zero: no shift is seen there. Without a map of full size, too."""
+    torch.manual_seed(0)
+    block = ConvNormAct(10, 3, kernel_size=kernel_size, norm=norm, activation=False).double().eval()
+    if block.conv.bias is not None:
+        nn.init.normal_(block.conv.bias)
+    scale, shift = (torch.randn(10, dtype=torch.float64) for _ in range(2))
+    for size in ((12, 16), (6, 8)):
+        maps = [
+            ResizedMap(torch.randn(2, 4, *size, dtype=torch.float64), "bilinear"),
+            ResizedMap(torch.randn(2, 6, 3, 4, dtype=torch.float64), "nearest"),
+        ]
+        joined = torch.cat([resize(each.x, (12, 16), each.mode) for each in maps], 1)
+        expected = block(joined * scale.view(-1, 1, 1) + shift.view(-1, 1, 1))
+        found = block.forward_resized(maps, (12, 16), scale.split([4, 6]), shift.split([4, 6]))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        found = block.forward_resized(maps, (12, 16), (), [None, shift[4:]])
+        joined[:, 4:] += shift[4:].view(-1, 1, 1)
+        torch.testing.assert_close(found, block(joined), rtol=0, atol=1e-12)
+
+
 def test_batch_norm_equals_torch_and_trains_on_one_value_per_channel():
     ours, theirs = BatchNorm2d(3), nn.BatchNorm2d(3)
     x = torch.randn(2, 3, 4, 4)

@@ -214,6 +214,9 @@ def test_smp(tmp_path):
         expected = logits[0] > 0 if count == 1 else logits.argmax(0)
         agreeing = (look({"file_name": str(tmp_path / "a.png")}).prediction == expected.numpy()).mean()
         assert agreeing > 0.999, "but for ties of rounding"
+    smp.Unet("resnet18", encoder_weights=None, classes=256).save_pretrained(str(tmp_path / "unet256"))
+    with pytest.raises(ValueError, match="unet256 has 256 classes; label pictures have 255 at most"):
+        OtherPredictions(f"smp:{tmp_path}/unet256", device="cpu")
 
 
 @pytest.mark.parametrize(

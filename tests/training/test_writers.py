@@ -52,6 +52,13 @@ def test_both_moments_at_once_are_one(tmp_path):
     assert [line["iteration"] for line in lines(tmp_path)] == [2, 3, 4]
 
 
+def taken(new):
+    """The pictures that there are, which are then gone."""
+    found = dict(new)
+    new.clear()
+    return found
+
+
 def test_pictures_of_an_evaluation_are_written_with_it_in_a_step_or_after_one():
     shown: list[str] = []
     new: dict[str, np.ndarray] = {}
@@ -59,11 +66,6 @@ def test_pictures_of_an_evaluation_are_written_with_it_in_a_step_or_after_one():
     class Shows(EventWriter):
         def write(self):
             shown.extend(name for name, _, _ in get_event_storage()._vis_data)
-
-    def pictures():
-        taken = dict(new)
-        new.clear()
-        return taken
 
     class Evaluated(TrainerBase):
         def run_step(self):
@@ -76,7 +78,7 @@ def test_pictures_of_an_evaluation_are_written_with_it_in_a_step_or_after_one():
             assert shown == ["in a step", "after all"]
             super().after_train()
 
-    trainer, writer = Evaluated(), EvaluationWriter([Shows()], period=1, pictures=pictures)
+    trainer, writer = Evaluated(), EvaluationWriter([Shows()], period=1, pictures=lambda: taken(new))
     trainer.register_hooks([writer])
     trainer.train(0, 3)
     assert shown == ["in a step", "after all"], "each once"
@@ -206,16 +208,11 @@ def test_wandb_shows_the_pictures_of_an_evaluation(tmp_path, monkeypatch):
     picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     new = {"confusion/a set": picture}
 
-    def pictures():
-        taken = dict(new)
-        new.clear()
-        return taken
-
     class Evaluated(TrainerBase):
         def run_step(self):
             self.storage.put_scalar("loss", 1.0)
 
-    writer = EvaluationWriter([WandbWriter.from_config(tiny_config(tmp_path))], period=2, pictures=pictures)
+    writer = EvaluationWriter([WandbWriter.from_config(tiny_config(tmp_path))], period=2, pictures=lambda: taken(new))
     trainer = Evaluated()
     trainer.register_hooks([writer])
     trainer.train(0, 2)

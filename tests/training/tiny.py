@@ -13,6 +13,18 @@ from scaleeq.training import Trainer
 from scaleeq.training.scale_hooks import CalibrationHook
 
 BASE = Path(__file__).parents[2] / "configs" / "Base.yaml"
+# One step of any recipe, on toy scenes.
+TOY_STEP: dict[str, Any] = {
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 8,
+    "DATASETS.TRAIN": ("toy_sem_seg_train",),
+    "DATASETS.TEST": ("toy_sem_seg_val",),
+    "INPUT.MIN_SIZE_TRAIN": (64, 96),
+    "INPUT.CROP.SIZE": (64, 64),
+    "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 1,
+    "TEST.EVAL_PERIOD": 0,
+}
 TEST_SET, OTHER_TEST_SET = "tiny_sem_seg_val", "tinier_sem_seg_val"
 
 OPTIONS: dict[str, Any] = {

@@ -201,9 +201,8 @@ def leave_signals_to_parent() -> None:
 
     So the parent can finish its step. SIGTERM counts where the parent has sent it; that needs Linux.
     """
-    for number in SIGNALS:
-        if number != signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)
+    for number in SIGNALS:  # a forked process has its parent's handlers until then
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     if sys.platform == "linux" and _State.leaver != os.getpid():
         _State.leaver = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # threads that are started later inherit it

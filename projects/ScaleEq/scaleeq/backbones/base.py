@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from scaleeq.layers import Level
@@ -25,6 +27,20 @@ class PlainBackbone(nn.Module):
     def forward(self, image: torch.Tensor) -> dict[str, Any]:
         """image: (N, C, H, W), normalized -> level -> (N, C_level, H / stride, W / stride)."""
         raise NotImplementedError
+
+    @staticmethod
+    def padded(image: torch.Tensor, multiple: int) -> torch.Tensor:
+        """image: (N, C, H, W) -> the same with zeros at bottom and right, up to a multiple of so many pixels."""
+        height, width = image.shape[-2:]
+        if height % multiple or width % multiple:
+            return F.pad(image, (0, -width % multiple, 0, -height % multiple))
+        return image
+
+    @staticmethod
+    def cropped(feature: torch.Tensor, image: torch.Tensor, stride: int) -> torch.Tensor:
+        """feature: of an image (N, C, H, W) that was padded -> (N, C', ceil(H / stride), ceil(W / stride))."""
+        height, width = image.shape[-2:]
+        return feature[..., : math.ceil(height / stride), : math.ceil(width / stride)].contiguous()
 
     def levels(self) -> dict[str, Level]:
         """Level name -> channels and stride."""

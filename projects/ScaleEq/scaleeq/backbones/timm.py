@@ -26,7 +26,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -114,14 +113,8 @@ class TimmBackbone(PlainBackbone):
 
         Returns level name -> (N, channels, ceil(H / stride), ceil(W / stride)).
         """
-        height, width = image.shape[-2:]
-        multiple = self._padded_multiple
-        if height % multiple or width % multiple:
-            image = F.pad(image, (0, -width % multiple, 0, -height % multiple))
-        return {
-            level: feature[..., : math.ceil(height / stride), : math.ceil(width / stride)].contiguous()
-            for level, stride, feature in self.maps(image)
-        }
+        maps = self.maps(self.padded(image, self._padded_multiple))
+        return {level: self.cropped(feature, image, stride) for level, stride, feature in maps}
 
     def maps(self, image: Tensor) -> list[tuple[str, int, Tensor]]:
         """image: (N, C, H, W), padded -> each level's name, stride and map (N, channels, h, w), as large as that."""

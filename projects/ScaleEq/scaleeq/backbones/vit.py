@@ -18,7 +18,6 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scaleeq.choices import one_of
@@ -87,17 +86,9 @@ class ViTBackbone(PlainBackbone):
 
         Returns level name -> (N, channels, ceil(H / stride), ceil(W / stride)).
         """
-        height, width = image.shape[-2:]
-        patch = self._patch
-        if height % patch or width % patch:
-            image = F.pad(image, (0, -width % patch, 0, -height % patch))
-        maps = self.body(image)
+        maps, shapes = self.body(self.padded(image, self._patch)), self.levels()
         found = self.pyramid(maps[-1]) if self.pyramid is not None else dict(zip(self._layers, maps, strict=True))
-        strides = {level: shape.stride for level, shape in self.levels().items()}
-        return {
-            level: feature[..., : math.ceil(height / strides[level]), : math.ceil(width / strides[level])].contiguous()
-            for level, feature in found.items()
-        }
+        return {level: self.cropped(feature, image, shapes[level].stride) for level, feature in found.items()}
 
     def levels(self) -> dict[str, Level]:
         """Level name -> channels and stride."""

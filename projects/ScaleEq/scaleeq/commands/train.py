@@ -73,9 +73,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 def run(arguments: argparse.Namespace) -> None:
     """Start the job. Its names and values are read here first, without torch."""
     join_step(os.environ, num_gpus=arguments.num_gpus, num_machines=arguments.num_machines)
-    first = (
-        os.environ.get("LOCAL_RANK", "0") == "0"
-    )  # under torchrun and srun one process of a machine tells what is wrong
+    # Under torchrun and srun one process of a machine tells what is wrong.
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
     if first:
         refuse_early(arguments.config_file, arguments.opts)
     arguments.opts, notices = shortened(arguments.config_file, arguments.opts)

@@ -48,7 +48,7 @@ def convert_smp_upernet(model: Segmentation, state_dict: State) -> dict[str, tor
     """
     if different := [name for name in state_dict if name.startswith(FPN_DIFFERS)]:
         between = sorted(
-            {".".join(name.split(".")[:5]) for name in different if not name.startswith("decoder.seg_blocks.3.")}
+            {".".join(name.split(".")[:5]) for name in different if not name.startswith(f"{FPN_DIFFERS}.3.")}
         )
         raise ValueError(
             f"this is {PEER}'s FPN, which no decoder here equals: after {', '.join(between)} it doubles the map "

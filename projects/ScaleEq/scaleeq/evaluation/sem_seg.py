@@ -39,7 +39,6 @@ class SemSegEvaluator(DatasetEvaluator):
     """Counts a confusion matrix, and what its parts count, over the images of all processes."""
 
     labels_suffice = True
-    merged: np.ndarray | None  # the confusion matrix of all processes' images, once there are results
 
     def __init__(
         self,
@@ -81,7 +80,7 @@ class SemSegEvaluator(DatasetEvaluator):
         self.confusion = ConfusionMatrix(num_classes=len(self.class_names), ignore_label=self.ignore_label)
         self.parts = copy.deepcopy(self._fresh_parts)
         self.num_images = 0
-        self.merged: np.ndarray | None = None
+        self.merged: np.ndarray | None = None  # the confusion matrix of all processes' images, once there are results
 
     def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelOutput]) -> None:
         """Count a batch.

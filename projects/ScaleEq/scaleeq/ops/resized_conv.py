@@ -67,8 +67,6 @@ def resized_conv2d(
     size = (int(size[0]), int(size[1]))
     _refuse(maps, [weight] if isinstance(weight, torch.Tensor) else weight, size)
     weights = weight.split([m.x.shape[1] for m in maps], 1) if isinstance(weight, torch.Tensor) else weight
-    if scales and torch.is_autocast_enabled(weights[0].device.type):
-        weights, scales = [_scaled(w, scale) for w, scale in zip(weights, scales, strict=True)], ()
     maps, weights, bias = _autocast(maps, weights, bias)
     scales = scales or (None,) * len(maps)
     kernel = weights[0].shape[-1]

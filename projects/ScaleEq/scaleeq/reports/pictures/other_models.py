@@ -29,6 +29,7 @@ LIBRARIES = ("transformers", "smp")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of values 0 to 1
 WHY = "the model is of another library: "
 MULTIPLE = 32  # pixels
+MOST_CLASSES = 255  # labels are bytes, and one of them is void
 
 
 class OtherPredictions:
@@ -54,6 +55,8 @@ class OtherPredictions:
         except (OSError, ValueError, KeyError) as error:
             raise OSError(f"--model {model}: {_first_line(error)}") from error
         names = self.model.names
+        if len(names) > MOST_CLASSES:
+            raise ValueError(f"--model {model} has {len(names)} classes; label pictures have {MOST_CLASSES} at most")
         self.classes = Classes(names, palette(len(names) + 1)[1:])
         if dataset_name:
             self.classes = Classes.of(find_dataset(dataset_name))

@@ -67,6 +67,7 @@ def write_video(
         except KeyboardInterrupt:
             if isinstance(source, str) or writer is None:
                 raise
+            expected = written  # a webcam has as many frames as its user wants
         finally:
             capture.release()
             if writer is not None:

@@ -22,22 +22,11 @@ from scaleeq.files import write_json
 from scaleeq.reports.comparison_tables import decimals, heading, interval, number, sections
 from scaleeq.reports.html import Content
 
+from .collected import collected, document
+
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "joint_toy.json"
 PAGE = Path(__file__).parents[1] / "docs" / "joint_tasks.md"
-BEGIN, END = "<!-- printed by evidence.joint_toy -->\n", "\n<!-- up to here -->"
-OF_RUNS = ("value", "seconds", "peak_mib")
 JOINT, EQUALIZED = "joint", "_equalized"
-
-
-def kept(comparison: Content) -> dict[str, Any]:
-    """A comparison's content without what is long, or of one machine; its own runs are changed."""
-    content = dict(comparison)
-    for section in sections(content):
-        for variant in section["variants"].values():
-            variant["runs"] = {
-                seed: {key: run[key] for key in OF_RUNS if key in run} for seed, run in variant["runs"].items()
-            }
-    return content
 
 
 def table(content: Content) -> str:
@@ -88,15 +77,6 @@ def tables(content: Content) -> str:
     return "\n\n".join(make(content) for make in (table, differences_table, step_table))
 
 
-def document(text: str, content: Content) -> str:
-    """A page with the tables between its marks."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE.name} has not both marks, {BEGIN.strip()} and {END.strip()}")
-    return f"{before}{begin}{tables(content)}{end}{after}"
-
-
 def _header(section: Mapping[str, Any]) -> str:
     metric = section["metric"].replace("odsF", "odsF (python)")
     lower = "" if section["higher_is_better"] else ", lower is better"
@@ -124,14 +104,11 @@ def main() -> None:
     parser.add_argument("--steps", type=Path, help="what scaleeq benchmark --json printed")
     parser.add_argument("--note", default="", help="what else should be known of the runs")
     arguments = parser.parse_args()
-    content = kept(json.loads((arguments.output / "comparison.json").read_text()))
-    seeds = " ".join(map(str, content["seeds"]))
-    content["command"] = f"python tools/compare.py {content['file']} --seeds {seeds} --jobs 2"
-    content["code"], content["note"] = f"commit {arguments.code}", arguments.note
+    content = collected(arguments.output, code=arguments.code, note=arguments.note)
     lines = arguments.steps.read_text().splitlines() if arguments.steps else []
     content["steps"] = [json.loads(line) for line in lines if line.strip()]
     write_json(RESULT, content)
-    PAGE.write_text(document(PAGE.read_text(), content))
+    PAGE.write_text(document(PAGE, "joint_toy", tables(content)))
     print(tables(content))
 
 

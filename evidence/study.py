@@ -33,7 +33,7 @@ from scaleeq.reports.html import Content
 from scaleeq.stopping import Stopped, stop_signals
 
 from . import dosed
-from .joint_toy import kept
+from .collected import kept
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"

@@ -16,7 +16,7 @@ from tabulate import tabulate
 from scaleeq.reports.comparison_tables import comparison_table
 from scaleeq.reports.costs import count_table
 
-from . import fresh_decoders, joint_toy
+from . import fresh_decoders, joint_toy, toy_detection
 from .published import (
     COUNTS,
     JOINT,
@@ -237,33 +237,6 @@ def pascal_table() -> str:
     return joint_recipes_table("pascal_mt")
 
 
-def values_speed_table() -> str:
-    """Markdown: what evidence.benchmark_evaluation --values measured."""
-    path = RESULTS / "evaluation_speed_values.json"
-    if not path.is_file():
-        return "not run"
-    record = json.loads(path.read_text())
-    rows = [
-        (
-            f"{row['task']}, {row['size'][0]} x {row['size'][1]}",
-            *(_speed(row[key]) for key in ("images_per_s", "reference_images_per_s")),
-            _quartiles(row["ratios"]),
-        )
-        for row in record["rows"]
-    ]
-    headers = ("task", "images/s", "reference, images/s", "reference's time / ours, median (quartiles)")
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
-
-
-def _speed(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _quartiles(ratios: list[float]) -> str:
-    low, middle, high = ratios
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})" if middle else "-"
-
-
 def _joint_figure(result: dict, key: str) -> str:
     task, metric = key.split("/")
     return f"{result[task][metric]:.4g}" if metric in result.get(task, {}) else "not run"
@@ -339,7 +312,10 @@ def equalize_cost_table() -> str:
 
 def detection_cost_table() -> str:
     """Markdown: what evidence.benchmark_detection measured, ratios of CPU time to Detectron2's FPN in the same run."""
-    run = json.loads((RESULTS / "detection_cost.json").read_text())
+    path = RESULTS / "detection_cost.json"
+    if not path.is_file():
+        return "not run"
+    run = json.loads(path.read_text())
     titles = {"step_cpu": "training step", "forward_cpu": "forward of backbone and pyramid"}
     kinds = [kind for kind in titles if kind in run]
     rows = []
@@ -365,24 +341,25 @@ def joint_tables() -> str:
     return joint_toy.tables(json.loads(joint_toy.RESULT.read_text()))
 
 
+def detectors_table() -> str:
+    """Markdown: torchvision's Mask R-CNN on toy scenes with FPN and FaPN, plain and equalized."""
+    if not toy_detection.RESULT.is_file():
+        return "not run"
+    return toy_detection.detectors_table(json.loads(toy_detection.RESULT.read_text()))
+
+
+# Page -> the tables that it has.
+TABLES = {
+    "README.md": (papers_table, results_table),
+    "docs/scale_equalizers.md": (scales_table, fresh_decoders_table, calibration_cost_table),
+    "docs/any_model.md": (equalize_cost_table,),
+    "docs/recipes.md": (recipes_table, decoder_recipes_table, nyud_table, pascal_table),
+    "docs/fusions.md": (decoders_table, counts_table, published_table, toy_table),
+    "docs/compare.md": (arms_table,),
+    "docs/joint_tasks.md": (joint_tables,),
+    "docs/detection.md": (detection_cost_table,),
+    "docs/detection_torchvision.md": (detectors_table,),
+}
+
 if __name__ == "__main__":
-    tables = (
-        papers_table,
-        results_table,
-        scales_table,
-        fresh_decoders_table,
-        calibration_cost_table,
-        equalize_cost_table,
-        recipes_table,
-        decoders_table,
-        counts_table,
-        published_table,
-        decoder_recipes_table,
-        nyud_table,
-        pascal_table,
-        values_speed_table,
-        toy_table,
-        arms_table,
-        joint_tables,
-    )
-    print(*(table() for table in tables), sep="\n\n")
+    print(*(table() for printed in TABLES.values() for table in printed), sep="\n\n")

@@ -17,22 +17,7 @@ PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
 @pytest.mark.parametrize(
     ("page", "table"),
     [
-        ("README.md", tables.papers_table),
-        ("README.md", tables.results_table),
-        ("docs/scale_equalizers.md", tables.scales_table),
-        ("docs/scale_equalizers.md", tables.fresh_decoders_table),
-        ("docs/scale_equalizers.md", tables.calibration_cost_table),
-        ("docs/any_model.md", tables.equalize_cost_table),
-        ("docs/recipes.md", tables.recipes_table),
-        ("docs/recipes.md", tables.decoder_recipes_table),
-        ("docs/recipes.md", tables.nyud_table),
-        ("docs/recipes.md", tables.pascal_table),
-        ("docs/fusions.md", tables.decoders_table),
-        ("docs/fusions.md", tables.counts_table),
-        ("docs/fusions.md", tables.published_table),
-        ("docs/fusions.md", tables.toy_table),
-        ("docs/compare.md", tables.arms_table),
-        ("docs/joint_tasks.md", tables.joint_tables),
+        *((page, table) for page, printed in tables.TABLES.items() for table in printed),
         *((f"docs/{page}", table) for page, printed in speed_tables.TABLES.items() for table in printed),
     ],
 )

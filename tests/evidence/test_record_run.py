@@ -1,0 +1,68 @@
+"""Evidence files of single trainings. Oracles: the folders that they are made of, written by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from evidence import record_run, tables
+from scaleeq.files import write_json
+
+MIOU = {"mIoU": 61.5, "pACC": 90.0, "IoU-sky": 98.0, "IoU-bee": 25.0}
+BRANCH = {"mean": 0.4, "std": 0.5, "gradient_std": 9.0}
+SAID = {"code": "abc", "device": "a thread", "note": ""}
+
+
+def write_folders(training):
+    """A training over midnight, 20 iterations with one evaluation, and the evaluation of its last weights."""
+    training.mkdir()
+    lines = [{"iteration": 9, "total_loss": 2.0}, {"iteration": 19, "total_loss": 1.0}]
+    lines.append({"iteration": 20, "sem_seg/mIoU": 61.5})
+    (training / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (training / "log.txt").write_text("[11/28 23:59:30] a\nsecond line\n[11/29 00:02:00] b\n")
+    fusion = {"branches": {"res2": BRANCH}, "spread": 1.2, "gradient_spread": 3.0}
+    moments = {when: {"iteration": at, "fusions": {"f": fusion}} for when, at in (("at_start", 0), ("at_end", 19))}
+    write_json(training / "scale_statistics.json", {**moments, "history": []})
+    results = {"sem_seg": MIOU, "engine": "standalone", "weights_sha256": "ff", "parameters": 12}
+    results |= {"weights": str(training / "model_final.pth"), "fusions": {"f": fusion}}
+    write_json(record_run.evaluated(training) / "inference" / "results.json", results)
+
+
+def test_a_run_s_file_has_what_the_tables_need_and_no_path(tmp_path, monkeypatch):
+    write_folders(tmp_path / "toy_fpn")
+    monkeypatch.setattr(record_run, "RESULTS", tmp_path)
+    words = [
+        "record_run",
+        "toy/fpn+scale_equalizer",
+        str(tmp_path / "toy_fpn"),
+        "--code",
+        "abc",
+        "--device",
+        "a thread",
+    ]
+    monkeypatch.setattr("sys.argv", words)
+    record_run.main()
+    text = (tmp_path / "toy_fpn_scale_equalizer.json").read_text()
+    content = json.loads(text)
+    assert str(tmp_path) not in text and content["weights"] == "model_final.pth"
+    training = content["training"]
+    assert (training["iterations"], training["minutes_in_all"], training["final_total_loss"]) == (20, 2.5, 1.0)
+    assert content["miou_by_iteration"] == {"20": 61.5} and content["sem_seg"] == MIOU
+    kept = {"f": {"branches": {"res2": {"mean": 0.4, "std": 0.5}}, "spread": 1.2}}
+    assert content["scales"]["fusions"] == content["scales"]["at_end"]["fusions"] == kept
+
+
+def test_rows_of_the_toy_comparison(tmp_path):
+    write_folders(tmp_path / "toy_fpn")
+    numbers = {"params": 11645384, "macs": 722075648, "training_s": 0.547, "forward_s": 0.2, "images_per_s": 5.0}
+    counts = {"config": "toy/fpn", "params": numbers.pop("params"), "macs": numbers.pop("macs")}
+    lines = [counts, {"config": "toy/fpn", **numbers}]
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    content = record_run.toy_records(tmp_path, tmp_path / "toy.jsonl", **SAID)
+    row = content["configs"]["toy/fpn"]
+    assert row["IoU"] == {"bee": 25.0, "sky": 98.0} and "images_per_s" not in row
+    assert tables.toy_row(row) == ("61.5", "11.65", "0.72", "547")
+    (tmp_path / "toy.jsonl").write_text(json.dumps(counts) + "\n")
+    with pytest.raises(KeyError, match="training_s"):
+        record_run.toy_records(tmp_path, tmp_path / "toy.jsonl", **SAID)

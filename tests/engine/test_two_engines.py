@@ -15,9 +15,13 @@ from scaleeq.engine import is_detectron2_installed
 ROOT = Path(__file__).parents[2]
 ENGINES = ("standalone", "detectron2")
 
-pytestmark = pytest.mark.skipif(
-    not is_detectron2_installed(), reason="Detectron2 is not installed: there is one engine only, nothing to compare"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not is_detectron2_installed(),
+        reason="Detectron2 is not installed: there is one engine only, nothing to compare",
+    ),
+]
 
 
 def run_both(folder, task, weights):

@@ -32,7 +32,8 @@ def last_lines(text, number=3):
 
 # In its last iteration: the end of training, which follows from there, would exchange things with processes that wait
 # for something else.
-@pytest.mark.parametrize("iteration", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("iteration", [1, 3])
 def test_an_error_of_one_process_is_what_the_command_says_last(tmp_path, iteration):
     dying = job(tmp_path, PROCESSES, "raise", iteration)
     assert dying.wait(LIMIT_S) == [2]

@@ -145,12 +145,14 @@ class ScaleEqSegmentor(DenseModel):
         """
         images = self.preprocess(batched_inputs)
         size = images.tensor.shape[-2:]
+        # Training: losses of the padded batch.
         if self.training:
             targets = {
                 name: task.targets(batched_inputs, size, self.device, partial=self.is_joint)
                 for name, task in self.tasks.items()
             }
             return self.losses(self.backbone(images.tensor), targets)
+        # Inference: maps at the sizes that are asked for.
         sizes = [
             (record.get("height", image_size[0]), record.get("width", image_size[1]))
             for record, image_size in zip(batched_inputs, images.image_sizes, strict=True)

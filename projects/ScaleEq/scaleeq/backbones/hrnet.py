@@ -46,6 +46,7 @@ class Exchange(nn.Module):
         for target, paths in zip(levels, module.fuse_layers, strict=True):
             branches = {}
             for source, path in zip(levels, paths, strict=True):
+                # The gate, then the convolutions of the path; the upsampling becomes the transfer.
                 parts: OrderedDict[str, nn.Module] = OrderedDict()
                 if gate is not None:
                     parts["gate"] = gate(channels[source])
@@ -183,6 +184,7 @@ class HRNetBackbone(PlainBackbone):
         Raises ValueError for another model, for an unknown value, and whatever TimmBackbone raises for the weights.
         """
         super().__init__()
+        # What cannot be meant.
         if not name.startswith("hrnet"):
             import timm
 
@@ -195,6 +197,7 @@ class HRNetBackbone(PlainBackbone):
             raise ValueError(
                 f"MODEL.HRNET.AUX_LOSS_WEIGHTS is {list(aux_loss_weights)}; give one for each of {AUX_STAGES}"
             )
+        # Its body, gated, and the losses of its gates.
         self.name = name
         body = create_body(name, in_channels, pretrained)
         self._channels = dict(zip(LEVELS.values(), cast(Any, body).feature_info.channels(), strict=True))

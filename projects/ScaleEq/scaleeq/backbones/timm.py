@@ -96,6 +96,7 @@ class TimmBackbone(PlainBackbone):
         self.name = name
         self._strides = {level: min(stride, output_stride) for stride, level in LEVELS.items()}
         self.body = create_body(name, in_channels, pretrained, drop_path_rate, multipliers, output_stride)
+        # Widths and layout of its levels, and their norms.
         info: Any = self.body.feature_info
         self._channels = dict(zip(LEVELS.values(), info.channels(), strict=True))
         self._channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
@@ -104,6 +105,7 @@ class TimmBackbone(PlainBackbone):
         for module in self.body.modules():
             if bn_momentum and isinstance(module, _BatchNorm):
                 module.momentum = bn_momentum
+        # Whether it takes images of any size.
         self._padded_multiple = self._probe(name, in_channels)
         self._frozen = freeze(self.body, freeze_at, name)
         self.train()
@@ -152,6 +154,7 @@ class TimmBackbone(PlainBackbone):
             except (AssertionError, RuntimeError, ValueError) as error:
                 reason = str(error)
                 continue
+            # Its levels are halved sizes, rounded up.
             expected = {
                 level: (self._channels[level], *(math.ceil(size / stride) for size in image.shape[-2:]))
                 for level, stride in self._strides.items()
@@ -173,6 +176,7 @@ def create_body(
     output_stride: int = 32,
 ) -> nn.Module:
     """The timm model that returns the four levels and has nothing that they do not need; see TimmBackbone."""
+    # What the family and the config ask for.
     options = next((dict(given) for prefix, given in FAMILY_OPTIONS.items() if name.startswith(prefix)), {})
     options |= {"features_only": True, "in_chans": in_channels, "out_indices": (-4, -3, -2, -1)}
     one_of(output_stride, OUTPUT_STRIDES, key="MODEL.TIMM.OUTPUT_STRIDE")
@@ -183,6 +187,7 @@ def create_body(
             f"MODEL.TIMM.PRETRAINED: there are no weights for {name} with WIDTH_MULTIPLIER and DEPTH_MULTIPLIER "
             f"{multipliers}; train from scratch, or name your own in MODEL.TIMM.PRETRAINED_FILE"
         )
+    # The model, and whether it has the levels.
     make = None if multipliers == (1, 1) else partial(scaled_efficientnet, multipliers=multipliers)
     try:
         body = make_model(name, options, pretrained, drop_path_rate, make=make)

@@ -69,6 +69,7 @@ class ViTBackbone(PlainBackbone):
         self._channels, self._patch = model.embed_dim, _patch_of(model, name)
         self._layers = [f"layer{number}" for number in range(1, len(model.blocks) + 1)]
         self.pyramid: SimplePyramid | None = None
+        # The pyramid, of the last block alone.
         if one_of(pyramid, PYRAMIDS, key="MODEL.VIT.PYRAMID"):
             if self._patch != PYRAMID_PATCH:
                 raise ValueError(
@@ -77,6 +78,7 @@ class ViTBackbone(PlainBackbone):
                 )
             self.keep_levels(self._layers[-1:])
             self.pyramid = SimplePyramid(self._channels, pyramid_channels)
+        # Whether it takes images of any size.
         self._probe(in_channels)
         self._frozen = freeze(self.body, freeze_at, name)
         self.train()
@@ -146,6 +148,7 @@ class SimplePyramid(nn.Module):
         def doubled(width: int, narrower: int) -> nn.Module:
             return nn.ConvTranspose2d(width, narrower, kernel_size=2, stride=2)
 
+        # Each level: what changes the size of the map, then a lateral and an output convolution.
         resampled: dict[str, tuple[list[nn.Module], int]] = {
             "res2": ([doubled(in_channels, half), LayerNorm2d(half), nn.GELU(), doubled(half, quarter)], quarter),
             "res3": ([doubled(in_channels, half)], half),

@@ -90,6 +90,7 @@ class BiFPN(nn.Module):
         if repeats < 1 or len(in_channels) < 2:
             raise ValueError(f"a BiFPN has at least one cell and two levels, not {repeats} and {list(in_channels)}")
         self.out_channels = dict.fromkeys(in_channels, channels)
+        # To one width, then the cells.
         self.laterals = nn.ModuleDict(
             {
                 level: ConvNormAct(width, channels, norm=norm, activation=False)

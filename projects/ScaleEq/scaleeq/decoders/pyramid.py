@@ -66,6 +66,7 @@ class PyramidOptions:
         self._refuse_combinations()
 
     def _refuse_combinations(self) -> None:
+        # Keys that this pyramid has no use for.
         unused = {
             "none": ("lateral", "transfer", "down_transfer", "combine", *OF_FPN, "repeats"),
             "bifpn": ("lateral", *OF_FPN),
@@ -79,6 +80,7 @@ class PyramidOptions:
                 raise ValueError(
                     f"MODEL.PYRAMID.{key.upper()} is {value!r}, which NAME {self.name!r} cannot use: {reason}"
                 )
+        # Keys that exclude each other.
         if self.recursion == "smoothed" and self.output_convs:
             raise ValueError(
                 "MODEL.PYRAMID.OUTPUT_CONVS and RECURSION 'smoothed' exclude each other: "
@@ -128,6 +130,7 @@ def build_pyramid(
     """
     refuse_widths(in_channels)
     levels, channels = list(in_channels), options.channels
+    # No pyramid, or one whose top is ready.
     if options.name == "none":
         return NoPyramid(in_channels)
     if ready_top and in_channels[levels[-1]] != channels:
@@ -136,6 +139,7 @@ def build_pyramid(
     def transfer(implied: str) -> Callable[[], Transfer]:
         return lambda: make_transfer(options.transfer or implied, channels, norm=norm, gate=options.gate)
 
+    # By its name.
     if options.name == "bifpn":
         return BiFPN(
             in_channels,
@@ -147,6 +151,7 @@ def build_pyramid(
             norm=norm,
         )
     pyramid = _build_fpn(in_channels, options, transfer, activation, norm=norm, ready_top=ready_top)
+    # Levels that nobody reads need no output convolution.
     if options.out_features:
         if unknown := [level for level in options.out_features if level not in levels]:
             raise ValueError(f"MODEL.PYRAMID.OUT_FEATURES has {unknown}; the levels are {', '.join(levels)}")

@@ -52,6 +52,7 @@ class PyramidBackbone(PlainBackbone):
         shapes = levels_of(bottom_up)
         self.in_features = list(in_features)
         strides = {level: shapes[level].stride for level in self.in_features}
+        # Levels are called after their strides: res2 -> p2.
         self.output_names = {level: name_of(stride) for level, stride in strides.items()}
         self._levels = {
             self.output_names[level]: Level(width, strides[level]) for level, width in pyramid.out_channels.items()
@@ -170,6 +171,7 @@ def checked_levels(levels: Mapping[str, Level], in_features: Sequence[str] = ())
 
     ValueError: unknown or repeated ones; strides that are no powers of two, each twice the one before.
     """
+    # The levels that are named, or all.
     names = list(in_features) or list(levels)
     if (unknown := [name for name in names if name not in levels]) or len(set(names)) < len(names):
         raise ValueError(
@@ -177,6 +179,7 @@ def checked_levels(levels: Mapping[str, Level], in_features: Sequence[str] = ())
             f"bottom-up has {', '.join(levels)}"
         )
     chosen = dict(sorted(((name, levels[name]) for name in names), key=lambda item: item[1].stride))
+    # A detector needs strides that double.
     strides = [level.stride for level in chosen.values()]
     first = strides[0]
     if len(strides) < 2 or first & (first - 1) or strides != [first << i for i in range(len(strides))]:

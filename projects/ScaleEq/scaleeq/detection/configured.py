@@ -36,11 +36,13 @@ def build_detector(cfg: CfgNode) -> TorchvisionDetector:
             "'instances'; add it"
         )
     things = thing_labels(cfg, options, tasks)
+    # Only the levels that somebody reads.
     backbone: Any = build_backbone(cfg)
     shapes = backbone.output_shape()
     decoders = dense_decoders(cfg, shapes, {name: task for name, task in tasks.items() if name != INSTANCES})
     levels = detector_levels(options, shapes)
     backbone.keep_levels({*levels, *(decoders.in_features if decoders else ())})
+    # One model of all tasks.
     if cfg.MODEL.TASKS.WEIGHTING == "uncertainty":
         for task in tasks.values():
             task.learn_weight()

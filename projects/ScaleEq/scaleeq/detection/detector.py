@@ -104,6 +104,7 @@ class TorchvisionDetector(nn.Module):
             (int(record.get("height", image_size[0])), int(record.get("width", image_size[1])))
             for record, image_size in zip(batched_inputs, images.image_sizes, strict=True)
         ]
+        # Objects, then maps, then both as segments.
         results: list[dict[str, Any]] = [{INSTANCES: found} for found in self.detections(features, images, sizes)]
         if self.decoders is not None:
             predictions = joint_predictions(self.decoders, self.dense_tasks, features)

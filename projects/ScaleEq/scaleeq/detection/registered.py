@@ -70,6 +70,7 @@ def build_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec, name: str = "")
     """
     implied = NAMES[name or cfg.MODEL.BACKBONE.NAME]
     bottom_up = build_bottom_up(cfg, input_shape, implied)
+    # The levels that are named, or those from the finest that the name implies.
     in_features = cfg.MODEL.FPN.IN_FEATURES or [
         level for level, shape in levels_of(bottom_up).items() if shape.stride >= implied.finest
     ]

@@ -135,6 +135,7 @@ def _one_stage(options: DetectorOptions, handed: Handed, levels: Mapping[str, Le
     if options.name == "fcos":
         points = AnchorGenerator(tuple((level.stride,) for level in levels.values()), ((1.0,),) * len(levels))
         return FCOS(handed, anchor_generator=points, **shared)
+    # Three sizes an octave, as RetinaNet has them.
     sizes = tuple((x, int(x * 2 ** (1.0 / 3)), int(x * 2 ** (2.0 / 3))) for x in _anchor_sizes(options, levels))
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
     return RetinaNet(handed, anchor_generator=anchors, **shared)
@@ -153,6 +154,7 @@ def _regions(options: DetectorOptions, handed: Handed, levels: Mapping[str, Leve
     def pool(cells: int) -> Any:
         return MultiScaleRoIAlign(list(pooled), output_size=cells, sampling_ratio=SAMPLING_RATIO)
 
+    # Proposals and boxes, which both have.
     shared: dict[str, Any] = {
         "rpn_anchor_generator": AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
         "box_roi_pool": pool(BOX_CELLS),
@@ -164,6 +166,7 @@ def _regions(options: DetectorOptions, handed: Handed, levels: Mapping[str, Leve
     }
     if options.name == "faster_rcnn":
         return FasterRCNN(handed, **shared)
+    # Masks, too.
     dim = options.mask_dim
     return MaskRCNN(
         handed,

@@ -70,14 +70,19 @@ def equalize_as_configured(model: nn.Module, cfg: CfgNode) -> None:
     keys = cfg.MODEL.SCALE_EQUALIZER
     one_of(keys.SCOPE, SCOPES, key="MODEL.SCALE_EQUALIZER.SCOPE")
     if keys.ENABLED:
-        spec = EqualizerSpec(
-            implementation=keys.IMPLEMENTATION,
-            granularity=keys.GRANULARITY,
-            statistic=keys.STATISTIC,
-            statistics_of=keys.STATISTICS_OF,
-            control=keys.CONTROL,
-        )
-        equalize_fusions(model, spec, keys.SCOPE)
+        equalize_fusions(model, configured_spec(cfg), keys.SCOPE)
+
+
+def configured_spec(cfg: CfgNode) -> EqualizerSpec:
+    """What MODEL.SCALE_EQUALIZER says of each equalizer."""
+    keys = cfg.MODEL.SCALE_EQUALIZER
+    return EqualizerSpec(
+        implementation=keys.IMPLEMENTATION,
+        granularity=keys.GRANULARITY,
+        statistic=keys.STATISTIC,
+        statistics_of=keys.STATISTICS_OF,
+        control=keys.CONTROL,
+    )
 
 
 def fusions_in_scope(model: nn.Module, scope: str) -> Iterator[tuple[str, Fusion]]:

@@ -76,6 +76,7 @@ class Inference(nn.Module):
         def predict(view: torch.Tensor) -> Maps:
             return self._maps(view, size)
 
+        # One view, or the mean of several.
         scales, flip = self.options.scales, self.options.flip
         if scales:
             means = {task.name: self._mean(task) for task in self.tasks}

@@ -18,6 +18,7 @@ from torch import nn
 import scaleeq
 from scaleeq.engine import CfgNode, SafeCheckpointer, comm
 from scaleeq.equalization import other_equalizers
+from scaleeq.equalization.attach import configured_spec
 from scaleeq.equalization.calibration import calibrate, fusions_of, is_calibrated
 from scaleeq.probes.analysis import measure_scales
 from scaleeq.probes.scales import Record
@@ -68,6 +69,7 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
     # And with equalizers, from the same weights.
     equalized, refused = (record, "") if equalizes else _equalized_record(cfg, state, batches)
     content: dict[str, Any] = {"about": _about(cfg, weights, batches, refused), "fusions": {}}
+    balanced = cfg.MODEL.SCALE_EQUALIZER.ENABLED and configured_spec(cfg).balances_gradients
     # Words for each fusion.
     for name in record:
         facts = facts_of(name, fusions[name], model)
@@ -78,7 +80,7 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
         content["fusions"][name] = {
             "title": facts.title,
             "verdict": text,
-            "pull": pull(record[name], statistic=cfg.MODEL.SCALE_EQUALIZER.STATISTIC),
+            "pull": pull(record[name], balanced=balanced),
             "effect": effect,
             "widths": facts.widths,
             "transfers": facts.transfers,

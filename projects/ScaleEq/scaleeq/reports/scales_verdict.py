@@ -106,10 +106,11 @@ def advice(facts: FusionFacts, record: Content) -> str:
     return f"{every}: little to gain."
 
 
-def pull(record: Content, *, statistic: str = "std") -> str:
+def pull(record: Content, *, balanced: bool = False) -> str:
     """Which task pulls a Fusion that several share, in words; "" where none or one does.
 
-    Each task's gradient, its weight included, is the root mean square over branches.
+    Each task's gradient, its weight included, is the root mean square over branches. balanced: the equalizers balance
+    gradients.
     """
     start = "map_gradient_"
     branches = list(record["branches"].values())
@@ -124,7 +125,7 @@ def pull(record: Content, *, statistic: str = "std") -> str:
     ordered = sorted(found, key=lambda task: -found[task])
     shares = ", ".join(f"{task} {100 * found[task] / total:.0f} %" for task in ordered)
     text = f"{ordered[0]} pulls most: of the tasks' gradients, weights of losses included, {shares}"
-    if statistic == "grad":
+    if balanced:
         text += "; STATISTIC 'grad' balances their total, and so depends on these weights"
     return f"{text}."
 

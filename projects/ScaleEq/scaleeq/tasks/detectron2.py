@@ -73,6 +73,7 @@ def checked_levels(names: Sequence[str], cfg: CfgNode, input_shape: Mapping[str,
     one_of(keys.LOSS_TYPE, ("cross_entropy",), key="MODEL.SEM_SEG_HEAD.LOSS_TYPE")
     one_of(cfg.MODEL.GATE, GATES, key="MODEL.GATE")
     levels = resolve_levels(keys.IN_FEATURES, input_shape)
+    # Keys that no head reads.
     unread: dict[str, str] = {}
     for number, name in enumerate(names):
         registered = HEADS[name]
@@ -85,6 +86,7 @@ def checked_levels(names: Sequence[str], cfg: CfgNode, input_shape: Mapping[str,
         own |= registered.lacks
         unread = own if not number else {key: reason for key, reason in unread.items() if key in own}
     refuse_keys(cfg, " and ".join(names), unread)
+    # The stride of the logits.
     stride = next(iter(levels.values())).stride
     if stride != keys.COMMON_STRIDE:
         raise ValueError(

@@ -65,6 +65,7 @@ def attach_interactions(tasks: Mapping[str, Task], name: str, *, width: int, nor
         return
     interaction = INTERACTIONS[one_of(name, INTERACTIONS, key="MODEL.TASKS.INTERACTION")]
     for task in tasks.values():
+        # A task that says nothing comes after all others.
         after = [other for other in tasks if other != task.name] if task.after is None else list(task.after)
         for other in after:
             if other not in tasks or other == task.name:

@@ -69,6 +69,7 @@ def weighted(losses: Mapping[str, Losses], tasks: Mapping[str, Task], weights: M
     shares: Losses = {}
     totals: Losses = {}
     for name, own in losses.items():
+        # By its fixed weight, or by its learnt uncertainty s = log sigma^2.
         s = tasks[name].log_variance
         factor = weights.get(name, 1.0) if s is None else torch.exp(-s) / 2
         scaled = {key: loss * factor for key, loss in own.items()}
@@ -77,6 +78,7 @@ def weighted(losses: Mapping[str, Losses], tasks: Mapping[str, Task], weights: M
             scaled[first] = scaled[first] + s / 2
         shares |= scaled
         totals[name] = torch.stack(list(scaled.values())).sum()
+    # What the log shows.
     unweighted = {key: loss for own in losses.values() for key, loss in own.items()}
     collected_task_losses.report(unweighted=unweighted, totals=totals)
     return shares

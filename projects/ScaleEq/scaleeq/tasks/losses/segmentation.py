@@ -79,9 +79,11 @@ class SegmentationLoss(Averaging):
         size, told = (labels.shape[-2], labels.shape[-1]), self.mean_count if mean_count is None else mean_count
         if self._takes_strips(logits, size):
             return self.weight * self._loss_in_strips(precise(logits), labels, told)
+        # The loss of pixels, of the whole map.
         labels = labels.long()
         upsampled = resize(precise(logits), size)
         loss = self._pixel_loss(upsampled, labels, told)
+        # Those of regions, over the classes that occur.
         if options.dice_weight or options.lovasz_weight:
             classes = labelled_classes(labels, num_classes=logits.shape[1], ignore_value=self.ignore_value)
         if options.dice_weight:
@@ -103,12 +105,14 @@ class SegmentationLoss(Averaging):
         options, weights = self.options, self.class_weights
         weights = None if weights is None else weights.to(logits.dtype)
         mean_count: torch.Tensor | None = told.to(logits.dtype).sum()
+        # A first pass finds the hard pixels.
         if options.ohem != "off":
             of_hardness = PixelLoss(
                 ignore_value=self.ignore_value, class_weights=weights if options.ohem == "top_k" else None
             )
             hardness = strip_pixel_losses(logits, labels, of_hardness)
             labels, mean_count = self._hard_labels(hardness, labels), None
+        # Their loss, strip by strip.
         loss = PixelLoss(
             ignore_value=self.ignore_value,
             class_weights=weights,
@@ -126,6 +130,7 @@ class SegmentationLoss(Averaging):
         mean_count: torch.Tensor | None = told.to(logits.dtype).sum()
         if options.ohem != "off":
             labels, mean_count = self._hard_labels(self._hardness(logits, labels), labels), None
+        # Focal loss has its own form.
         if options.focal_gamma:
             return focal_loss(
                 logits,

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md and docs/accelerate.md, of docs/results/{decoders,accelerate}.json.
+"""The tables of speed in docs/, of docs/results/{decoders,accelerate,evaluation_speed_values,export}.json.
 
     python -m evidence.speed_tables       writes them into the pages, each between its two marks
 
@@ -22,6 +22,7 @@ from scaleeq.files import write_text
 
 from .benchmark_accelerate import MODELS
 from .benchmark_decoders import WORKS
+from .benchmark_export import FAMILIES
 
 DOCUMENTS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCUMENTS / "results"
@@ -126,6 +127,22 @@ def values_speed_table() -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
+def export_table() -> str:
+    """Markdown: exported files beside the models that they were made of."""
+    rows: list[tuple[str, ...]] = []
+    found = _record("export.json")["families"] if (RESULTS / "export.json").is_file() else {}
+    for name in FAMILIES:
+        if name not in found:
+            rows.append((name, NOT_RUN, "", "", ""))
+            continue
+        run = found[name]
+        sizes = ", ".join("x".join(map(str, size)) for size in run["sizes"])
+        time = "{1:.2f} [{0:.2f} {2:.2f}]".format(*run["ratio_quartiles"])
+        rows.append((name, f"{run['difference']:.0e}", sizes, f"{run['file_mb']:.1f}", time))
+    headers = ("family", "largest difference", "at", "MB", "CPU time / torch's")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
 def _record(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / name).read_text())
 
@@ -134,6 +151,7 @@ TABLES = {
     "performance.md": (decoder_speed_table, loss_speed_table, step_speed_table, decoder_speed_setting),
     "accelerate.md": (accelerate_table,),
     "multitask.md": (values_speed_table,),
+    "export.md": (export_table,),
 }
 
 

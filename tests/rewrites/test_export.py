@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from torch import nn
 
 import scaleeq
 from scaleeq import EqualizerSpec, calibrate, create_model, equalize_fusions
 from scaleeq.decoders import PyramidOptions
-from scaleeq.rewrites.any_size import averaged, of_any_size
+from scaleeq.rewrites.any_size import averaged, convolved_same, of_any_size, pads_by_parity
 from scaleeq.rewrites.export import CHECKED, TRACED, Deployed
 
 FAPN = {"pyramid": PyramidOptions(name="fapn", channels=8)}
@@ -105,6 +106,24 @@ def test_averaging_matrices_are_torchs_windows(size, cells):
     torch.testing.assert_close(averaged(module, x), module(x))
 
 
+@pytest.mark.parametrize("kernel", [3, 5, (3, 7)])
+def test_padding_by_parity_is_tensorflows(kernel):
+    convolution = Conv2dSame(4, 4, kernel, stride=2, groups=4)
+    assert pads_by_parity(convolution) and not pads_by_parity(Conv2dSame(4, 4, 2, stride=2))
+    for size in ((8, 9), (9, 8), (7, 7), (1, 2)):
+        x = torch.randn(2, 4, *size)
+        torch.testing.assert_close(convolved_same(convolution, x), convolution(x))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("ending", [".onnx", ".pt2"])
+def test_a_backbone_with_tensorflows_padding(ending, tmp_path):
+    model = create_model("fcn", "tf_efficientnet_lite0", num_classes=2, channels=8).eval()
+    result = scaleeq.export(model, tmp_path / f"model{ending}")
+    assert len(result.sizes) == len(CHECKED) and result.difference < 1e-4
+
+
 class KeepsTheSize(nn.Module):
     """Specialised on the traced size: its windows are whole numbers of pixels."""
 
@@ -127,7 +146,7 @@ def test_what_is_refused(tmp_path):
     equalize_fusions(model, EqualizerSpec())
     with pytest.raises(ValueError, match="are not calibrated"):
         scaleeq.export(model, tmp_path / "model.ts")
-    backbone = "tf_efficientnet_lite0"
+    of_stride_3 = nn.Sequential(Conv2dSame(3, 2, 3, stride=3))  # no timm model has one
     with pytest.raises(ValueError, match=r"export it as \.ts"):
-        scaleeq.export(create_model("fcn", backbone, num_classes=2, channels=8), tmp_path / "model.pt2")
+        scaleeq.export(of_stride_3, tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())

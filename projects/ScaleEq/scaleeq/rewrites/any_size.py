@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from torch import nn
 from torchvision.ops import deform_conv2d
 
@@ -41,7 +42,7 @@ def of_any_size(model: nn.Module, *, operator: bool = False) -> nn.Module:
             module.fold_norm()
         for kind, forward in forwards.items():
             # A subclass with a forward of its own keeps it.
-            if isinstance(module, kind) and type(module).forward is kind.forward:
+            if isinstance(module, kind) and type(module).forward is kind.forward and suits(module):
                 module.forward = partial(forward, module)  # type: ignore[method-assign]
                 break
     return copied
@@ -135,6 +136,25 @@ def windows(size: int, cells: int | None, like: torch.Tensor) -> torch.Tensor:
     return inside / (end - start).to(like.dtype)
 
 
+def convolved_same(module: Conv2dSame, x: torch.Tensor) -> torch.Tensor:
+    """x: (N, C, H, W) -> (N, C', ceil(H / 2), ceil(W / 2)), of stride 2 and with an odd kernel (`pads_by_parity`).
+
+    TensorFlow's padding, which its own formula writes with maxima and quotients of sizes: torch.export does not come to
+    an end with those. Only whether a side is even matters here.
+    """
+    height, width = x.shape[-2:]
+    padding: list[Any] = []
+    for size, kernel in ((width, module.kernel_size[1]), (height, module.kernel_size[0])):
+        padding += [(kernel - 3) // 2 + size % 2, (kernel - 1) // 2]
+    return F.conv2d(F.pad(x, padding), module.weight, module.bias, module.stride, 0, 1, module.groups)
+
+
+def pads_by_parity(module: Conv2dSame) -> bool:
+    """Whether `convolved_same` knows the padding of this convolution, as all of timm's tf_ models have it."""
+    odd = all(side % 2 and side > 1 for side in module.kernel_size)
+    return odd and module.stride == (2, 2) and module.dilation == (1, 1)
+
+
 def levels_of(module: TimmBackbone, image: torch.Tensor) -> dict[str, torch.Tensor]:
     """image: (N, C, H, W) -> level -> (N, channels, ceil(H / stride), ceil(W / stride))."""
     height, width = image.shape[-2:]
@@ -149,8 +169,14 @@ def levels_of(module: TimmBackbone, image: torch.Tensor) -> dict[str, torch.Tens
     return features
 
 
+def suits(module: nn.Module) -> bool:
+    """Whether a module's forward may be replaced by that of its kind."""
+    return not isinstance(module, Conv2dSame) or pads_by_parity(module)
+
+
 FORWARDS: dict[type[nn.Module], Forward] = {
     Aligned: aligned,
+    Conv2dSame: convolved_same,
     Deconv: deconvolved,
     Gated: gated,
     Keep: keep,

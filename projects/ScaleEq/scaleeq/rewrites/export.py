@@ -26,7 +26,7 @@ from scaleeq.extras import require
 from scaleeq.files import replacing
 from scaleeq.model import DenseModel, ScaleEqSegmentor
 
-from .any_size import interpolated, of_any_size
+from .any_size import interpolated, of_any_size, pads_by_parity
 
 Size = tuple[int, int]  # height and width, pixels
 Run = Callable[[torch.Tensor], torch.Tensor]
@@ -213,10 +213,10 @@ def program_of_any_size(model: nn.Module, example: torch.Tensor) -> Any:
 
     ValueError: convolutions that pad by the image's size, on whose nested sizes torch.export works without an end.
     """
-    if any(isinstance(module, Conv2dSame) for module in model.modules()):
+    if any(isinstance(module, Conv2dSame) and not pads_by_parity(module) for module in model.modules()):
         raise ValueError(
-            "the backbone pads its convolutions by the image's size (timm's 'same' padding, of tf_ models), which "
-            "torch.export does not come to an end with; export it as .ts"
+            "the backbone pads its convolutions by the image's size (timm's 'same' padding) with a stride that is not "
+            "2 or a dilation, which torch.export does not come to an end with; export it as .ts"
         )
     dynamic = torch.export.Dim.DYNAMIC
     return torch.export.export(

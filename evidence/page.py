@@ -30,6 +30,7 @@ from .probes.study import read
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT, PAGE, FIGURES = Path(__file__).with_suffix(".md"), DOCS / "evidence.md", DOCS / "images"
+SOURCES = {"natural": "natural scales", "two": "two networks", "depth": "depth in mm"}  # of cells without factors
 PLACE = re.compile(r"\{\{([^{}]+)\}\}")
 
 
@@ -72,7 +73,8 @@ def quoted(results: Results, text: str) -> dict[str, Difference]:
         what, *words = place.split()
         if what == "gain":
             cell, arm, dose = (*words, "1")[:3]
-            scale = "natural scales" if cell.startswith("natural/") else f"{cell.partition('/')[0]} x {dose}"
+            name = cell.partition("/")[0]
+            scale = SOURCES.get(name, f"{name} x {dose}")
             found[f"{tables.titled(cell)}, {scale}: equalized - {arm}"] = gain(results, *words)
     return found
 
@@ -84,11 +86,11 @@ def table(results: Results, words: list[str], text: str) -> str:
         return tables.dose_table(results, *more)
     if name == "quoted":
         return tables.quoted_table(quoted(results, text))
-    of_results: dict[str, Callable[[Results], str]] = {
+    of_results: dict[str, Callable[..., str]] = {
         "branches": tables.branches_table, "natural": tables.natural_table, "energy": tables.energy_table,
     }  # fmt: skip
     if name in of_results:
-        return of_results[name](results)
+        return of_results[name](results, *more)
     fixed = {"arms": tables.arms_table, "designs": tables.designs_table}
     return fixed[name]() if name in fixed else study.tables()[name]
 

@@ -1,6 +1,6 @@
 """When do the scales of a fusion's branches matter? Fusions alone, trained on frozen, pretrained features of CamVid.
 
-    python -m evidence.probe features [--network NAME ...]     caches the features, 1 MB an image, outside the project
+    python -m evidence.probe features [--network NAME ...] [--data toy3d]    caches them, 1 MB an image, elsewhere
     python -m evidence.probe check                             the side-by-side trainer against modules, on the features
     python -m evidence.probe run [--cells NAME/DESIGN/OPTIMIZER ...] [--seeds N]
 
@@ -25,7 +25,7 @@ from scaleeq.stopping import stop_signals
 
 from .probes import training
 from .probes.arms import ARMS, Statistics
-from .probes.features import Features, extract
+from .probes.features import CAMVID, DEPTH_MM, TOY3D, Features, extract
 from .probes.side_by_side import DESIGNS, Probe
 from .probes.study import CELLS, LITE0, Study
 from .probes.written_out import SPECS, UNKNOWN, losses_alone
@@ -40,7 +40,8 @@ def main() -> int:
     parser = console.parser(__doc__)
     parser.add_argument("what", choices=("features", "check", "run"))
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the features, default %(default)s")
-    parser.add_argument("--network", nargs="+", default=[LITE0], help="of timm, pretrained; default %(default)s")
+    parser.add_argument("--network", nargs="+", default=[LITE0], help=f"of timm, pretrained, or {DEPTH_MM}")
+    parser.add_argument("--data", choices=(CAMVID, TOY3D), default=CAMVID, help="of the features, default %(default)s")
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument(
         "--cells", nargs="+", help="patterns of names, such as 'res5/*/SGD'; default all but extra ones"
@@ -52,7 +53,7 @@ def main() -> int:
     if arguments.what == "features":
         for network in arguments.network:
             for split in ("train", "val"):
-                print(*extract(network, split, arguments.cache), sep="\n")
+                print(*extract(network, split, arguments.cache, data=arguments.data), sep="\n")
         return 0
     if arguments.what == "check":
         return check(arguments.cache)

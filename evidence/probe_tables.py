@@ -21,21 +21,25 @@ def titled(cell: str) -> str:
     return f"{design}, {OPTIMIZERS[optimizer]}"
 
 
-def natural_table(results: Results) -> str:
-    """Markdown: at the scales that the backbone has by itself: every arm, and what equalizing has over it."""
+def natural_table(results: Results, of: str = "natural") -> str:
+    """Markdown: at the scales that the sources have by themselves: every arm, and what equalizing has over it.
+
+    of: the name of the cells.
+    """
     rows = []
-    for cell in (name for name in results.cells if name.startswith("natural/")):
-        for arm, _ in results.arms(cell):
-            values = results.values(cell, arm)
-            edge = " (edge)" if results.is_at_the_edge(cell, arm) else ""
+    for cell in (name for name in results.cells if name.startswith(f"{of}/")):
+        for arm, dose in results.arms(cell):
+            values = results.values(cell, arm, dose)
+            edge = " (edge)" if results.is_at_the_edge(cell, arm, dose) else ""
+            off, equalized = (results.values(cell, other) for other in ("off", "equalized"))
             rows.append(
                 (
                     titled(cell),
-                    arm,
-                    f"{results.rate(cell, arm):g}{edge}",
+                    arm if dose == 1 else f"{arm} x {dose:g}",
+                    f"{results.rate(cell, arm, dose):g}{edge}",
                     mean_and_sd(values.values()),
-                    "-" if arm == "off" else interval(results.gain(cell, "off", arm=arm)),
-                    "-" if arm == "equalized" else interval(results.gain(cell, arm)),
+                    "-" if (arm, dose) == ("off", 1) else interval(results.difference(values, off)),
+                    "-" if arm == "equalized" else interval(results.difference(equalized, values)),
                     str(len(values)),
                 )
             )
@@ -116,10 +120,12 @@ def designs_table() -> str:
     return table(rows, ("design", "what it does with the branches", "steps"))
 
 
-def branches_table(results: Results) -> str:
-    """Markdown: the branches as the backbone leaves them."""
-    rows = []
-    for index, (name, branch) in enumerate(results.about["branches"].items()):
+def branches_table(results: Results, of: str = "natural") -> str:
+    """Markdown: the branches as the backbone leaves them. of: the name of cells."""
+    rows, branches = [], results.branches(of)
+    networks = {name.partition("/")[0] for name in branches}
+    for index, (name, branch) in enumerate(branches.items()):
         numbers = (str(branch["channels"]), f"{branch['mean']:.2f}", f"{branch['std']:.2f}")
-        rows.append((name.partition("/")[2], *numbers, share(results.energy_share(index, 1.0))))
-    return table(rows, ("level", "channels C", "mean", "std", "share of the energy, C std^2"))
+        title = name.partition("/")[2] if len(networks) == 1 else name.replace("/", ", ")
+        rows.append((title, *numbers, share(results.energy_share(index, 1.0, of))))
+    return table(rows, ("level", "channels C", "mean", "std", "share of the energy, C std^2")) if rows else NOT_RUN

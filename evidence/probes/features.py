@@ -1,8 +1,11 @@
-"""Frozen features of CamVid, computed once: every level of a pretrained backbone, as small as the backbone leaves it.
+"""Frozen features, computed once: every level of a pretrained backbone, as small as the backbone leaves it.
 
-A folder holds, for each network and split, one array a level, (N, h, w, C) in float16, and the labels, (N, 90, 120) in
-uint8, at the centres of cells of 4 x 4 pixels; 11 is void. A pixel's features are interpolated where they are asked for
-(bilinear, align_corners False), as upsampling the whole map would have them: 1 MB an image instead of 11.
+Of CamVid; or of the toy 3-D scenes, which have exact depth: DEPTH_MM is a "network" whose one level is depth in
+millimetres, a modality in raw units.
+
+A folder holds, for each network and split, one array a level, (N, h, w, C) in float16, and the labels, (N, H / 4,
+W / 4) in uint8, at the centres of cells of 4 x 4 pixels; 11 is void. A pixel's features are interpolated where they are
+asked for (bilinear, align_corners False), as upsampling the whole map would have them: 1 MB an image instead of 11.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from scaleeq.backbones.timm import TimmBackbone
 from scaleeq.data import read_image, read_labels
 from scaleeq.data.sets.camvid import CLASSES, load_camvid
+from scaleeq.data.sets.toy3d import load_toy3d
 from scaleeq.files import replacing
 
 NUM_CLASSES = len(CLASSES)
@@ -26,6 +30,9 @@ NORMALIZED_BY = {"tf_efficientnet": (127.5, 127.5)}  # beginning of a timm model
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 VIT_LAYERS = (2, 5, 8, 11)
 IMAGES = 4  # in a forward of the backbone
+CAMVID, TOY3D = "camvid", "toy3d"
+DEPTH_MM = "depth_mm"
+MILLIMETRES = 1000.0  # in a metre
 
 
 class VitLayers(nn.Module):
@@ -58,19 +65,28 @@ def normalized(images: Sequence[np.ndarray], network: str) -> Tensor:
 
 
 @torch.inference_mode()
-def extract(network: str, split: str, folder: Path, *, root: str | None = None, images: int = 0) -> list[Path]:
+def extract(
+    network: str, split: str, folder: Path, *, data: str = CAMVID, root: str | None = None, images: int = 0
+) -> list[Path]:
     """Write a split's features, and its labels, where they are not there yet; returns the files of the levels.
 
-    root: holds CamVid/; default $DETECTRON2_DATASETS. images: the first so many; 0: all.
+    network: of timm, or DEPTH_MM. data: CAMVID or TOY3D; root: holds CamVid/, default $DETECTRON2_DATASETS. images: the
+    first so many; 0: all.
     """
-    records = load_camvid(split, root)[: images or None]
+    records = (load_toy3d(split) if data == TOY3D else load_camvid(split, root))[: images or None]
+    folder = place_of(folder, data)
     found = sorted(folder.glob(f"{network}.{split}.*.npy"))
     if not (folder / f"labels.{split}.npy").is_file():
         maps = [read_labels(record) for record in records]
         labels = np.stack([np.where(each == 255, VOID, each) for each in maps])
-        _write(folder / f"labels.{split}.npy", labels[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].astype(np.uint8))
+        _write(folder / f"labels.{split}.npy", at_stride(labels).astype(np.uint8))
     if found:
         return found
+    if network == DEPTH_MM:
+        depth = np.stack([record["read_depth"]() for record in records])
+        path = folder / f"{network}.{split}.0_depth.npy"
+        _write(path, (MILLIMETRES * at_stride(depth))[..., None].astype(np.float16))
+        return [path]
     backbone = frozen_backbone(network)
     levels: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(records), IMAGES):
@@ -81,6 +97,18 @@ def extract(network: str, split: str, folder: Path, *, root: str | None = None, 
     for path, parts in zip(paths, levels.values(), strict=True):
         _write(path, np.concatenate(parts))
     return paths
+
+
+def place_of(folder: Path, data: str) -> Path:
+    """Where the features of a data set are: CamVid's in the folder itself."""
+    place = folder if data == CAMVID else folder / data
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def at_stride(maps: np.ndarray) -> np.ndarray:
+    """maps: (N, H, W) -> (N, H / 4, W / 4), at the centres of cells."""
+    return maps[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
 
 
 def _write(path: Path, array: np.ndarray) -> None:

@@ -25,6 +25,13 @@ class Results:
     def about(self) -> Part:
         return self.lines[0]["about"]
 
+    def branches(self, name: str = "natural") -> dict[str, Part]:
+        """Branch -> channels, mean and std, of the cells of this name; {} where none was run."""
+        cell = next(cell for cell in CELLS.values() if cell.name == name)
+        told = {"networks": list(cell.networks), "data": cell.data}
+        also = (line["also"] for line in self.lines if line.get("also", {}).items() >= told.items())
+        return next(also, {}).get("branches", {}) if cell.extra else self.about["branches"]
+
     @property
     def cells(self) -> list[str]:
         """Those with a finished seed, in the study's order."""
@@ -72,18 +79,18 @@ class Results:
         own = self.values(cell, "equalized") or self.values(cell.replace("res2/", "res5/"), "equalized")
         return self.difference(own, self.values(cell, "off", dose))
 
-    def statistics(self) -> Statistics:
-        """Of the branches, as the file records them: widths and stds alone."""
-        branches = list(self.about["branches"].values())
+    def statistics(self, name: str = "natural") -> Statistics:
+        """Of the branches of the cells of a name, as the file records them: widths and stds alone."""
+        branches = list(self.branches(name).values())
         std = torch.tensor([branch["std"] for branch in branches])
         mean = torch.tensor([branch["mean"] for branch in branches])
         widths = tuple(branch["channels"] for branch in branches)
         nothing = torch.empty(0)
         return Statistics(widths, nothing, nothing, mean, std, nothing)
 
-    def energy_share(self, branch: int, dose: float) -> float:
+    def energy_share(self, branch: int, dose: float, name: str = "natural") -> float:
         """In percent, of a branch that is multiplied by `dose`."""
-        statistics = self.statistics()
+        statistics = self.statistics(name)
         factors = torch.ones(len(statistics.widths))
         factors[branch] = dose
         return 100 * float(statistics.energy_shares(factors)[branch])

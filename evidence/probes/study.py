@@ -23,7 +23,7 @@ from scaleeq.stopping import check_stop
 
 from . import training
 from .arms import Statistics
-from .features import Features
+from .features import CAMVID, DEPTH_MM, TOY3D, Features, place_of
 from .side_by_side import DESIGNS, WIDTH, Probe
 
 LITE0, LITE2 = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
@@ -34,6 +34,8 @@ DOSES = (0.01, 0.1, 1.0, 10.0, 100.0)
 FEW_DOSES = (0.01, 1.0, 100.0)
 BETWEEN = (0.3, 3.0)  # of "off" alone: where does it begin?
 NATURAL = (1.0,)
+IN_METRES = (0.001, 1.0)  # of depth in millimetres
+MILLIMETRES_LARGER = 300.0  # than the features beside it, by their stds, about
 INVARIANT = ("equalized", "batch_norm", "channel")  # they see no dose, so their rate is that of dose 1
 FEELS_THE_DOSE = (
     "off",
@@ -49,7 +51,8 @@ Part = dict[str, Any]  # a line of the file
 class Cell:
     """arms: arm -> its doses. branch: which the doses multiply; -1: the deepest. grid: ends, in powers of ten.
 
-    extra: run only where it is named.
+    larger: how much larger than the others the multiplied branch is by itself, about, which the grids of arms without
+    a norm begin lower by. extra: run only where it is named.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Cell:
     seeds: int = 16
     held_out_seeds: tuple[int, ...] = HELD_OUT_SEEDS
     networks: tuple[str, ...] = (LITE0,)
+    data: str = CAMVID
+    larger: float = 1.0
     extra: bool = False
 
     @property
@@ -72,7 +77,7 @@ class Cell:
         """Half decades. A classifier's stable rates fall with the square of what it sees (SGD), or less (AdamW)."""
         low, high = self.grid
         if arm in FEELS_THE_DOSE and self.design == "linear":
-            shift = max(0.0, math.log10(dose)) * (2 if self.optimizer == "SGD" else 0.5)
+            shift = max(0.0, math.log10(dose * self.larger)) * (2 if self.optimizer == "SGD" else 0.5)
             low, high = low - shift, high - shift
         return [float(f"{10 ** (k / 2):.4g}") for k in range(round(2 * low), round(2 * high) + 1)]
 
@@ -124,6 +129,10 @@ def _cells() -> Iterator[Cell]:
         both = (LITE0, LITE2)
         yield Cell("two", "linear", optimizer, 300, concat, grid["linear"], networks=both, extra=True)
         yield Cell("two", "hidden", optimizer, 150, concat, grid["hidden"], networks=both, extra=True)
+        of_depth: dict[str, Any] = {"networks": (LITE0, DEPTH_MM), "data": TOY3D, "larger": MILLIMETRES_LARGER}
+        raw = concat | {"off": IN_METRES}
+        yield Cell("depth", "linear", optimizer, 300, raw, grid["linear"], extra=True, **of_depth)
+        yield Cell("depth", "hidden", optimizer, 150, raw, grid["hidden"], extra=True, **of_depth)
 
 
 CELLS = {cell.title: cell for cell in _cells()}
@@ -191,26 +200,33 @@ class Study:
         }
         if kind == "held out":
             del columns["loss"]
+        self._tell_of(cell)
         self.lines.append({"cell": cell.title, "kind": kind, "seed": seed, "steps": cell.steps, **columns})
         write_text(self.path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in self.lines))
         self.say(f"{cell.title}, {kind}, seed {seed}: {len(probes)} fusions")
 
+    def _tell_of(self, cell: Cell) -> None:
+        """A line of the branches of other networks or data than the first line is about, once."""
+        told = {"networks": list(cell.networks), "data": cell.data}
+        ours = {"networks": [LITE0], "data": CAMVID}
+        if told != ours and not any(line.get("also", {}).items() >= told.items() for line in self.lines):
+            place = place_of(self.folder, cell.data)
+            self.lines.append({"also": {**told, **about_branches(place, cell.networks)}})
+
     def _data(self, cell: Cell, kind: str) -> dict[str, Any]:
         """Features, images, statistics and sample, as training.train takes them."""
-        taps = DESIGNS[cell.design].taps
-        train: Features = self._once(
-            ("train", cell.networks, taps), Features, self.folder, "train", cell.networks, taps
-        )
+        taps, place, source = DESIGNS[cell.design].taps, place_of(self.folder, cell.data), (cell.data, cell.networks)
+        train: Features = self._once(("train", source, taps), Features, place, "train", cell.networks, taps)
         held: Sequence[int] = [index for index in HELD_OUT if index < len(train)]
         scored: tuple[Features, Sequence[int], int]
         images = range(len(train)) if kind == "val" else range(held[0])
-        statistics = self._once(("statistics", cell.networks, kind), Statistics.measured, train, images)
+        statistics = self._once(("statistics", source, kind), Statistics.measured, train, images)
         if kind == "val":
-            val: Features = self._once(("val", cell.networks, taps), Features, self.folder, "val", cell.networks, taps)
+            val: Features = self._once(("val", source, taps), Features, place, "val", cell.networks, taps)
             scored = (val, range(len(val)), PIXELS_VAL)
         else:
             scored = (train, held, PIXELS_HELD_OUT)
-        sample = self._once(("sample", cell.networks, taps, kind), training.Sample.of, *scored)
+        sample = self._once(("sample", source, taps, kind), training.Sample.of, *scored)
         return {"features": train, "images": images, "statistics": statistics, "sample": sample}
 
     def _once(self, key: tuple[Any, ...], make: Callable[..., Any], *arguments: Any) -> Any:
@@ -221,11 +237,23 @@ class Study:
 
 def about(folder: Path, command: str) -> dict[str, Any]:
     """What all parts have in common: the features' hashes and the branches, the batches, how val is scored."""
-    files = sorted(folder.glob(f"{LITE0}.*.npy")) + sorted(folder.glob("labels.*.npy"))
-    features = Features(folder, "train", [LITE0])
-    statistics = Statistics.measured(features, range(len(features)))
     return {
         "command": command,
+        **about_branches(folder, [LITE0]),
+        "batch": {"images": training.IMAGES, "pixels_of_each": training.PIXELS},
+        "width": WIDTH,
+        "held_out_images": [HELD_OUT[0], HELD_OUT[-1]],
+        "pixels_scored_an_image": {"held out": PIXELS_HELD_OUT, "val": PIXELS_VAL},
+    }
+
+
+def about_branches(folder: Path, networks: Sequence[str]) -> dict[str, Any]:
+    """The hashes of the features, and each branch with its channels, mean and std over the training set."""
+    files = [file for network in networks for file in sorted(folder.glob(f"{network}.*.npy"))]
+    files += sorted(folder.glob("labels.*.npy"))
+    features = Features(folder, "train", networks)
+    statistics = Statistics.measured(features, range(len(features)))
+    return {
         "features": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
         "branches": {
             name: {"channels": width, "mean": round(float(mean), 3), "std": round(float(std), 3)}
@@ -233,8 +261,4 @@ def about(folder: Path, command: str) -> dict[str, Any]:
                 features.levels, statistics.widths, statistics.mean, statistics.std, strict=True
             )
         },
-        "batch": {"images": training.IMAGES, "pixels_of_each": training.PIXELS},
-        "width": WIDTH,
-        "held_out_images": [HELD_OUT[0], HELD_OUT[-1]],
-        "pixels_scored_an_image": {"held out": PIXELS_HELD_OUT, "val": PIXELS_VAL},
     }

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from evidence import page, probe_figures, probe_tables
+from evidence.probes import results as results_of
 from evidence.probes import study
+from evidence.probes.features import extract
 from evidence.probes.results import Results, interval
+from scaleeq.data.sets.toy3d import render_scene
 from scaleeq.experiments.statistics import paired_difference
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +124,47 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert [rate for arm, dose, rate in zip(tried["arm"], tried["dose"], tried["rate"], strict=True) if dose == 10] == [
         0.0001, 0.0003162,
     ]  # fmt: skip
+
+
+def test_a_cell_of_other_data_tells_of_its_branches_once(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    place = study.place_of(tmp_path, study.TOY3D)
+    for split, images in (("train", 305), ("val", 3)):
+        np.save(place / f"labels.{split}.npy", random.integers(0, 5, (images, 4, 6)).astype(np.uint8))
+        for network, std in ((study.LITE0, 2.0), (study.DEPTH_MM, 1000.0)):
+            level = std * random.standard_normal((images, 4, 6, 1))
+            np.save(place / f"{network}.{split}.0_level.npy", level.astype(np.float16))
+    of_depth = {"networks": (study.LITE0, study.DEPTH_MM), "data": study.TOY3D, "larger": 500.0, "extra": True}
+    arms = {"off": study.IN_METRES, "equalized": (1.0,)}
+    cell = study.Cell("depth", "linear", "SGD", 2, arms, (-2, -1.5), seeds=2, **of_depth)
+    assert cell.rates("off", 1.0)[0] == pytest.approx(10 ** round(-2 - 2 * np.log10(500), 0), rel=0.7)
+    assert cell.rates("off", 0.001) == cell.rates("equalized", 1.0) == [0.01, 0.03162]
+    monkeypatch.setattr(study, "CELLS", {cell.title: cell})
+    monkeypatch.setattr(results_of, "CELLS", {cell.title: cell})
+    path = tmp_path / "probes.jsonl"
+    path.write_text(json.dumps({"about": ABOUT}) + "\n")
+    study.Study(path, tmp_path, command="c", say=str).run([cell])
+    lines = study.read(path)
+    assert [sorted(line)[0] for line in lines] == ["about", "also", *["arm"] * 4]
+    assert len(lines[1]["also"]["features"]) == 6
+    found = Results(lines)
+    widths = {name: branch["channels"] for name, branch in found.branches("depth").items()}
+    assert widths == {f"{study.LITE0}/level": 1, f"{study.DEPTH_MM}/level": 1}
+    assert found.energy_share(-1, 1.0, "depth") > 99.9 > 60 > found.energy_share(-1, 0.001, "depth")
+    printed = probe_tables.natural_table(found, "depth")
+    assert "off x 0.001" in printed and "| 2 " in printed
+    assert f"{study.DEPTH_MM}, level" in probe_tables.branches_table(found, "depth")
+    assert probe_tables.natural_table(found, "two") == "not run"
+
+
+def test_depth_in_millimetres_is_that_of_the_scenes(tmp_path):
+    (path,) = extract(study.DEPTH_MM, "val", tmp_path, data=study.TOY3D, images=2)
+    found = np.load(path)
+    scene = render_scene("val", 1)
+    assert found.shape == (2, 32, 32, 1) and found.dtype == np.float16
+    assert found[1, 5, 7, 0] == pytest.approx(1000 * scene.depth[22, 30], rel=1e-3)
+    labels = np.load(path.with_name("labels.val.npy"))
+    assert labels[1, 5, 7] == scene.labels[22, 30] and labels.max() < 5
 
 
 @pytest.mark.skipif(not page.RESULT.is_file(), reason="nothing was run")

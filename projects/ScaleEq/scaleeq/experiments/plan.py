@@ -9,7 +9,7 @@
     variants:
       off: {}
       equalized: {MODEL.SCALE_EQUALIZER.ENABLED: True}
-      other: {config: ../toy/fapn.yaml}      # another base, under the same overrides
+      other: {config: toy/fapn}              # another base, under the same overrides
     single_tasks: {joint: [labels, depth]}   # of a variant with several tasks, those with one of them, for Delta_m
 
 YAML reads the bare words off and on as booleans: as names of variants they are taken as written most often.

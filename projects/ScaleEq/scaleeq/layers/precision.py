@@ -12,10 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-
-def is_reduced(dtype: torch.dtype) -> bool:
-    """Whether a dtype is narrower than float32."""
-    return dtype.itemsize < torch.float32.itemsize
+from scaleeq.ops.precision import is_reduced
 
 
 class WideBuffers(nn.Module):

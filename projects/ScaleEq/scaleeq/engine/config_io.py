@@ -11,20 +11,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from scaleeq.choices import flatten, nearest
 from scaleeq.config import add_scaleeq_config, check_config, config_files
 from scaleeq.config.parts import section
+from scaleeq.records import Json
 
 from .standalone.config import get_cfg as standalone_cfg
 
 if TYPE_CHECKING:
     from . import CfgNode
 
-Tree = dict[str, Any]  # of a YAML file
+Tree = Json  # of a YAML file
 BASE_KEY = "_BASE_"
 
 

@@ -4,7 +4,7 @@ images, weights and batch size nothing more is known, so a difference may be tha
 
     python -m evidence.fresh_decoders docs/results/scales_5_4.json FOLDER [FOLDER ...]
 
-collects the scales.json of folders that tools/analyze_scales.py wrote for configs/camvid/scales_*.yaml.
+collects the scales.json of folders that tools/analyze_scales.py wrote for the configs camvid/scales_*.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scaleeq.config.parts import DERIVED, config_files, section
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "projects" / "ScaleEq"
 PACKAGE = PROJECT / "scaleeq"
@@ -160,13 +162,16 @@ def flat(tree: dict, prefix: str = "") -> dict[str, object]:
 
 
 def resolved(path: Path) -> tuple[dict[str, object], dict[str, object]]:
-    """The leaves that a config states, and those that its chain of bases states."""
-    own = flat(yaml.safe_load(path.read_text()) or {})
+    """The leaves that a config, or a section of one, states, and those that its chain of bases states."""
+    file, name = section(path)
+    tree = yaml.safe_load(file.read_text()) or {}
+    own = flat(tree[name] if name else tree)
     bases = own.pop("_BASE_", None) or []
     inherited: dict[str, object] = {}
     for base in bases if isinstance(bases, list) else [bases]:
-        stated, before = resolved(path.parent / str(base))
-        inherited |= before | stated
+        for part in config_files(str(base), path.parent):
+            stated, before = resolved(part)
+            inherited |= before | stated
     return own, inherited
 
 
@@ -182,7 +187,11 @@ def test_repeated_keys_are_found(tmp_path):
     assert repeated_keys(tmp_path / "c.yaml") == ["SOLVER.STEPS", "SOLVER.BASE_LR"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.name != DERIVED)
+SECTIONS = [ROOT / "configs" / DERIVED / name for name in yaml.safe_load((ROOT / "configs" / DERIVED).read_text())]
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, *SECTIONS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_config_says_only_what_differs(path):
     assert repeated_keys(path) == [], "these repeat the base"
 

@@ -10,7 +10,7 @@ import torch
 from scaleeq.experiments.statistics import ALPHA, Difference, holm, paired_difference, summarize
 
 from .arms import Statistics
-from .study import CELLS, Part, best_rates, parts_of
+from .study import CELLS, Part, also_of, best_rates, parts_of
 
 Values = dict[int, float]  # seed -> mIoU in percent
 
@@ -28,9 +28,10 @@ class Results:
     def branches(self, name: str = "natural") -> dict[str, Part]:
         """Branch -> channels, mean and std, of the cells of this name; {} where none was run."""
         cell = next(cell for cell in CELLS.values() if cell.name == name)
-        told = {"networks": list(cell.networks), "data": cell.data}
-        also = (line["also"] for line in self.lines if line.get("also", {}).items() >= told.items())
-        return next(also, {}).get("branches", {}) if cell.extra else self.about["branches"]
+        if not cell.extra:
+            return self.about["branches"]
+        found = also_of(self.lines, cell)
+        return found["branches"] if found else {}
 
     @property
     def cells(self) -> list[str]:

@@ -143,6 +143,13 @@ def read(path: Path) -> list[Part]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def also_of(lines: Iterable[Part], cell: Cell) -> Part | None:
+    """What a file says of the branches of a cell of other networks or data than the first line is about."""
+    told = [list(cell.networks), cell.data]
+    also = (line["also"] for line in lines if "also" in line)
+    return next((found for found in also if [found["networks"], found["data"]] == told), None)
+
+
 def parts_of(lines: Iterable[Part], cell: str, kind: str) -> dict[int, Part]:
     """seed -> part. kind: "held out" or "val"."""
     return {line["seed"]: line for line in lines if line.get("cell") == cell and line["kind"] == kind}
@@ -207,11 +214,9 @@ class Study:
 
     def _tell_of(self, cell: Cell) -> None:
         """A line of the branches of other networks or data than the first line is about, once."""
-        told = {"networks": list(cell.networks), "data": cell.data}
-        ours = {"networks": [LITE0], "data": CAMVID}
-        if told != ours and not any(line.get("also", {}).items() >= told.items() for line in self.lines):
-            place = place_of(self.folder, cell.data)
-            self.lines.append({"also": {**told, **about_branches(place, cell.networks)}})
+        if (cell.networks, cell.data) != ((LITE0,), CAMVID) and also_of(self.lines, cell) is None:
+            told = {"networks": list(cell.networks), "data": cell.data}
+            self.lines.append({"also": told | about_branches(place_of(self.folder, cell.data), cell.networks)})
 
     def _data(self, cell: Cell, kind: str) -> dict[str, Any]:
         """Features, images, statistics and sample, as training.train takes them."""

@@ -9,7 +9,7 @@ import yaml
 
 from scaleeq.config import config_files, config_root, list_configs
 from scaleeq.config import parts as parts_module
-from scaleeq.config.parts import absolute
+from scaleeq.config.parts import absolute, section
 from scaleeq.engine import load_config
 
 ROOT = config_root()
@@ -30,6 +30,24 @@ def test_a_pair_that_says_more_has_a_file():
     assert file == ROOT / "ade20k" / "uper_convnext_tiny.yaml"
     assert load_config("ade20k/uper_convnext_tiny").TEST.SLIDE.WINDOW == [512]
     assert load_config("voc2012/uper_convnext_tiny").TEST.SLIDE.WINDOW == []
+
+
+def test_a_name_that_says_a_few_keys_over_another_is_a_section_of_one_file(capsys):
+    (part,) = config_files("toy/gsto")
+    assert part == ROOT / "derived.yaml" / "toy/gsto" and section(part) == (ROOT / "derived.yaml", "toy/gsto")
+    assert section(ROOT / "toy" / "fpn.yaml") == (ROOT / "toy" / "fpn.yaml", "")
+    cfg, base = load_config("toy/gsto"), load_config("toy/fpn")
+    assert (cfg.MODEL.PYRAMID.TRANSFER, base.MODEL.PYRAMID.TRANSFER) == ("gated", "")
+    cfg.MODEL.PYRAMID.TRANSFER = ""
+    assert cfg == base
+    assert load_config("configs/toy/gsto.yaml+scale_equalizer") == load_config("toy/gsto+scale_equalizer")
+    assert "notice: configs/toy/gsto.yaml is now the name toy/gsto;" in capsys.readouterr().err
+
+
+def test_sections_are_names_of_their_own_and_no_files():
+    names = list(yaml.safe_load((ROOT / "derived.yaml").read_text()))
+    assert set(names) <= set(list_configs()) and "derived" not in list_configs()
+    assert not [name for name in names if (ROOT / f"{name}.yaml").is_file()], "the file would hide the section"
 
 
 def test_a_path_takes_overlays_too(tmp_path, monkeypatch):

@@ -14,8 +14,9 @@ from scaleeq import calibrate, equalize, fold_equalizers
 from scaleeq.equalization import EqualizerSpec, ScaleEqualizer
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.fusion import Branch, Concat, Fusion, make_combine
-from scaleeq.fusion.combine import Affine, Sum
+from scaleeq.fusion.combine import Sum
 from scaleeq.layers import ConvNormAct
+from scaleeq.ops.weighted_sum import Affine
 from tests.equalized import equalized
 
 TINY = 1.2e-5  # 1 / TINY = 8.3e4 is beyond float16, whose largest number is 65504

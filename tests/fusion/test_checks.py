@@ -9,8 +9,8 @@ from torch import nn
 from scaleeq.decoders.context import pyramid_pooling
 from scaleeq.equalization import EqualizerSpec
 from scaleeq.fusion import Branch, Concat, Fusion, Resize, Sum
-from scaleeq.fusion.checks import refuse_widths
 from scaleeq.layers import ConvNormAct
+from scaleeq.layers.refusals import refuse_widths
 from tests.equalized import equalized
 
 

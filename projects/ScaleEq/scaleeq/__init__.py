@@ -9,7 +9,7 @@ ScaleEq a project inside Detectron2 (docs/engine.md). Importing the package itse
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scaleeq.create import create_model as create_model
@@ -64,7 +64,7 @@ _HOMES = {
 }
 
 
-def get_config(name: str, overrides: Sequence[Any] = ()) -> CfgNode:
+def get_config(name: str, overrides: Sequence[object] = ()) -> CfgNode:
     """The config that a name such as "ade20k/uper_swin_tiny+scale_equalizer", or a file's path, stands for.
 
     overrides: KEY, VALUE, KEY, VALUE, ..., each value as text or of the right type.
@@ -92,7 +92,7 @@ def add_scaleeq_config(cfg: CfgNode) -> None:
 
 if not TYPE_CHECKING:  # a type checker would take it for permission to import any name
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         """Import the public names on first use, so that `import scaleeq` stays light."""
         if name not in _HOMES:
             raise AttributeError(f"module 'scaleeq' has no attribute {name!r}")

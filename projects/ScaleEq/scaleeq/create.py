@@ -28,7 +28,7 @@ ALL = ("res2", "res3", "res4", "res5")  # strides 4, 8, 16, 32
 class Kind(NamedTuple):
     """A decoder, the levels that it reads and its width, as published."""
 
-    make: Any
+    make: Callable[..., Decoder]
     levels: tuple[str, ...]
     channels: int
 

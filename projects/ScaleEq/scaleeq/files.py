@@ -19,7 +19,8 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+
+from scaleeq.records import Json, JsonView
 
 logger = logging.getLogger(__name__)
 
@@ -109,12 +110,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike[str], content: Mapping[str, Any], *, indent: int | None = 2) -> None:
+def write_json(path: str | os.PathLike[str], content: JsonView, *, indent: int | None = 2) -> None:
     """Write a JSON file, whole or not at all; indent None: on one line. NaN and infinity become null."""
     write_text(path, json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike[str], *, sound: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], *, sound: Callable[[Json], bool] = bool) -> Json:
     """The content of a JSON file; {} where there is none.
 
     sound: of the content, whether it is what the reader expects; KeyError, TypeError and the like count as no.

@@ -14,6 +14,7 @@ from torch import nn
 from scaleeq.geometry import OF_VIEW
 from scaleeq.ops import resize
 from scaleeq.ops.padding import Images, normalized, padded_size
+from scaleeq.records import Record
 from scaleeq.tasks import Task
 from scaleeq.tasks.base import Losses
 from scaleeq.tasks.head import SegmentationHead
@@ -135,7 +136,7 @@ class ScaleEqSegmentor(DenseModel):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+    def forward(self, batched_inputs: list[Record]) -> Any:
         """One dict per image: "image" (3, H, W); in training the tasks' targets, as "sem_seg" (H, W); "height" and
         "width" of the result. Of several tasks, a sample may be without any target.
 
@@ -169,7 +170,7 @@ class ScaleEqSegmentor(DenseModel):
                 finished[name] = [values * task.geometry.factor(own, shown) for values, own, shown in places]
         return [dict(zip(finished, each, strict=True)) for each in zip(*finished.values(), strict=True)]
 
-    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Images:
+    def preprocess(self, batched_inputs: list[Record]) -> Images:
         """The images of a batch, normalised, and padded with zeros at the right and the bottom to one size."""
         images = [record["image"] for record in batched_inputs]
         return normalized(images, self.pixel_mean, self.pixel_std, self.backbone)
@@ -201,13 +202,13 @@ class ScaleEqSegmentor(DenseModel):
             losses[of_classes] |= {f"{name}_aux_{level}": loss for name, loss in auxiliary.items()}
         return weighted(losses, self.tasks, self.task_weights) if self.is_joint else losses[of_classes]
 
-    def counts(self, batched_inputs: list[dict[str, Any]]) -> dict[str, float]:
+    def counts(self, batched_inputs: list[Record]) -> dict[str, float]:
         """Task -> what the mean over elements of this batch's loss divides by; counted where the targets are, without
         padding.
         """
         return {name: self._count(task, batched_inputs) for name, task in self.tasks.items()}
 
-    def _count(self, task: Task, batched_inputs: list[dict[str, Any]]) -> float:
+    def _count(self, task: Task, batched_inputs: list[Record]) -> float:
         if not task.counts_padding:  # then void pixels have no part in it, and the padding is void
             maps = (record.get(task.target_key) for record in batched_inputs)
             return sum(float(task.count(target)) for target in maps if target is not None)
@@ -215,7 +216,7 @@ class ScaleEqSegmentor(DenseModel):
         height, width = padded_size(sizes, self.backbone.size_divisibility, self.backbone.padding_constraints)
         return float(len(batched_inputs) * height * width)
 
-    def calibration_inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def calibration_inputs(self, batched_inputs: list[Record]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images (N, 3, H, W), and the share (N, 2) of height and width of each that is not padding (None: all)."""
         images = self.preprocess(batched_inputs)
         return images.tensor, images.shares

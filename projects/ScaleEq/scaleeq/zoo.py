@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from scaleeq.choices import one_of
 from scaleeq.config.parts import list_configs
@@ -54,7 +54,7 @@ def read_table(path: Path = TABLE) -> dict[str, Entry]:
     return {name: _entry(f"{path}: {name}", fields, path.parent) for name, fields in content.items()}
 
 
-def _entry(where: str, fields: Any, folder: Path) -> Entry:
+def _entry(where: str, fields: object, folder: Path) -> Entry:
     if not isinstance(fields, dict):
         raise ValueError(f"{where} is {fields!r}; give {', '.join(Entry._fields)}")
     for key in fields:

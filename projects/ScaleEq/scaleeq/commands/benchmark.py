@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaleeq import console
+from scaleeq.records import Json
 
 from .words import refuse_detectors, refuse_early, split_at_key
 
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(count_table(results) if arguments.count else time_table(results))
 
 
-def _measure(arguments: argparse.Namespace, configs: list[CfgNode], sizes: list[Size]) -> list[dict[str, Any]]:
+def _measure(arguments: argparse.Namespace, configs: list[CfgNode], sizes: list[Size]) -> list[Json]:
     """A result of each config at its size (height, width)."""
     from scaleeq.training import choose_device
     from scaleeq.training.on_meta import count_config

@@ -7,19 +7,16 @@ constructors).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 from scaleeq.choices import flatten
 
 from .detection import PYRAMID_BACKBONES
 from .ranges import RANGES, UNREAD
-from .tasks import check_tasks
+from .tasks import Values, check_tasks
 
 # Under other architectures, which are Detectron2's or a user's own, keys of MODEL and UNREAD may mean something else.
 OUR_ARCHITECTURES = ("ScaleEqSegmentor", "TorchvisionDetector")
 OUR_BACKBONES = ("build_timm_backbone", "build_gsto_hrnet_backbone", "build_vit_backbone")
-Values = Mapping[str, Any]  # of a config's keys: full key -> value, or a tree
 _OF_DETECTORS = ("TEST.DETECTIONS_PER_IMAGE", "MODEL.PANOPTIC_FPN.COMBINE.")  # those that ours read
 _OF_BACKBONES = ("MODEL.RESNETS.", "MODEL.FPN.")
 

@@ -9,10 +9,11 @@ from typing import Any
 from scaleeq.choices import one_of
 from scaleeq.task_names import KNOWN_INTERACTIONS, KNOWN_TASKS
 
+Values = Mapping[str, Any]  # of a config's keys: full key -> value, or a tree
 DEFAULTS = {"HEADS": [], "SHARE": "pyramid", "WEIGHTS": [], "WEIGHTING": "fixed", "INTERACTION": ""}
 
 
-def check_tasks(values: Mapping[str, Any]) -> None:
+def check_tasks(values: Values) -> None:
     """values: full key -> value of a config. ValueError: keys of MODEL.TASKS that cannot be meant together."""
     names = list(values["MODEL.TASKS.NAMES"])
     for name in names:
@@ -50,7 +51,7 @@ def check_tasks(values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_instances(values: Mapping[str, Any], names: list[str]) -> None:
+def _check_instances(values: Values, names: list[str]) -> None:
     """Objects are predicted by a detector, by itself or with maps beside it."""
     architecture = values["MODEL.META_ARCHITECTURE"]
     detects = architecture == "TorchvisionDetector"
@@ -73,7 +74,7 @@ def _check_instances(values: Mapping[str, Any], names: list[str]) -> None:
         )
 
 
-def _refuse_of_several(values: Mapping[str, Any], names: list[str]) -> None:
+def _refuse_of_several(values: Values, names: list[str]) -> None:
     for key, default in DEFAULTS.items():
         value = values[f"MODEL.TASKS.{key}"]
         if (list(value) if isinstance(value, tuple) else value) != default:
@@ -88,5 +89,5 @@ def _refuse_of_several(values: Mapping[str, Any], names: list[str]) -> None:
         )
 
 
-def _scales_losses(values: Mapping[str, Any]) -> bool:
+def _scales_losses(values: Values) -> bool:
     return bool(values["SOLVER.AMP.ENABLED"]) and values["SOLVER.AMP.DTYPE"] == "float16"

@@ -10,9 +10,10 @@ import functools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
+
+from scaleeq.records import Json, JsonView
 
 from .instances import wrong_box, wrong_mask
 from .panoptic_file import labels_of, read_panoptic
@@ -23,7 +24,7 @@ from .sets.catalog import Record
 SHOWN = 3
 
 
-def read_coco(path: str) -> dict[str, Any]:
+def read_coco(path: str) -> Json:
     """The content of a file. FileNotFoundError: there is none. ValueError: it is no such JSON."""
     require_file(path)
     try:
@@ -44,7 +45,7 @@ def _is_list(content: object, key: str) -> bool:
     return isinstance(content, dict) and isinstance(content.get(key), list)
 
 
-def categories_of(content: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+def categories_of(content: JsonView, path: str) -> list[Json]:
     """The categories in the order of their ids, which is that of labels. ValueError: an id twice, or none."""
     found = sorted(content["categories"], key=lambda category: category["id"])
     ids = [category["id"] for category in found]
@@ -62,7 +63,7 @@ def object_records(path: str, images: str) -> list[Record]:
     content = read_coco(path)
     labels = {category["id"]: n for n, category in enumerate(categories_of(content, path))}
     _raise_first(path, object_problems(content, labels))
-    by_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    by_image: dict[object, list[Json]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         wanted = ("id", "bbox", "segmentation", "area")
         own = {key: annotation[key] for key in wanted if key in annotation}
@@ -95,7 +96,7 @@ def panoptic_records(path: str, images: str, pictures: str) -> list[Record]:
             for each in annotation["segments_info"]
         ]
         picture = os.path.join(pictures, annotation["file_name"])
-        own: dict[str, Any] = {"panoptic_file_name": picture, "segments_info": segments}
+        own: Json = {"panoptic_file_name": picture, "segments_info": segments}
         record = {**_image_record(image, images), "annotations_file_name": path, **own, "thing_labels": things}
         read = functools.partial(read_panoptic_pair, image=record["file_name"], **own)
         name = RecordFile(picture, {"read": read}, "labels")
@@ -104,14 +105,14 @@ def panoptic_records(path: str, images: str, pictures: str) -> list[Record]:
 
 
 def read_panoptic_pair(
-    *, image: str, panoptic_file_name: str, segments_info: Sequence[Mapping[str, Any]]
+    *, image: str, panoptic_file_name: str, segments_info: Sequence[JsonView]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image (H, W, 3) uint8 in RGB, and the labels of its segments (H, W) uint8, 255 for void and crowds."""
     ids, segments = read_panoptic({"panoptic_file_name": panoptic_file_name, "segments_info": segments_info})
     return read_rgb(image), labels_of(ids, segments)
 
 
-def _image_record(image: Mapping[str, Any], folder: str) -> Record:
+def _image_record(image: JsonView, folder: str) -> Record:
     return {
         "file_name": os.path.join(folder, image["file_name"]),
         "image_id": image["id"],
@@ -120,7 +121,7 @@ def _image_record(image: Mapping[str, Any], folder: str) -> Record:
     }
 
 
-def _all_there(images: Sequence[Mapping[str, Any]], folder: str, path: str) -> Sequence[Mapping[str, Any]]:
+def _all_there(images: Sequence[JsonView], folder: str, path: str) -> Sequence[JsonView]:
     """The images, whose files are there. FileNotFoundError: they are not."""
     folders = {os.path.dirname(os.path.join(folder, image["file_name"])) for image in images}
     there = {os.path.join(each, name) for each in folders if os.path.isdir(each) for name in os.listdir(each)}
@@ -152,7 +153,7 @@ def _raise_first(path: str, problems: Iterator[str]) -> None:
         raise CocoMistakes(path, found)
 
 
-def object_problems(content: Mapping[str, Any], labels: Mapping[Any, int]) -> Iterator[str]:
+def object_problems(content: JsonView, labels: Mapping[object, int]) -> Iterator[str]:
     """In words, what cannot be meant in a file of objects. labels: category id -> label."""
     yield from image_problems(content)
     images = {image.get("id"): image for image in content["images"]}
@@ -181,7 +182,7 @@ def object_problems(content: Mapping[str, Any], labels: Mapping[Any, int]) -> It
             yield f"the annotation {annotation.get('id')} of {name} has {problem}"
 
 
-def panoptic_problems(content: Mapping[str, Any], labels: Mapping[Any, int]) -> Iterator[str]:
+def panoptic_problems(content: JsonView, labels: Mapping[object, int]) -> Iterator[str]:
     """In words, what cannot be meant in a file of panoptic segments. labels: category id -> label."""
     yield from image_problems(content)
     images = {image.get("id"): image for image in content["images"]}
@@ -205,9 +206,9 @@ def panoptic_problems(content: Mapping[str, Any], labels: Mapping[Any, int]) -> 
                 yield f"the segments of {annotation['file_name']} are of the categories {unknown}: declare them"
 
 
-def image_problems(content: Mapping[str, Any]) -> Iterator[str]:
+def image_problems(content: JsonView) -> Iterator[str]:
     """In words, what is wrong with the list of images."""
-    seen: dict[Any, str] = {}
+    seen: dict[object, str] = {}
     for image in content["images"]:
         if missing := [key for key in ("id", "file_name", "height", "width") if key not in image]:
             yield f"the image {image.get('file_name', image)} has no {' and no '.join(missing)}: write it"
@@ -219,7 +220,7 @@ def image_problems(content: Mapping[str, Any]) -> Iterator[str]:
         seen.setdefault(image.get("id"), str(image.get("file_name")))
 
 
-def _reference_problem(annotation: Mapping[str, Any], images: Mapping[Any, Any], labels: Mapping[Any, int]) -> str:
+def _reference_problem(annotation: JsonView, images: Mapping[object, Json], labels: Mapping[object, int]) -> str:
     if annotation.get("image_id") not in images:
         return (
             f"is of the image {annotation.get('image_id')}, which is not in its list of images: "
@@ -235,5 +236,5 @@ def _is_box(box: object) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
 
 
-def _size(image: Mapping[str, Any]) -> tuple[int, int]:
+def _size(image: JsonView) -> tuple[int, int]:
     return int(image.get("height", 0)), int(image.get("width", 0))

@@ -11,19 +11,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from scaleeq.engine import CfgNode, DatasetCatalog
+from scaleeq.records import Json, JsonView
 
 from .folder import find_dataset
 from .loading import spread_over
 from .sets.catalog import Record
 
 FRACTION = "DATASETS.TRAIN_FRACTION"
-State = dict[str, Any]  # a fraction, and for each of KEYS: data set -> numbers
+State = Json  # a fraction, and for each of KEYS: data set -> numbers
 KEYS = ("DATASETS.TRAIN", "DATASETS.TEST")
 
 
@@ -95,7 +95,7 @@ class DataFingerprint:
             state[key][name] = numbers
         return state
 
-    def differences(self, saved: Mapping[str, Any]) -> list[str]:
+    def differences(self, saved: JsonView) -> list[str]:
         """One phrase for each data set that has changed since `saved`, a state_dict.
 
         Data sets that only one of them names are not compared, nor is DATASETS.TRAIN with another TRAIN_FRACTION: those

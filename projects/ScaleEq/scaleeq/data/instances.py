@@ -11,7 +11,7 @@ and mirrored, or a bitmap. What a record may have:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from scaleeq.extras import require
+from scaleeq.records import Json, JsonView
 
 from .panoptic_file import box_of, read_panoptic, thing_masks
 from .sets.catalog import Record
@@ -28,7 +29,7 @@ XYXY = 0  # Detectron2's BoxMode.XYXY_ABS; XYWH_ABS is 1
 SMALLEST_PX = 1.0  # a box with a smaller side is none
 SLACK_PX = 1.0  # by which a box may reach beyond the image: that is rounding
 Polygons = list[np.ndarray]  # (2 M,) float64 each: x, y, x, y, ...
-Annotation = dict[str, Any]
+Annotation = Json
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def from_annotations(annotations: Sequence[Annotation], shape: tuple[int, int], 
     )
 
 
-def from_masks(objects: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> Instances:
+def from_masks(objects: Sequence[JsonView], shape: tuple[int, int]) -> Instances:
     """objects: category_id, mask (H, W) bool, bbox (left, top, right, bottom) and where it is one, iscrowd."""
     masks = tuple(np.ascontiguousarray(each["mask"], np.uint8) for each in objects)
     boxes = np.array([each["bbox"] for each in objects], np.float64).reshape(-1, 4)

@@ -17,16 +17,17 @@ import torch
 from scaleeq.choices import one_of
 from scaleeq.engine import CfgNode, MetadataCatalog
 from scaleeq.geometry import Map
+from scaleeq.records import Record
 
 from .augmentation import IMAGE, TrainAugmentation, resized_shape
 from .instances import Instances
 from .own_augmentation import OwnAugmentation, augmented_by, own_augmentation
 from .panoptic_file import has_panoptic, read_panoptic
 from .reading import IMAGE_FORMATS, check_same_size, read_image, read_instances
-from .sets.catalog import IGNORE_LABEL, Record
+from .sets.catalog import IGNORE_LABEL
 from .targets import Labels, Target
 
-Sample = dict[str, Any]
+Sample = Record
 
 
 class SegmentationMapper:

@@ -6,17 +6,17 @@ A record has "panoptic_file_name" and "segments_info" (id, category_id: a label 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from scaleeq.pictures import ids_of_colors
+from scaleeq.records import Json, JsonView
 
 from .picture_file import read_rgb
 from .sets.catalog import IGNORE_LABEL, Record
 
-Segments = Sequence[Mapping[str, Any]]
+Segments = Sequence[JsonView]
 
 
 def has_panoptic(record: Record) -> bool:
@@ -55,7 +55,7 @@ def _few(ids: Sequence[int], shown: int = 3) -> str:
     return ", ".join(map(str, ids[:shown])) + (", ..." if len(ids) > shown else "")
 
 
-def thing_masks(ids: np.ndarray, segments: Segments, things: Sequence[int]) -> list[dict[str, Any]]:
+def thing_masks(ids: np.ndarray, segments: Segments, things: Sequence[int]) -> list[Json]:
     """The segments of things: category_id from 0 on, in the order of their labels in `things`, mask, bbox, iscrowd."""
     found = []
     for segment in segments:

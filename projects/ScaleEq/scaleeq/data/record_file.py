@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex
+from typing import Literal, SupportsIndex
+
+from scaleeq.records import Record
 
 PREFIX = "scaleeq-record://"
-# One image of a data set, with Detectron2's keys (file_name, sem_seg_file_name, height, width, image_id). "read", in
-# place of files: a functools.partial that takes nothing more, () -> image (H, W, 3) uint8 in RGB, labels (H, W) uint8;
-# its keywords tell one image from another.
-Record = dict[str, Any]
 
 
 class RecordFile(str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -68,7 +68,7 @@ def widths_of(levels: Mapping[str, Level]) -> dict[str, int]:
     return {name: level.channels for name, level in levels.items()}
 
 
-def refuse_levels(levels: Any) -> None:
+def refuse_levels(levels: object) -> None:
     """ValueError for what is not level -> channels and stride, finest first."""
     if not isinstance(levels, Mapping) or not levels:
         given = "empty" if isinstance(levels, Mapping) else f"a {type(levels).__name__}"

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from scaleeq.fusion import Branch, Fusion, Keep, Pool, Transfer, make_combine
-from scaleeq.fusion.checks import refuse_widths
 from scaleeq.layers import ConvNormAct, NormFactory, SeparableConv, batch_norm
+from scaleeq.layers.refusals import refuse_widths
 
 from .chain import Chain
 from .plain import NEAREST

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scaleeq.choices import one_of
-from scaleeq.fusion.laterals import caffe2_xavier_
+from scaleeq.layers import caffe2_xavier_
 
 EXTRA_LEVELS = ("max_pool", "convs_from_res5", "convs_from_p5")
 

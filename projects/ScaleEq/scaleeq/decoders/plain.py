@@ -8,9 +8,8 @@ from functools import partial
 from torch import nn
 
 from scaleeq.fusion import Resize, Transfer, make_lateral
-from scaleeq.fusion.checks import refuse_widths
-from scaleeq.fusion.laterals import caffe2_xavier_
-from scaleeq.layers import ConvNormAct, NormFactory, batch_norm
+from scaleeq.layers import ConvNormAct, NormFactory, batch_norm, caffe2_xavier_
+from scaleeq.layers.refusals import refuse_widths
 
 from .fpn import FPN
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from scaleeq.choices import one_of
 from scaleeq.fusion import COMBINES, DOWN_TRANSFERS, LATERALS, TRANSFERS, Transfer, make_transfer
-from scaleeq.fusion.checks import refuse_widths
 from scaleeq.layers import NormFactory
+from scaleeq.layers.refusals import refuse_widths
 
 from .bifpn import BiFPN
 from .fapn import fapn, fapn_realtime

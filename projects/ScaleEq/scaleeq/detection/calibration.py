@@ -18,6 +18,7 @@ from torch import nn
 
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.ops.padding import normalized
+from scaleeq.records import Record
 
 
 class MeasuredPart(nn.Module):
@@ -55,7 +56,7 @@ class MeasuredPart(nn.Module):
             levels
         )  # PointRend's has one
 
-    def calibration_inputs(self, batch: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def calibration_inputs(self, batch: list[Record]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """detection_calibration_inputs of the detector."""
         return detection_calibration_inputs(self.__dict__["detector"], batch)
 
@@ -74,9 +75,7 @@ def measured_part(detector: nn.Module) -> MeasuredPart:
     return MeasuredPart(detector)
 
 
-def detection_calibration_inputs(
-    detector: Any, batch: list[dict[str, Any]]
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def detection_calibration_inputs(detector: Any, batch: list[Record]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """batch -> images (N, 3, H, W), normalized and padded as the detector does it, and the share (N, 2) of height and
     width of each that is not padding (None: all).
     """

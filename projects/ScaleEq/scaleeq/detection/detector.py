@@ -17,6 +17,7 @@ from torch import nn
 
 from scaleeq.ops import send
 from scaleeq.ops.padding import Images, normalized
+from scaleeq.records import Json, Output, Record, RecordView
 from scaleeq.tasks import Task
 from scaleeq.tasks.base import Losses
 from scaleeq.tasks.joint import TaskDecoders, joint_losses, joint_predictions
@@ -88,7 +89,7 @@ class TorchvisionDetector(nn.Module):
         """The tasks that are maps."""
         return {name: task for name, task in self.tasks.items() if name != INSTANCES}
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+    def forward(self, batched_inputs: list[Record]) -> Any:
         """One dict per image, see above; "height" and "width" of the result.
 
         Returns:
@@ -105,7 +106,7 @@ class TorchvisionDetector(nn.Module):
             for record, image_size in zip(batched_inputs, images.image_sizes, strict=True)
         ]
         # Objects, then maps, then both as segments.
-        results: list[dict[str, Any]] = [{INSTANCES: found} for found in self.detections(features, images, sizes)]
+        results: list[Output] = [{INSTANCES: found} for found in self.detections(features, images, sizes)]
         if self.decoders is not None:
             predictions = joint_predictions(self.decoders, self.dense_tasks, features)
             for name, prediction in predictions.items():
@@ -118,7 +119,7 @@ class TorchvisionDetector(nn.Module):
                 result["panoptic_seg"] = self._panoptic(result)
         return results
 
-    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Images:
+    def preprocess(self, batched_inputs: list[Record]) -> Images:
         """The images of a batch, normalised, and padded with zeros at the right and the bottom to one size."""
         images = [record["image"] for record in batched_inputs]
         return normalized(images, self.pixel_mean, self.pixel_std, self.backbone)
@@ -139,9 +140,7 @@ class TorchvisionDetector(nn.Module):
             found.append({name: values[real] for name, values in own.items()})
         return found
 
-    def losses(
-        self, features: Mapping[str, torch.Tensor], images: Images, batched_inputs: list[dict[str, Any]]
-    ) -> Losses:
+    def losses(self, features: Mapping[str, torch.Tensor], images: Images, batched_inputs: list[Record]) -> Losses:
         """Name -> loss: torchvision's own names, and those of other tasks."""
         targets = [training_target(record, self.device) for record in batched_inputs]
         losses = {INSTANCES: dict(self._detect(features, images, targets))}
@@ -173,11 +172,11 @@ class TorchvisionDetector(nn.Module):
             finally:
                 handed.forget()
 
-    def _panoptic(self, result: Mapping[str, Any]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    def _panoptic(self, result: Output) -> tuple[torch.Tensor, list[Json]]:
         labels = result[LABELS].argmax(0)
         return merge(result[INSTANCES], labels, things=self.thing_labels, options=self.merge_options)
 
-    def counts(self, batched_inputs: list[dict[str, Any]]) -> dict[str, float]:
+    def counts(self, batched_inputs: list[Record]) -> dict[str, float]:
         """Task -> what the mean over elements of this batch's loss divides by; of the maps alone: a detector's losses
         are means over what it samples in a micro-batch."""
         found = {}
@@ -194,13 +193,13 @@ class TorchvisionDetector(nn.Module):
         features = self.backbone(images)
         return features if self.decoders is None else joint_predictions(self.decoders, self.dense_tasks, features)
 
-    def calibration_inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def calibration_inputs(self, batched_inputs: list[Record]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images (N, 3, H, W), and the share (N, 2) of height and width of each that is not padding (None: all)."""
         images = self.preprocess(batched_inputs)
         return images.tensor, images.shares
 
 
-def training_target(record: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
+def training_target(record: RecordView, device: torch.device) -> dict[str, torch.Tensor]:
     """torchvision's target of a sample: "boxes", "labels" from 1 on, perhaps "masks"; without crowds.
 
     ValueError, naming the file: it has no objects, not even an empty list of them.

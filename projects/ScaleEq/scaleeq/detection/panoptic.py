@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import torch
+
+from scaleeq.records import Json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ def merge(
     things: Sequence[int],
     skipped: Collection[int] | None = None,
     options: MergeOptions | None = None,
-) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+) -> tuple[torch.Tensor, list[Json]]:
     """Ids (H, W) int32, 0 void, and their segments: id, category_id (a label), isthing, and of things score.
 
     Args:
@@ -44,7 +45,7 @@ def merge(
     options = options or MergeOptions()
     skipped = set(things if skipped is None else skipped)
     ids = torch.zeros(labels.shape, dtype=torch.int32, device=labels.device)
-    segments: list[dict[str, Any]] = []
+    segments: list[Json] = []
     # Objects, the most certain first.
     for index in torch.argsort(-instances["scores"]).tolist():
         score = float(instances["scores"][index])

@@ -19,8 +19,7 @@ from scaleeq.decoders.base import widths_of
 from scaleeq.engine import SEM_SEG_HEADS_REGISTRY, ShapeSpec
 from scaleeq.equalization import equalize_as_configured
 from scaleeq.fusion import evaluate_fusions
-from scaleeq.fusion.laterals import caffe2_xavier_
-from scaleeq.layers import Level, NormFactory
+from scaleeq.layers import Level, NormFactory, caffe2_xavier_
 from scaleeq.tasks.configured import pyramid_options, resolve_norm
 from scaleeq.tasks.detectron2 import resolve_levels
 

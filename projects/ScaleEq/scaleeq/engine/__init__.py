@@ -109,7 +109,7 @@ def _engine() -> dict[str, Any]:
 
 if not TYPE_CHECKING:  # a type checker would take it for permission to import any name
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name in _OURS:
             value = getattr(importlib.import_module(f".{_OURS[name]}", __name__), name)
         elif name in __all__:

@@ -19,6 +19,8 @@ from scaleeq.files import replacing
 from .checkpoint_container import read_content
 from .checkpoint_numbers import WEIGHTS, Content, first_fault
 
+Checkpoint = dict[str, Any]  # as a file holds it
+
 
 def write_checkpoint(file: Path, content: Content, *, parameters: Collection[str] = ()) -> None:
     """Write content with torch.save, whole or not at all.
@@ -44,7 +46,7 @@ def write_checkpoint(file: Path, content: Content, *, parameters: Collection[str
         read_content(part, shown_as=file, mapped=True, checksums=True)
 
 
-def read_checkpoint(file: Path, *, mapped: bool = False, checksums: bool = False) -> dict[str, Any]:
+def read_checkpoint(file: Path, *, mapped: bool = False, checksums: bool = False) -> Checkpoint:
     """What a file holds, on the CPU: "model" and, if any, "ema" are state dicts; a plain state dict counts as "model".
 
     mapped: the tensors are left in the file, which is quick, for a look at it; they must not outlive the file.

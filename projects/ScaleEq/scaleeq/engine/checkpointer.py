@@ -23,14 +23,13 @@ from torch import Tensor, nn
 from scaleeq.files import remove_parts, set_aside, write_text
 
 from . import DetectionCheckpointer
-from .checkpoint_file import plain_names, read_checkpoint, refuse_faults, write_checkpoint
+from .checkpoint_file import Checkpoint, plain_names, read_checkpoint, refuse_faults, write_checkpoint
 from .checkpoint_misfits import Misfits, compare, converted, optimizer_misfits, state_misfits
 from .checkpoint_numbers import WEIGHTS, Content
 from .checkpoint_thrift import FinalLink, leave_weights
 
 logger = logging.getLogger(__name__)
 
-Checkpoint = dict[str, Any]  # as a file holds it
 _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 # (the model's state dict, the file's) -> why the file is of another model, and the ways out; empty: it is not.
 Comparison = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], str]

@@ -11,19 +11,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from scaleeq.choices import flatten, nearest
 from scaleeq.config import add_scaleeq_config, check_config, config_files
+from scaleeq.config.parts import section
+from scaleeq.records import Json
 
 from .standalone.config import get_cfg as standalone_cfg
 
 if TYPE_CHECKING:
     from . import CfgNode
 
-Tree = dict[str, Any]  # of a YAML file
+Tree = Json  # of a YAML file
 BASE_KEY = "_BASE_"
 
 
@@ -115,12 +117,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def _parse(path: Path) -> Tree:
+    path, name = section(path)
     with path.open(encoding="utf-8") as file:
         try:
             tree = yaml.load(file, Loader=_Loader)  # a subclass of the safe one
         except yaml.YAMLError as error:
             hint = "; python tags are not read: write plain values" if "tag:yaml.org,2002:python" in str(error) else ""
             raise ValueError(f"{path} is not a config in plain YAML: {error}{hint}") from error
+    if name:
+        tree = tree[name]
     if tree is None:
         return {}
     if not isinstance(tree, dict):

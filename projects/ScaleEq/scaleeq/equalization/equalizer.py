@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 
 from scaleeq.choices import one_of
-from scaleeq.fusion.ports import Affine
 from scaleeq.layers import WideBuffers
 from scaleeq.ops import equalize_branch
+from scaleeq.ops.weighted_sum import Affine
 
 from .spec import GRANULARITIES
 

@@ -21,8 +21,8 @@ from torch import nn
 
 from scaleeq.choices import nearest
 from scaleeq.fusion import Fusion
-from scaleeq.fusion.checks import refuse_name
 from scaleeq.fusion.fusion import Equalizers
+from scaleeq.layers.refusals import refuse_name
 
 from .attach import equalize_fusions
 from .batches import InputOf, explained, first_batch

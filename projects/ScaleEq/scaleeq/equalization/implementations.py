@@ -22,8 +22,9 @@ from torch import nn
 
 from scaleeq.fusion import Equalizers, FastNormalizedSum, Fusion, SoftmaxSum, WeightedSum
 from scaleeq.fusion.branch import BranchMap
-from scaleeq.fusion.ports import Affine, Combine, HoldsScales, Mix, NamesConsumer, Summing, TakesResized, Transfer
+from scaleeq.fusion.ports import Combine, HoldsScales, Mix, NamesConsumer, Summing, TakesResized, Transfer
 from scaleeq.layers import per_weight
+from scaleeq.ops.weighted_sum import Affine
 
 from .equalizer import BranchStatistics, ScaleEqualizer
 from .precision import refuse_misfit

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+
+from scaleeq.records import Json
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class CalibrationReport:
         passed = [f"passed over {name}: it {why}" for name, why in self.passed_over.items()]
         return "\n".join([*map(self.line, self.fusions), *passed])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Plain numbers and strings, for a JSON file."""
         return {
             name: {

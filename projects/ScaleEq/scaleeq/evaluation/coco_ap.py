@@ -13,21 +13,25 @@ import io
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from scaleeq.engine import DatasetEvaluator, comm
 from scaleeq.extras import require
+from scaleeq.records import Json
 
 from .parts import ModelOutput, Sample
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
 
 logger = logging.getLogger(__name__)
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six of COCOeval's twelve, in percent
 GROUPS = {"bbox": "bbox", "segm": "segm"}  # group of results -> pycocotools' word
-Detection = dict[str, Any]
+Detection = Json
 
 
 class CocoEvaluator(DatasetEvaluator):
@@ -49,7 +53,7 @@ class CocoEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget all images."""
-        self._images: dict[Any, dict[str, Any]] = {}
+        self._images: dict[object, Json] = {}
 
     def process(self, inputs: Sequence[Sample], outputs: Sequence[ModelOutput]) -> None:
         """Keep a batch.
@@ -111,7 +115,7 @@ def plain_instances(instances: Any) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu() for name, value in instances.items()}
 
 
-def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
+def encode_masks(masks: np.ndarray) -> list[Json]:
     """masks: (N, H, W) bool -> COCO's run lengths of each."""
     from pycocotools import mask as coco_mask
 
@@ -135,7 +139,7 @@ def _encoded_truth(annotation: Detection, size: tuple[int, int]) -> Detection:
     return found
 
 
-def coco_truth(images: Sequence[dict[str, Any]], classes: Sequence[str]) -> Any:
+def coco_truth(images: Sequence[Json], classes: Sequence[str]) -> COCO:
     """pycocotools' COCO of the truth; images have the ids 0, 1, ... of their order, objects from 1 on."""
     annotations: list[Detection] = []  # an id of 0 would mean "no match"
     for number, image in enumerate(images):
@@ -146,7 +150,7 @@ def coco_truth(images: Sequence[dict[str, Any]], classes: Sequence[str]) -> Any:
     return _coco({"images": sizes, "annotations": annotations, "categories": categories})
 
 
-def _coco(dataset: dict[str, Any]) -> Any:
+def _coco(dataset: Json) -> COCO:
     from pycocotools.coco import COCO
 
     coco = COCO()
@@ -156,9 +160,7 @@ def _coco(dataset: dict[str, Any]) -> Any:
     return coco
 
 
-def average_precision(
-    truth: Any, images: Sequence[dict[str, Any]], group: str, classes: Sequence[str]
-) -> dict[str, float]:
+def average_precision(truth: COCO, images: Sequence[Json], group: str, classes: Sequence[str]) -> dict[str, float]:
     """STATS and "AP-<class>" in percent, NaN where the truth has no such object.
 
     truth: of coco_truth. images: with "found". group: of GROUPS.

@@ -17,20 +17,20 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from scaleeq.engine import DatasetEvaluator, MetadataCatalog, comm
+from scaleeq.records import JsonView
 
 from .parts import FIXED_POINT, ModelOutput, Sample
 
 logger = logging.getLogger(__name__)
 
 VOID = 0
-Segments = Sequence[Mapping[str, Any]]  # of an image: "id" (not 0), "category_id", and of a truth "iscrowd"
+Segments = Sequence[JsonView]  # of an image: "id" (not 0), "category_id", and of a truth "iscrowd"
 
 
 class PanopticQuality:

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from scaleeq.records import RecordView
+
 FIXED_POINT = 1 << 40
 CONFUSION = "confusion"
 
-Sample = Mapping[str, Any]  # of the test loader: "file_name", and the truth of each task
+Sample = RecordView  # of the test loader: "file_name", and the truth of each task
 ModelOutput = MutableMapping[str, Any]  # for one image: "sem_seg": (K, H, W) scores
-Record = dict[str, Any]  # one image of a data set, as scaleeq.data has it
 
 
 class Part(Protocol):

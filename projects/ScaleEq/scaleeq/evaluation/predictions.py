@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from scaleeq import engine
 from scaleeq.engine import DatasetCatalog, MetadataCatalog
+from scaleeq.records import Record
 from scaleeq.workers import map_in_processes
 
 from .cityscapes import LABEL_IDS
 from .families import dataset_parts
-from .parts import CONFUSION, Record
+from .parts import CONFUSION
 from .sem_seg import NUM_IMAGES, Counts, SemSegEvaluator, add_counts
 
 SUFFIX = ".png"

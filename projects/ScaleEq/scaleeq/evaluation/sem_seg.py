@@ -21,10 +21,11 @@ import torch
 from scaleeq.choices import one_of
 from scaleeq.engine import DatasetCatalog, DatasetEvaluator, MetadataCatalog, comm
 from scaleeq.files import write_json
+from scaleeq.records import Record
 
 from .argmax import predicted_labels
 from .confusion import ABSENT_POLICIES, ConfusionMatrix, metrics_from_counts
-from .parts import CONFUSION, ModelOutput, Part, Record, Sample
+from .parts import CONFUSION, ModelOutput, Part, Sample
 from .result_table import in_percent, result_table
 
 FILE_NAME = "sem_seg_evaluation.json"

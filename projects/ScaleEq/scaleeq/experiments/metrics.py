@@ -55,7 +55,7 @@ def read_metrics_key(path: Path, value: Any, configs: Mapping[str, CfgNode]) -> 
     return found
 
 
-def read_single_tasks(path: Path, value: Any, configs: Mapping[str, CfgNode]) -> dict[str, dict[str, str]]:
+def read_single_tasks(path: Path, value: object, configs: Mapping[str, CfgNode]) -> dict[str, dict[str, str]]:
     """Variant -> task -> the variant that has this task alone.
 
     value: variant -> names of variants. ValueError: their tasks are not those of the variant, one each.

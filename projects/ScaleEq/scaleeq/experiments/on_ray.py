@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
 
 from scaleeq.extras import require
 from scaleeq.stopping import Stopped
@@ -72,7 +71,7 @@ class RayCluster:
 
     def _connect(self) -> None:
         """ValueError: nobody answers there."""
-        own: dict[str, Any] = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
+        own: dict[str, object] = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
         own["_node_ip_address"] = "127.0.0.1"  # a cluster for this command alone listens to nobody else
         handler = signal.getsignal(signal.SIGTERM)
         try:
@@ -92,17 +91,17 @@ class RayCluster:
         finally:
             signal.signal(signal.SIGTERM, handler)  # Ray sets one of its own, which would end this process at once
 
-    def submit(self, runs: Sequence[RemoteRun]) -> list[Any]:
+    def submit(self, runs: Sequence[RemoteRun]) -> list[object]:
         task = self._ray.remote(run_on_node)
         return [
             task.options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, name=run.job.name).remote(run)
             for run in runs
         ]
 
-    def ended(self, handle: Any) -> bool:
+    def ended(self, handle: object) -> bool:
         return bool(self._ray.wait([handle], timeout=0)[0])
 
-    def answer(self, handle: Any) -> Answer:
+    def answer(self, handle: object) -> Answer:
         exceptions = self._ray.exceptions
         try:
             return self._ray.get(handle)
@@ -111,7 +110,7 @@ class RayCluster:
         except exceptions.RayError as error:
             raise Lost(f"Ray: {type(error).__name__}") from error
 
-    def stop(self, handles: Sequence[Any]) -> None:
+    def stop(self, handles: Sequence[object]) -> None:
         if not self._ray.is_initialized():
             return
         for handle in handles:

@@ -9,7 +9,7 @@
     variants:
       off: {}
       equalized: {MODEL.SCALE_EQUALIZER.ENABLED: True}
-      other: {config: ../toy/fapn.yaml}      # another base, under the same overrides
+      other: {config: toy/fapn}              # another base, under the same overrides
     single_tasks: {joint: [labels, depth]}   # of a variant with several tasks, those with one of them, for Delta_m
 
 YAML reads the bare words off and on as booleans: as names of variants they are taken as written most often.
@@ -30,13 +30,14 @@ from scaleeq.choices import did_you_mean, flatten
 from scaleeq.config.parts import absolute
 from scaleeq.engine import CfgNode, load_config
 from scaleeq.engine.config_io import read_yaml_files
+from scaleeq.records import Json, JsonView
 
 from .metrics import read_metrics_key, read_single_tasks
 
 KEYS = ("name", "base", "overrides", "seeds", "baseline", "metric", "variants", "single_tasks")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # it becomes a folder
 OWN_KEYS = ("SEED", "OUTPUT_DIR")  # the comparison sets them
-Values = Mapping[str, Any]  # key -> value
+Values = JsonView  # key -> value
 # A base's expectation is not that of its variants; a finished run needs no older checkpoints.
 DEFAULTS: Values = {"TEST.EXPECTED_RESULTS": [], "SOLVER.KEEP_CHECKPOINTS": 1}
 
@@ -88,7 +89,7 @@ class Plan:
         """Every variant with one seed, then with the next: a comparison that is stopped early is a balanced one."""
         return [(variant, seed) for seed in self.seeds for variant in self.variants]
 
-    def differing_keys(self) -> dict[str, dict[str, Any]]:
+    def differing_keys(self) -> dict[str, Json]:
         """Variant -> the keys that are not the same in all variants, with its values."""
         return differing({variant.name: flat(variant.load()) for variant in self.variants})
 
@@ -221,12 +222,12 @@ def _comment(text: str) -> str:
     return "\n".join(lines)
 
 
-def flat(cfg: CfgNode) -> dict[str, Any]:
+def flat(cfg: CfgNode) -> Json:
     """Full key -> plain value, of every leaf of a config."""
     return dict(flatten(yaml.safe_load(cfg.dump())))
 
 
-def differing(configs: Mapping[str, Values], *, ignore: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+def differing(configs: Mapping[str, Values], *, ignore: tuple[str, ...] = ()) -> dict[str, Json]:
     """name -> the keys, with its values, that are not the same in all configs.
 
     ignore: beginnings of keys that do not count.

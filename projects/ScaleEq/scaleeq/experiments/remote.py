@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from scaleeq.console import RunFailed
 from scaleeq.extras import require
@@ -76,7 +76,7 @@ class RemoteRun:
         finally:
             lock.release()
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> object:
         """For submitit, which asks for it when the job's time is over, and requeues what it gets."""
         if self.pool is not None:
             self.pool.stop()
@@ -100,16 +100,16 @@ class Cluster(Protocol):
     def start(self, num_jobs: int, say: Callable[[str], None]) -> int:
         """Reach it. How many runs it does at a time, as far as that can be said. ValueError: it cannot do any."""
 
-    def submit(self, runs: Sequence[RemoteRun]) -> list[Any]:
+    def submit(self, runs: Sequence[RemoteRun]) -> list[object]:
         """A handle of each."""
 
-    def ended(self, handle: Any) -> bool:
+    def ended(self, handle: object) -> bool:
         """Whether there is an answer, or never will be."""
 
-    def answer(self, handle: Any) -> Answer:
+    def answer(self, handle: object) -> Answer:
         """Of a run that has ended. Lost: there is none."""
 
-    def stop(self, handles: Sequence[Any]) -> None:
+    def stop(self, handles: Sequence[object]) -> None:
         """End these runs, with time for a checkpoint, and leave the cluster."""
 
 
@@ -123,7 +123,7 @@ class Remote:
         self.environment, self.finished = environment, finished
         self.limit: int | None = None
         self.waiting: list[Job] = []
-        self._submitted: list[tuple[Job, Any]] = []
+        self._submitted: list[tuple[Job, object]] = []
         self._losses: dict[Path, int] = {}
         self._busy_until: dict[Path, float] = {}  # jobs that others had, and when they are looked at again
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from scaleeq.engine import load_config
 from scaleeq.files import read_json, write_json, write_text
 from scaleeq.markdown import table
+from scaleeq.records import Json
 from scaleeq.tables import csv_text, latex
 from scaleeq.tasks.metric import HEADLINE
 
@@ -19,7 +19,7 @@ from .plan import differing, flat
 from .runs import IGNORED_KEYS, curve, read_metrics
 
 RESULTS = Path("inference") / "results.json"
-Record = dict[str, Any]  # what is known about a run
+Record = Json  # what is known about a run
 NOT_COMPARED = (*IGNORED_KEYS, "MODEL.WEIGHTS")
 HEADERS = ("run", "{metric}", "parameters, M", "multiply-adds, G", "ms an image", "weights", "engine", "differs in")
 

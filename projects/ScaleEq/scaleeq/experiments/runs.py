@@ -11,10 +11,10 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scaleeq.engine import load_config
 from scaleeq.files import read_json, write_json
+from scaleeq.records import Json
 
 from .plan import Values, differing, flat
 
@@ -33,7 +33,7 @@ IGNORED_KEYS = (
     "SOLVER.KEEP_WEIGHTS_ALONE",
     "SOLVER.KEEP_LINKED",
 )
-Row = dict[str, Any]  # a line of metrics.json
+Row = Json  # a line of metrics.json
 MAX_POINTS = 200  # of a curve
 
 

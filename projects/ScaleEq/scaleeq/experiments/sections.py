@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+
+from scaleeq.records import Json
 
 from .metrics import find_metric
 from .statistics import ALPHA, Difference, holm, paired_difference, runs_needed, summarize
 
-Content = dict[str, Any]  # of comparison.json, or of a part of it
+Content = Json  # of comparison.json, or of a part of it
 BySeed = Mapping[int, float]
 TARGETS = (0.1, 0.2, 0.4)  # differences whose number of runs is told, in the metric's unit
 UNITS_OF_TARGETS = ("%", "degrees", "")  # in metres they would be others

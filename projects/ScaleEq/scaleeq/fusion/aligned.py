@@ -7,17 +7,15 @@ before the sum that follows. Offsets and masks start at 0 and 0.5, so at first t
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
-from scaleeq.layers import ConvNormAct, NormFactory
+from scaleeq.layers import ConvNormAct, NormFactory, caffe2_xavier_
+from scaleeq.layers.fills import fan_in_uniform_, zero_
 from scaleeq.ops import deform_conv3x3, resize
+from scaleeq.ops.deform_conv import TAPS, offsets_and_masks
 
-from .laterals import caffe2_xavier_
-
-TAPS = 9  # of a 3x3 kernel
+ALIGNED = ("aligned", "aligned_self", "aligned_realtime")  # names of transfers
 
 
 class Aligned(nn.Module):
@@ -36,14 +34,10 @@ class Aligned(nn.Module):
         from_self: bool = False,
         mode: str = "bilinear",
     ):
-        """
-        Args:
-            channels: of x and of the reference.
-            out_channels: of the result; 0: `channels`.
-            groups: of channels with offsets of their own.
-            norm, activation: after the 1x1 convolution that mixes reference and x.
-            from_self: offsets come from the upsampled map itself, without that convolution (an ablation).
-            mode: of the upsampling.
+        """channels: of x and of the reference; out_channels: of the result, 0 the same; mode: of the upsampling.
+
+        groups: of channels with offsets of their own; norm, activation: after the 1x1 convolution that mixes reference
+        and x; from_self: offsets come from the upsampled map itself, without that convolution (an ablation).
         """
         super().__init__()
         if channels % groups:
@@ -57,14 +51,11 @@ class Aligned(nn.Module):
             after = [*([] if norm is None else [norm(channels)]), *([nn.ReLU(inplace=True)] if activation else [])]
             self.mix = nn.Sequential(conv, *after)
         self.mode = mode
-        self.predictor = nn.Conv2d(channels, 3 * groups * TAPS, 3, padding=1)
-        nn.init.zeros_(self.predictor.weight)
-        nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
+        self.predictor = nn.Conv2d(channels, 3 * groups * len(TAPS), 3, padding=1)
+        zero_(self.predictor)
         self.weight = nn.Parameter(torch.empty(out_channels, channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        # As the authors' deformable layer starts: uniform over the fan-in.
-        bound = 1 / math.sqrt(channels * TAPS)
-        nn.init.uniform_(self.weight, -bound, bound)
+        fan_in_uniform_(self.weight)  # as the authors' deformable layer starts
 
     def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """x: (N, C, h, w); reference: (N, C, H, W) -> (N, C_out, H, W)."""
@@ -76,13 +67,7 @@ class Aligned(nn.Module):
         """upsampled, reference: (N, C, H, W) -> offsets (N, 2 * G * 9, H, W), pixels, and masks (N, G * 9, H, W)."""
         # The reference tells where the upsampled map is off.
         seen = upsampled if self.mix is None else self.mix(torch.cat((reference, 2 * upsampled), 1))
-        return self.split(self.predictor(seen))
-
-    def split(self, predicted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """predicted: (N, 3 * G * 9, H, W) -> offsets (N, 2 * G * 9, H, W) and masks (N, G * 9, H, W)."""
-        # Two offsets and one mask for each tap of each group.
-        split = 2 * self.groups * TAPS
-        return predicted[:, :split], predicted[:, split:].sigmoid()
+        return offsets_and_masks(self.predictor(seen), self.groups)
 
 
 class AlignedRealtime(nn.Module):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from scaleeq.layers.refusals import refuse_channels, refuse_width
 from scaleeq.ops import resize
 from scaleeq.ops.resized_conv import ResizedMap
+from scaleeq.ops.weighted_sum import Summand
 
-from .checks import refuse_channels, refuse_width
 from .ports import EndsWithResize, Lateral, Transfer
 from .transfers import Keep
+
+Before = Callable[[str, Transfer, torch.Tensor], tuple[torch.Tensor, torch.Tensor | float]]
+After = Callable[[str, Transfer, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,6 @@ class Branch(nn.Module):
         self.transfer = Keep() if transfer is None else transfer
 
 
-class EqualizesBranches(Protocol):
-    """What a branch asks of the equalizers of its Fusion, see fusion.Equalizers."""
-
-    def before(
-        self, name: str, transfer: Transfer, source: torch.Tensor, /
-    ) -> tuple[torch.Tensor, torch.Tensor | float]: ...
-
-    def after(self, name: str, transfer: Transfer, transferred: torch.Tensor, /) -> torch.Tensor: ...
-
-
 class BranchMap:
     """A branch in one forward, after its lateral; each of its maps is computed on demand, and once.
 
@@ -67,55 +61,20 @@ class BranchMap:
         self,
         name: str,
         branch: Branch,
-        equalizers: EqualizesBranches,
         source: torch.Tensor,
         reference: torch.Tensor,
         *,
+        before: Before,
+        after: After,
         small: bool = False,
     ):
-        """source: (N, C, h, w); reference: (N, C', H, W)."""
-        self.name, self.branch, self.equalizers, self.small = name, branch, equalizers, small
-        self._lateral, self.reference = source, reference
-        self._shrunk: torch.Tensor | None = None
-        self._resized: ResizedMap | None = None
-        self._before: tuple[torch.Tensor, torch.Tensor | float] | None = None
-        self._transferred: torch.Tensor | None = None
-        self._equalized: torch.Tensor | None = None
-
-    @property
-    def source(self) -> torch.Tensor:
-        """(N, C, h, w), what is transferred."""
-        return self._prepared()[0]
-
-    def transferred(self) -> torch.Tensor:
-        """(N, C, H, W). ValueError for other channels than stated."""
-        if self._transferred is None and self.small:
-            self._transferred = resize(self._before_resize().detach(), self.size, self._resizing.mode)
-        elif self._transferred is None:
-            self._transferred = self.branch.transfer(self.source, self.reference)
-            refuse_width(self.name, self.branch.channels, self._transferred)
-        return self._transferred
-
-    def equalized(self) -> torch.Tensor:
-        """(N, C, H, W), the branch as it is combined."""
-        if self._equalized is None:
-            self._equalized = self.equalizers.after(self.name, self.branch.transfer, self.transferred())
-            self._transferred = None  # whoever asks from now on has it computed again
-        return self._equalized
-
-    def summand(self) -> Any:
-        """(N, C, H, W), the branch as a sum takes it; a ResizedMap where it is small."""
-        return self.resized() if self.small else self.equalized()
-
-    def resized(self) -> ResizedMap:
-        """The branch as it is combined, before its resize where it is small."""
-        if not self.small:
-            return ResizedMap(self.equalized())
-        if self._resized is None:
-            x = self.equalizers.after(self.name, self.branch.transfer, self._before_resize())
-            self._resized = ResizedMap(x, self._resizing.mode)
-            self._shrunk = self._transferred = None
-        return self._resized
+        """source: (N, C, h, w); reference: (N, C', H, W); before, after: see fusion.Equalizers."""
+        self.name, self.branch, self.reference, self.small = name, branch, reference, small
+        self.before, self.after, self._lateral = before, after, source
+        self._resizing = branch.transfer if small and isinstance(branch.transfer, EndsWithResize) else None
+        self._prepared: tuple[torch.Tensor, torch.Tensor | float] | None = None
+        self._moved: torch.Tensor | None = None
+        self._combined: ResizedMap | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -123,22 +82,45 @@ class BranchMap:
         return self.reference.shape[-2], self.reference.shape[-1]
 
     @property
-    def _resizing(self) -> EndsWithResize:
-        assert isinstance(self.branch.transfer, EndsWithResize)
-        return self.branch.transfer
+    def source(self) -> torch.Tensor:
+        """(N, C, h, w), what is transferred."""
+        return self._prepare()[0]
 
-    def _before_resize(self) -> torch.Tensor:
-        """(N, C, h, w); once, because a gate may have a batch norm."""
-        if self._shrunk is None:
-            self._shrunk = self._resizing.before_resize(self.source)
-            refuse_width(self.name, self.branch.channels, self._shrunk)
-        return self._shrunk
+    def transferred(self) -> torch.Tensor:
+        """(N, C, H, W). ValueError for other channels than stated."""
+        x = self._move()
+        return resize(x.detach(), self.size, self._resizing.mode) if self._resizing is not None else x
+
+    def resized(self) -> ResizedMap:
+        """The branch as it is combined, before its resize where it is small."""
+        if self._combined is None:
+            x = self.after(self.name, self.branch.transfer, self._move())
+            self._combined = ResizedMap(x, self._resizing.mode if self._resizing is not None else "")
+            self._moved = None  # whoever asks from now on has it computed again
+        return self._combined
+
+    def equalized(self) -> torch.Tensor:
+        """(N, C, H, W), the same at the reference's size."""
+        x, mode = self.resized()
+        return resize(x, self.size, mode) if mode else x
+
+    def summand(self) -> Summand:
+        """The same as a sum takes it: (N, C, H, W), or a ResizedMap where the branch is small."""
+        return self.resized() if self.small else self.equalized()
 
     def observation(self) -> Observation:
-        """What an observer sees; `equalized` comes later, because the observer may set the statistics for it."""
-        return Observation(self.name, self.source.detach(), self.transferred().detach(), offset=self._prepared()[1])
+        """What an observer sees; `resized` comes later, because the observer may set the statistics for it."""
+        return Observation(self.name, self.source.detach(), self.transferred().detach(), offset=self._prepare()[1])
 
-    def _prepared(self) -> tuple[torch.Tensor, torch.Tensor | float]:
-        if self._before is None:
-            self._before = self.equalizers.before(self.name, self.branch.transfer, self._lateral)
-        return self._before
+    def _prepare(self) -> tuple[torch.Tensor, torch.Tensor | float]:
+        if self._prepared is None:
+            self._prepared = self.before(self.name, self.branch.transfer, self._lateral)
+        return self._prepared
+
+    def _move(self) -> torch.Tensor:
+        """(N, C, H, W), or (N, C, h, w) where the branch is small; once, because a gate may have a batch norm."""
+        if self._moved is None:
+            x, small = self.source, self._resizing
+            self._moved = self.branch.transfer(x, self.reference) if small is None else small.before_resize(x)
+            refuse_width(self.name, self.branch.channels, self._moved)
+        return self._moved

@@ -1,10 +1,8 @@
 """How a Fusion is evaluated: plainly, or with each small branch at its own resolution. One rule, for every model.
 
-Plainly, a branch is resized to the reference's size and concatenated with the others, and the mix's convolution reads
-that. Most of what it reads then is interpolated: a map of a quarter of the pixels has a quarter of the numbers. Both
-ways compute the same function (see ops/resized_conv.py), equal up to rounding; the rule chooses the second where it is
-known to be less work, and where nothing looks at a map that it does not make. In a sum with coefficients a small branch
-is multiplied before its resize.
+Most of what a mix's convolution reads of resized and concatenated branches is interpolated. Both ways compute the same
+function, equal up to rounding (see ops/resized_conv.py, and for sums ops/weighted_sum.py); the rule chooses the second
+where it is known to be less work, and where nothing looks at a map that it does not make.
 """
 
 from __future__ import annotations
@@ -12,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
-from scaleeq.layers import has_hooks
+from scaleeq.layers import Named, has_hooks, is_recorded
 
+from .branch import Branch
 from .ports import Combine, EndsWithResize, Mix, SumsResized, TakesResized, Transfer
 
 EVALUATIONS = ("", "plain")  # MODEL.FUSION.EVALUATE: by the rule below; never per branch
@@ -25,7 +23,7 @@ SHARE = 2  # a branch is small if the reference has this many times its pixels
 def small_branches(
     combine: Combine,
     mix: Mix,
-    transfers: Mapping[str, Transfer],
+    branches: Named[Branch],
     sources: Mapping[str, torch.Tensor],
     reference: torch.Tensor,
     scaled: bool = False,
@@ -34,30 +32,15 @@ def small_branches(
 
     sources: branch -> (N, C, h, w), after its lateral; reference: (N, C', H, W); scaled: equalizers change branches.
     """
-    if combine.concatenates:
-        possible = isinstance(mix, TakesResized)
-    else:
-        possible = isinstance(combine, SumsResized) and combine.takes_resized(scaled)
-    if not possible or _watched(combine) or _recorded(reference):
+    reader = mix if combine.concatenates and isinstance(mix, TakesResized) else None
+    sums = not combine.concatenates and isinstance(combine, SumsResized) and combine.takes_resized(scaled)
+    if not (sums or reader is not None) or has_hooks(combine) or is_recorded(reference):
         return frozenset()
-    small = [name for name, x in sources.items() if _is_small(transfers[name], x, reference)]
-    if small and isinstance(mix, TakesResized) and combine.concatenates:
-        small = small if mix.takes_resized([sources[name].shape[1] for name in small]) else []
-    return frozenset(small)
+    small = [name for name, x in sources.items() if _is_small(branches[name].transfer, x, reference)]
+    pays = not small or reader is None or reader.takes_resized([sources[name].shape[1] for name in small])
+    return frozenset(small if pays else ())
 
 
 def _is_small(transfer: Transfer, x: torch.Tensor, reference: torch.Tensor) -> bool:
-    if not isinstance(transfer, EndsWithResize) or _watched(transfer):
-        return False
-    return SHARE * x.shape[-2] * x.shape[-1] <= reference.shape[-2] * reference.shape[-1]
-
-
-def _watched(part: object) -> bool:
-    return isinstance(part, nn.Module) and has_hooks(part)
-
-
-def _recorded(x: torch.Tensor) -> bool:
-    """Whether the operations themselves are what counts: traced, compiled, exported, or only counted."""
-    if torch.jit.is_tracing() or torch.compiler.is_compiling() or x.device.type == "meta":
-        return True
-    return any(type(size) is not int for size in x.shape)
+    small = SHARE * x.shape[-2] * x.shape[-1] <= reference.shape[-2] * reference.shape[-1]
+    return small and isinstance(transfer, EndsWithResize) and not has_hooks(transfer)

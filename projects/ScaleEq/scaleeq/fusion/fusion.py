@@ -16,22 +16,18 @@ import torch
 from torch import nn
 
 from scaleeq.choices import one_of
+from scaleeq.layers import Named
+from scaleeq.layers.refusals import refuse_branches, refuse_inputs, refuse_reader
 
 from .branch import Branch, BranchMap, Observation
-from .checks import refuse_branches, refuse_inputs
 from .evaluate import EVALUATIONS, small_branches
-from .ports import BranchEqualizer, Combine, Mix, Named, NamesConsumer, TakesResized, Transfer
-
-NONE: frozenset[str] = frozenset()
+from .ports import BranchEqualizer, Combine, Mix, NamesConsumer, TakesResized, Transfer
 
 Observer = Callable[["Fusion", Observation], None]
 
 
 class Equalizers(Named[BranchEqualizer]):
-    """Branch -> its equalizer, and what a Fusion asks of them; this class is the identity, without any.
-
-    Its implementations are above, in equalization/: what a branch is when it is combined, and what consumes the
-    combination, is for them to say.
+    """Branch -> its equalizer, and what a Fusion asks of them: the identity, until equalization/ attaches others.
 
     in_the_map: a branch is scaled before, or while, it is combined: not by the weights that read the combination.
     changes_maps: a branch may be another map when it is combined than when it was transferred.
@@ -104,7 +100,9 @@ class Fusion(nn.Module):
         self, branches: Mapping[str, Branch], *, combine: Combine, mix: Mix | None = None, reference: str = ""
     ):
         super().__init__()
-        refuse_branches(branches, Branch, combine, mix)
+        refuse_branches(branches, Branch)
+        if not isinstance(combine, Combine):
+            raise ValueError(f"combine is {combine!r}; give a module such as Concat(), or make_combine('concat')")
         self.reference = reference or next(iter(branches))
         if self.reference not in branches:
             raise ValueError(f"reference branch {self.reference!r} is not one of {', '.join(branches)}")
@@ -113,13 +111,14 @@ class Fusion(nn.Module):
         self.mix = nn.Identity() if mix is None else mix
         self.equalizers = Equalizers()
         self.observer: Observer | None = None
+        refuse_reader(self.widths, self.consumer)
 
     def forward(self, inputs: Mapping[str, torch.Tensor] | torch.Tensor) -> torch.Tensor:
         """inputs: a map (N, C_i, H_i, W_i) per branch, or one that all share -> (N, C_mix, H, W) of reference size.
 
         ValueError: inputs that are not those of the branches; a branch of another width than stated.
         """
-        refuse_inputs(self.widths, self.combine, inputs)
+        refuse_inputs(self.widths, inputs, adds="" if self.combine.concatenates else type(self.combine).__name__)
         return self.equalizers.fuse(self.combine, self.mix, self.branch_maps(inputs))
 
     def branch_maps(self, inputs: Mapping[str, torch.Tensor] | torch.Tensor) -> list[BranchMap]:
@@ -128,16 +127,16 @@ class Fusion(nn.Module):
             name: branch.lateral(inputs if isinstance(inputs, torch.Tensor) else inputs[name])
             for name, branch in self.branches.items()
         }
-        reference, small = sources[self.reference], NONE
-        if self.per_branch and self.equalizers.exchangeable:
-            transfers = {name: branch.transfer for name, branch in self.branches.items()}
-            small = small_branches(self.combine, self.mix, transfers, sources, reference, self.equalizers.in_the_map)
-        equalizers = (
-            Equalizers() if small and self.combine.concatenates and self.equalizers.by_the_mix else self.equalizers
-        )
+        reference, equalizers = sources[self.reference], self.equalizers
+        small: frozenset[str] = frozenset()
+        if self.per_branch and equalizers.exchangeable:
+            small = small_branches(self.combine, self.mix, self.branches, sources, reference, equalizers.in_the_map)
+        # What the mix does itself is not done before it, too.
+        at_the_map = Equalizers() if small and self.combine.concatenates and equalizers.by_the_mix else equalizers
+        before, after = at_the_map.before, at_the_map.after
         maps = [
-            BranchMap(name, self.branches[name], equalizers, source, reference, small=name in small)
-            for name, source in sources.items()
+            BranchMap(name, self.branches[name], x, reference, before=before, after=after, small=name in small)
+            for name, x in sources.items()
         ]
         if self.observer is not None:
             for each in maps:

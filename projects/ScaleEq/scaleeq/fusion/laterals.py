@@ -10,17 +10,9 @@ import torch
 from torch import nn
 
 from scaleeq.choices import one_of
-from scaleeq.layers import ConvNormAct, NormFactory
+from scaleeq.layers import ConvNormAct, NormFactory, caffe2_xavier_
 
 LATERALS = ("conv", "select", "squeeze_excite")
-
-
-def caffe2_xavier_(*convs: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """Caffe2's Xavier fill, uniform over the fan-in, and zero biases: how FPN and FaPN start."""
-    for conv in convs:
-        nn.init.kaiming_uniform_(conv.weight, a=1)
-        if conv.bias is not None:
-            nn.init.zeros_(conv.bias)
 
 
 class Select(nn.Module):

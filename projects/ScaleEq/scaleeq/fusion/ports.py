@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Sequence, ValuesView
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from scaleeq.ops.resized_conv import ResizedMap
+from scaleeq.ops.weighted_sum import Affine, Summand
 
-M = TypeVar("M")
-
-
-class Affine(NamedTuple):
-    """x * scale + shift, each () or (C, 1, 1)."""
-
-    scale: torch.Tensor
-    shift: torch.Tensor
+PerMap = Sequence[torch.Tensor | None]  # (C_i,) of the i-th map; None: it is as it is
 
 
 class Lateral(Protocol):
@@ -50,8 +44,8 @@ class Combine(Protocol):
 
     concatenates: bool
 
-    def __call__(self, branches: Sequence[torch.Tensor], affines: Sequence[Affine] | None = None, /) -> torch.Tensor:
-        """branches: n maps (N, C_i, H, W); affines: of a sum, what is done to each first -> (N, C, H, W)."""
+    def __call__(self, branches: Sequence[Summand], affines: Sequence[Affine] | None = None, /) -> torch.Tensor:
+        """branches: n maps (N, C_i, H, W), see SumsResized; affines: of a sum, done to each first -> (N, C, H, W)."""
 
 
 @runtime_checkable
@@ -65,7 +59,7 @@ class Summing(Combine, Protocol):
 
 @runtime_checkable
 class SumsResized(Summing, Protocol):
-    """A sum whose call takes ResizedMaps among its branches, too."""
+    """A sum whose call takes ResizedMaps, too."""
 
     def takes_resized(self, scaled: bool, /) -> bool:
         """Whether it does, and whether that pays; scaled: equalizers change the branches."""
@@ -84,12 +78,7 @@ class TakesResized(Mix, Protocol):
         """Whether it can, and whether that pays, with branches of these channels that are small."""
 
     def forward_resized(
-        self,
-        maps: Sequence[ResizedMap],
-        size: tuple[int, int],
-        scales: Sequence[torch.Tensor | None] = (),
-        shifts: Sequence[torch.Tensor | None] = (),
-        /,
+        self, maps: Sequence[ResizedMap], size: tuple[int, int], scales: PerMap = (), shifts: PerMap = (), /
     ) -> torch.Tensor:
         """Its result for the concatenation of each map * scale + shift, resized to `size`; both (C_i,), or None."""
 
@@ -125,13 +114,3 @@ class BranchEqualizer(Protocol):
     def shift(self) -> torch.Tensor: ...
     def set_statistics(self, mean: torch.Tensor, std: torch.Tensor, num_images: int) -> None: ...
     def reset(self) -> None: ...
-
-
-class Named(nn.ModuleDict, Generic[M]):
-    """An nn.ModuleDict whose modules are known to be of one kind."""
-
-    if TYPE_CHECKING:
-
-        def __getitem__(self, key: str) -> M: ...  # type: ignore[override]
-        def values(self) -> ValuesView[M]: ...  # type: ignore[override]
-        def items(self) -> ItemsView[str, M]: ...  # type: ignore[override]

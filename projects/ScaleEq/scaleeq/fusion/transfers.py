@@ -1,12 +1,9 @@
 """Transfers: what brings a branch to the size of the fusion's reference branch.
 
-A transfer is a module `(x, reference) -> map of the reference's height and width`. `keeps_constants` says that it may
-be exchanged with x -> (x - mean) / std, so that an equalizer may act before it, at the source resolution. Those that
-look at the reference (FaPN) are in aligned.py.
+Those that look at the reference's values (FaPN) are in aligned.py.
 
 Sources: bilinear and nearest interpolation; deconvolution as in FaPN's ablation (arXiv 2108.07058); convolutions and x2
-steps of Panoptic FPN (arXiv 1901.02446); gates of GSTO (arXiv 2005.13363); poolings of BiFPN (arXiv 1911.09070), padded
-as in its TensorFlow original.
+steps of Panoptic FPN (arXiv 1901.02446); gates of GSTO (arXiv 2005.13363); poolings of BiFPN (arXiv 1911.09070).
 """
 
 from __future__ import annotations
@@ -14,28 +11,17 @@ from __future__ import annotations
 import itertools
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from scaleeq.choices import one_of
-from scaleeq.layers import ConvNormAct, Gate, NormFactory, SupervisedGate
-from scaleeq.ops import resize
+from scaleeq.layers import ConvNormAct, Gate, NormFactory, SupervisedGate, caffe2_xavier_
+from scaleeq.ops import pool_half, resize
 from scaleeq.ops.resize import RESIZE_MODES
 
-from .aligned import Aligned, AlignedRealtime
-from .laterals import caffe2_xavier_
+from .aligned import ALIGNED, Aligned, AlignedRealtime
 from .ports import Transfer
 
-TRANSFERS = (
-    "none",
-    *RESIZE_MODES,
-    "deconv",
-    "gated",
-    "supervised_gated",
-    "aligned",
-    "aligned_self",
-    "aligned_realtime",
-)
+TRANSFERS = ("none", *RESIZE_MODES, "deconv", "gated", "supervised_gated", *ALIGNED)
 DOWN_TRANSFERS = ("max", "avg")
 
 
@@ -54,22 +40,28 @@ class Keep(nn.Module):
         return x
 
 
-class Resize(nn.Module):
-    """Interpolation to the reference's size."""
+class Interpolated(nn.Module):
+    """What ends with an interpolation to the reference's size."""
+
+    mode = "bilinear"
+
+    def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, h, w); reference: (N, C', H, W) -> (N, C, H, W)."""
+        return resize(self.before_resize(x), (reference.shape[-2], reference.shape[-1]), self.mode)
+
+    def before_resize(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, h, w) -> (N, C, h, w), what is interpolated: x itself where nothing comes before that."""
+        return x
+
+
+class Resize(Interpolated):
+    """Interpolation alone."""
 
     keeps_constants = True
 
     def __init__(self, mode: str = "bilinear"):
         super().__init__()
         self.mode = one_of(mode, RESIZE_MODES, key="transfer")
-
-    def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """x: (N, C, h, w); reference: (N, C', H, W) -> (N, C, H, W)."""
-        return resize(x, (reference.shape[-2], reference.shape[-1]), self.mode)
-
-    def before_resize(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, C, h, w) -> x, as nothing comes before the interpolation."""
-        return x
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}"
@@ -89,9 +81,7 @@ class Deconv(nn.Module):
         """x: (N, C, h, w); reference: (N, C', H, W) with h = ceil(H / 2), w = ceil(W / 2) -> (N, C, H, W)."""
         height, width = reference.shape[-2:]
         if tuple(x.shape[-2:]) != ((height + 1) // 2, (width + 1) // 2):
-            raise ValueError(
-                f"transfer 'deconv' doubles a size: {tuple(x.shape[-2:])} does not become {(height, width)}"
-            )
+            raise ValueError(f"transfer 'deconv' doubles a size: {tuple(x.shape[-2:])} does not become {height, width}")
         return self.conv(x)[..., :height, :width]
 
 
@@ -104,37 +94,28 @@ class Progressive(nn.Module):
         super().__init__()
         # The first convolution changes the width.
         widths = [in_channels] + [channels] * max(steps, 1)
-        self.steps = steps
         self.convs = nn.ModuleList(ConvNormAct(a, b, kernel_size=3, norm=norm) for a, b in itertools.pairwise(widths))
 
     def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """x: (N, C_in, h, w); reference: (N, C', H, W) -> (N, channels, H, W)."""
-        size = (reference.shape[-2], reference.shape[-1])
-        for index, conv in enumerate(self.convs):
+        # Double each time, and meet the reference's size at the end.
+        *first, last = self.convs
+        for conv in first:
             x = conv(x)
-            # Double each time, and meet the reference's size at the end.
-            last = index == len(self.convs) - 1
-            if self.steps:
-                x = resize(x, size if last else (x.shape[-2] * 2, x.shape[-1] * 2))
-        return resize(x, size)
+            x = resize(x, (x.shape[-2] * 2, x.shape[-1] * 2))
+        return resize(last(x), (reference.shape[-2], reference.shape[-1]))
 
 
-class Gated(nn.Module):
+class Gated(Interpolated):
     """A gate at the source resolution, then bilinear interpolation."""
 
     keeps_constants = False
-    mode = "bilinear"
 
     def __init__(self, gate: nn.Module):
         super().__init__()
         self.gate = gate
 
-    def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """x: (N, C, h, w); reference: (N, C', H, W) -> (N, C, H, W)."""
-        return resize(self.before_resize(x), (reference.shape[-2], reference.shape[-1]), self.mode)
-
     def before_resize(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, C, h, w) -> (N, C, h, w), what is interpolated."""
         return self.gate(x)
 
 
@@ -154,14 +135,7 @@ class Pool(nn.Module):
             raise ValueError(
                 f"pooling halves {tuple(x.shape[-2:])} to {expected}; the reference has {tuple(reference.shape[-2:])}"
             )
-        # TensorFlow's "same": the odd pixel of padding lies after the map.
-        (top, bottom), (left, right) = (((size % 2), 1) for size in x.shape[-2:])
-        padding = (left, right, top, bottom)
-        if self.kind == "max":
-            return F.max_pool2d(F.pad(x, padding, value=float("-inf")), 3, stride=2)
-        # The mean of the pixels that are there.
-        ones = F.pad(x.new_ones(1, 1, *x.shape[-2:]), padding)
-        return F.avg_pool2d(F.pad(x, padding), 3, stride=2) / F.avg_pool2d(ones, 3, stride=2)
+        return pool_half(x, self.kind)
 
     def extra_repr(self) -> str:
         return f"kind={self.kind!r}"
@@ -170,14 +144,10 @@ class Pool(nn.Module):
 def make_transfer(
     name: str, channels: int = 0, *, norm: NormFactory | None = None, gate: str = "paper", num_classes: int = 0
 ) -> Transfer:
-    """The transfer of a config value.
+    """The transfer of a config value; channels of the branch, for those with weights.
 
-    Args:
-        name: one of TRANSFERS or DOWN_TRANSFERS; ValueError, with the choices, otherwise.
-        channels: of the branch, for those with weights.
-        norm: of FaPN's offset convolution.
-        gate: kind of the gates.
-        num_classes: of a supervised gate.
+    norm: of FaPN's offset convolution; gate: kind of the gates; num_classes: of a supervised gate.
+    ValueError, with the choices, for a name outside TRANSFERS and DOWN_TRANSFERS.
     """
     one_of(name, TRANSFERS + DOWN_TRANSFERS, key="transfer")
     if name == "none":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from scaleeq.geometry import OF_VIEW
 from scaleeq.ops import resize
+from scaleeq.records import Record
 
 from .options import InferenceOptions
 from .predicted import Classes, Maps, Predicted
@@ -58,7 +59,7 @@ class Inference(nn.Module):
         return model if options.is_plain else cls(model, options=options, flip_pairs=flip_pairs, tasks=tasks)
 
     @torch.no_grad()
-    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Maps]:
+    def forward(self, batched_inputs: Sequence[Record]) -> list[Maps]:
         """One dict per image: "image" (3, H, W); "height" and "width" of the result, by default the image's.
 
         Returns {"sem_seg": (K, height, width)} per image: logits, or, augmented, logarithms of mean probabilities; of
@@ -69,7 +70,7 @@ class Inference(nn.Module):
             raise ValueError(f"{type(self.model).__name__} is in training mode; call .eval() before inference")
         return [self._predictions(record) for record in batched_inputs]
 
-    def _predictions(self, record: dict[str, Any]) -> Maps:
+    def _predictions(self, record: Record) -> Maps:
         image = record["image"].to(getattr(self.model, "device", None) or record["image"].device)
         size = (int(record.get("height", image.shape[-2])), int(record.get("width", image.shape[-1])))
 
@@ -105,7 +106,7 @@ class Inference(nn.Module):
         maps = slide_all(image, lambda view: self._call({"image": view}), window=window, stride=stride, device=device)
         return {name: resize(values[None], size)[0] for name, values in maps.items()}
 
-    def _call(self, record: dict[str, Any]) -> Maps:
+    def _call(self, record: Record) -> Maps:
         result = self.model([{**record, OF_VIEW: True}])[0]
         for task in self.tasks:
             if task.name not in result:

@@ -7,21 +7,17 @@ statistics stay in float32 in a model of any precision, products are taken there
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
-
-def is_reduced(dtype: torch.dtype) -> bool:
-    """Whether a dtype is narrower than float32."""
-    return dtype.itemsize < torch.float32.itemsize
+from scaleeq.ops.precision import is_reduced
 
 
 class WideBuffers(nn.Module):
     """A module whose floating point buffers stay in float32 where a model is converted to half precision."""
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> WideBuffers:
         # Half precision drops digits that the old buffers still have.
         before = {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
         super()._apply(fn, recurse)

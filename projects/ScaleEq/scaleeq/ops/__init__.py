@@ -3,6 +3,7 @@
 from .argmax import Argmax, resized_argmax
 from .deform_conv import deform_conv3x3
 from .equalize import equalize_branch
+from .pooling import pool_half
 from .resize import resize
 from .send import send
 from .variance import upsampled_variance_factor
@@ -11,6 +12,7 @@ __all__ = [
     "Argmax",
     "deform_conv3x3",
     "equalize_branch",
+    "pool_half",
     "resize",
     "resized_argmax",
     "send",

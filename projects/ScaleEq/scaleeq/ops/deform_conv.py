@@ -42,6 +42,15 @@ def deform_conv3x3(
         return deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
 
 
+def offsets_and_masks(predicted: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two offsets and one mask for each tap of each group, as one convolution predicts them.
+
+    predicted: (N, 3 * G * 9, H, W) -> offsets (N, 2 * G * 9, H, W), pixels, and masks (N, G * 9, H, W), in 0..1.
+    """
+    split = 2 * groups * len(TAPS)
+    return predicted[:, :split], predicted[:, split:].sigmoid()
+
+
 def sampled_deform_conv3x3(
     x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:

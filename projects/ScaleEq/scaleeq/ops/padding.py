@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -52,13 +52,22 @@ def padded(images: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
     return torch.stack([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images])
 
 
-def normalized(images: Sequence[torch.Tensor], mean: torch.Tensor, std: torch.Tensor, backbone: Any) -> Images:
+class AsksForSizes(Protocol):
+    """What a backbone says of the sizes of images, as Detectron2's do."""
+
+    @property
+    def size_divisibility(self) -> int: ...
+    @property
+    def padding_constraints(self) -> dict[str, int]: ...
+
+
+def normalized(images: Sequence[torch.Tensor], mean: torch.Tensor, std: torch.Tensor, backbone: AsksForSizes) -> Images:
     """One batch, on the device of `mean`, with zeros at the right and the bottom where images are smaller.
 
     Args:
         images: (C, h, w) each.
         mean, std: (C, 1, 1), in units of the images.
-        backbone: has size_divisibility and padding_constraints.
+        backbone: asks for the sizes.
     """
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
     size = padded_size(sizes, backbone.size_divisibility, backbone.padding_constraints)

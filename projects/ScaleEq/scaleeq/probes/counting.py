@@ -137,7 +137,7 @@ class OperationCounter(TorchDispatchMode):
             self._hooks.enter_context(module.register_forward_hook(self._leave_module))
         return super().__enter__()
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         self._hooks.close()
 

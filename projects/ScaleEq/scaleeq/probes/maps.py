@@ -18,6 +18,7 @@ from scaleeq.equalization.forwards import observed_by
 from scaleeq.fusion import Aligned, Fusion, Observation
 from scaleeq.layers import Gate, LogitsGate
 from scaleeq.ops import resize
+from scaleeq.ops.deform_conv import offsets_and_masks
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # a map and its reference
 
@@ -36,7 +37,7 @@ def capture_maps(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
         maps[name] = output.detach()
 
     def keep_offsets(name: str, aligned: Aligned, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        maps[f"{name}.offset"], maps[f"{name}.mask"] = aligned.split(output.detach())
+        maps[f"{name}.offset"], maps[f"{name}.mask"] = offsets_and_masks(output.detach(), aligned.groups)
 
     def keep_features(name: str, module: Aligned, inputs: Pair, output: torch.Tensor) -> None:
         x, reference = inputs

@@ -5,7 +5,6 @@ over levels meet each of them. Equalized sums do not equalize levels, because th
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from torch import nn
 from scaleeq.equalization.forwards import Gather, alone
 from scaleeq.equalization.moments import BranchMoments
 from scaleeq.equalization.result import spread
+from scaleeq.records import Json
 
 
 class OutputRecorder:
@@ -39,7 +39,7 @@ class OutputRecorder:
         for name, x in levels.items():
             self._moments.setdefault(name, BranchMoments()).update(x)
 
-    def finish(self, gather: Gather = alone) -> dict[str, Any]:
+    def finish(self, gather: Gather = alone) -> Json:
         """Level -> {"mean", "std"} over all its values, padding included; "spread": largest over smallest std.
 
         gather: all processes' objects, where several share a step. Nothing ran: nothing is returned.
@@ -49,7 +49,7 @@ class OutputRecorder:
             for name, moments in of_rank.items():
                 merged.setdefault(name, BranchMoments()).merge(moments)
         self._moments = {}
-        record: dict[str, Any] = {}
+        record: Json = {}
         for name, moments in merged.items():
             mean, variance = moments.scalar()
             record[name] = {"mean": mean, "std": math.sqrt(variance)}

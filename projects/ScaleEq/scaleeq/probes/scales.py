@@ -43,10 +43,11 @@ from scaleeq.fusion.fusion import Observer
 from scaleeq.fusion.ports import Summing, TakesResized
 from scaleeq.ops.resize import INTERPOLATIONS
 from scaleeq.ops.variance import upsampled_variance_factor
+from scaleeq.records import Json
 
 Part = dict[str, Any]  # of a branch in one forward: source, transferred, their sizes, its gradient
 Numbers = dict[str, float]  # name -> value, of a branch
-Record = dict[str, dict[str, Any]]  # fusion -> {"branches": branch -> name -> value, spreads}
+Record = dict[str, Json]  # fusion -> {"branches": branch -> name -> value, spreads}
 
 SPREADS = {
     "spread": "std",
@@ -289,7 +290,7 @@ def _predicted_factor(fusion: Fusion, branch: str, part: Part, source: Numbers) 
     return upsampled_variance_factor(*sizes, (y, x), mode=mode, align_corners=bool(align_corners))
 
 
-def _with_shares(fusion: Fusion, values: dict[str, Numbers]) -> dict[str, Any]:
+def _with_shares(fusion: Fusion, values: dict[str, Numbers]) -> Json:
     """Adds shares of energy and the fusion's spreads."""
     for share, key in (("energy_share", "std"), ("energy_share_equalized", "std_equalized")):
         # Shares of energy.

@@ -11,7 +11,6 @@ trained model rests on its scales, not what training with equalizers would give.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from scaleeq.equalization import EqualizerSpec, equalize_fusions
 from scaleeq.equalization.calibration import DEAD, fusions_of, is_calibrated
 from scaleeq.extras import require
 from scaleeq.probes.scales import Record, Recorder
+from scaleeq.records import Json, JsonView
 from scaleeq.training.testing import build_predictor
 
 from .html import fragment
@@ -119,7 +119,7 @@ class Demo:
         return look
 
 
-def _merged(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(before: JsonView, after: JsonView) -> Json:
     """A Fusion's record with what equalizing makes of it."""
     equalized = {branch: numbers.get("std_equalized") for branch, numbers in after.get("branches", {}).items()}
     branches = {
@@ -162,7 +162,7 @@ def sentence(answer: Answer, demo: Demo) -> str:
     )
 
 
-def _bars(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _bars(record: JsonView) -> list[Json]:
     """Of each branch: its name, its standard deviation before and after, and both as shares of the largest, percent."""
     branches = record["branches"]
     largest = {

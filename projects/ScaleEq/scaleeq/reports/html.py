@@ -7,14 +7,14 @@ is given is words: Jinja escapes it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jinja2
 
+from scaleeq.records import JsonView
+
 from .style import SERIES
 
-Content = Mapping[str, Any]  # what a report says, as its JSON file holds it
+Content = JsonView  # what a report says, as its JSON file holds it
 
 
 @functools.cache

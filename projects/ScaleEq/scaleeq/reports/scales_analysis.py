@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from scaleeq.equalization.attach import configured_spec
 from scaleeq.equalization.calibration import calibrate, fusions_of, is_calibrated
 from scaleeq.probes.analysis import measure_scales
 from scaleeq.probes.scales import Record
+from scaleeq.records import Json
 from scaleeq.tasks.weighting import collected_task_losses
 from scaleeq.training.batches import Batch
 from scaleeq.training.hooks import FirstBatches
@@ -68,7 +68,7 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
     record = measure_scales(model, batches, optimizer=Recipe.build_optimizer(cfg, model), tasks=several)
     # And with equalizers, from the same weights.
     equalized, refused = (record, "") if equalizes else _equalized_record(cfg, state, batches)
-    content: dict[str, Any] = {"about": _about(cfg, weights, batches, refused), "fusions": {}}
+    content: Json = {"about": _about(cfg, weights, batches, refused), "fusions": {}}
     balanced = cfg.MODEL.SCALE_EQUALIZER.ENABLED and configured_spec(cfg).balances_gradients
     # Words for each fusion.
     for name in record:

@@ -117,6 +117,6 @@ def to_picture(figure: Figure) -> np.ndarray:
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a file, whole or not at all; its suffix says of what kind: .svg and .pdf scale, .png is of pixels."""
     kind = path.suffix.removeprefix(".")
-    undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    undated: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with replacing(path) as part:
         figure.savefig(part, format=kind, metadata=undated.get(kind))

@@ -40,7 +40,7 @@ MAX_SIZES = 4096  # at which a region is known not to pay
 logger = logging.getLogger(__name__)
 
 
-def accelerate(model: Model, example: Any = None, *, limit: float = LIMIT) -> Model:
+def accelerate(model: Model, example: object = None, *, limit: float = LIMIT) -> Model:
     """Evaluate every resize -> concatenation -> convolution of a model per branch, where it pays; in place.
 
     Outputs and gradients stay equal to rounding, in inference and in training. Nothing is deferred before the model
@@ -93,7 +93,7 @@ def acceleration_report(model: nn.Module) -> AccelerationReport:
     return AccelerationReport(seen=False) if root is None else root.report
 
 
-def _run(model: nn.Module, example: Any) -> None:
+def _run(model: nn.Module, example: object) -> None:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -145,21 +145,21 @@ class _Hooked:
         for handle in self.handles:
             handle.remove()
 
-    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def enter(self, module: nn.Module, args: object, kwargs: object) -> None:
         if not torch.compiler.is_compiling():
             _drop_stale()
             _stack.running.append(_Running(self, sys._getframe(1)))
             _stack.running[-1].mode = self.begin(module, args, kwargs)
 
-    def leave(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def leave(self, module: nn.Module, args: object, output: object) -> object:
         if torch.compiler.is_compiling() or not _stack.running or _stack.running[-1].owner is not self:
             return None
         return self.end(module, _stack.running.pop().mode, output)
 
-    def begin(self, module: nn.Module, args: Any, kwargs: Any) -> Watch | Deferring | None:
+    def begin(self, module: nn.Module, args: object, kwargs: object) -> Watch | Deferring | None:
         raise NotImplementedError
 
-    def end(self, module: nn.Module, mode: Any, output: Any) -> Any:
+    def end(self, module: nn.Module, mode: Any, output: object) -> object:
         raise NotImplementedError
 
 
@@ -174,7 +174,7 @@ class _Root(_Hooked):
         self.parts: dict[str, _Part] = {}
         self.watches = 0
 
-    def begin(self, module: nn.Module, args: Any, kwargs: Any) -> Watch | None:
+    def begin(self, module: nn.Module, args: object, kwargs: object) -> Watch | None:
         known = module.training in self.seen and not self._outdated(module)
         for part in self.parts.values():
             part.armed = True
@@ -184,7 +184,7 @@ class _Root(_Hooked):
         watch.begin()
         return watch
 
-    def end(self, module: nn.Module, mode: Watch | None, output: Any) -> None:
+    def end(self, module: nn.Module, mode: Watch | None, output: object) -> None:
         if mode is None:
             return
         mode.end()
@@ -238,9 +238,9 @@ class _Part(_Hooked):
         self.limit = limit
         self.armed = False
         self.outdated = False
-        self.not_paying: set[Any] = set()
+        self.not_paying: set[object] = set()
 
-    def begin(self, module: nn.Module, args: Any, kwargs: Any) -> Deferring | None:
+    def begin(self, module: nn.Module, args: object, kwargs: object) -> Deferring | None:
         region = self.regions.get(module.training)
         if region is None or not self.armed or self.outdated or not _nobody_looks():
             return None
@@ -251,7 +251,7 @@ class _Part(_Hooked):
         mode.__enter__()
         return mode
 
-    def end(self, module: nn.Module, mode: Deferring | None, output: Any) -> Any:
+    def end(self, module: nn.Module, mode: Deferring | None, output: object) -> object:
         if mode is None:
             return None
         mode.__exit__(None, None, None)
@@ -282,7 +282,7 @@ class _Part(_Hooked):
         return True
 
 
-def _sizes(args: Any, kwargs: Any) -> Any:
+def _sizes(args: object, kwargs: object) -> object:
     shapes = tuple(tuple(t.shape) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor))
     return torch.is_grad_enabled(), shapes
 

@@ -23,6 +23,7 @@ from scaleeq.backbones.timm import TimmBackbone
 from scaleeq.fusion import Aligned, Gated, Keep, Pool, Progressive, Resize
 from scaleeq.fusion.transfers import Deconv
 from scaleeq.layers import ConvNormAct, LogitsGate
+from scaleeq.ops import pool_half
 from scaleeq.ops.deform_conv import sampled_deform_conv3x3
 from scaleeq.ops.resize import INTERPOLATIONS
 
@@ -73,7 +74,7 @@ def progressive(module: Progressive, x: torch.Tensor, reference: torch.Tensor) -
     """x: (N, C_in, h, w); reference: (N, C', H, W) -> (N, channels, H, W)."""
     for index, conv in enumerate(module.convs):
         x = conv(x)
-        if module.steps and index < len(module.convs) - 1:
+        if index < len(module.convs) - 1:
             x = interpolated(x, (x.shape[-2] * 2, x.shape[-1] * 2))
     return interpolated(x, reference.shape[-2:])
 
@@ -92,12 +93,7 @@ def gated_by_logits(module: LogitsGate, x: torch.Tensor, logits: torch.Tensor) -
 
 def pooled(module: Pool, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """x: (N, C, h, w); reference: (N, C', ceil(h / 2), ceil(w / 2)) -> (N, C, H, W)."""
-    (top, bottom), (left, right) = (((size % 2), 1) for size in x.shape[-2:])
-    padding = (left, right, top, bottom)
-    if module.kind == "max":
-        return F.max_pool2d(F.pad(x, padding, value=float("-inf")), 3, stride=2)
-    ones = F.pad(x.new_ones(1, 1, *x.shape[-2:]), padding)
-    return F.avg_pool2d(F.pad(x, padding), 3, stride=2) / F.avg_pool2d(ones, 3, stride=2)
+    return pool_half(x, module.kind)
 
 
 def aligned(module: Aligned, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

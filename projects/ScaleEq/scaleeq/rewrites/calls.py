@@ -5,16 +5,20 @@ Watching (watching.py) and deferring (deferred.py) both ask here, so that they a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
 
 from scaleeq.ops.resize import INTERPOLATIONS
 
-JOINS: tuple[Callable[..., Any], ...] = (torch.cat, torch.concat, torch.concatenate)
-CONVOLUTIONS: tuple[Callable[..., Any], ...] = (F.conv2d, torch.conv2d)
+Function = Callable[..., object]  # of torch
+Arguments = Sequence[object]
+Keywords = Mapping[str, object]
+
+JOINS: tuple[Function, ...] = (torch.cat, torch.concat, torch.concatenate)
+CONVOLUTIONS: tuple[Function, ...] = (F.conv2d, torch.conv2d)
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
 
 # What tells a tensor's kind, and reads no value: these answer for a deferred map without making it.
@@ -26,7 +30,7 @@ METADATA = frozenset(
     + [torch.is_floating_point, torch.is_complex, torch.numel]
 )
 
-_MODES = {torch_mode: name for name, torch_mode in INTERPOLATIONS.items()}
+_MODES: dict[object, str] = {torch_mode: name for name, torch_mode in INTERPOLATIONS.items()}
 _MAY_BE_IN_PLACE = frozenset(
     {"relu", "relu6", "elu", "selu", "celu", "silu", "mish", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu"}
     | {"rrelu", "threshold", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
@@ -42,19 +46,19 @@ class Resize(NamedTuple):
     how: Mapping[str, Any]
 
 
-def is_plain(x: object) -> bool:
+def is_plain(x: object) -> TypeGuard[torch.Tensor]:
     """Whether x is a tensor of torch's own class, which holds numbers."""
     return type(x) in (torch.Tensor, torch.nn.Parameter)
 
 
-def resize_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Resize | None:
+def resize_of(args: Arguments, kwargs: Keywords) -> Resize | None:
     """The resize that F.interpolate(*args, **kwargs) does, where it can be put off; else None.
 
     It can where the map is a plain one, (N, C, H, W), gets at least twice its pixels or keeps its size, and where the
     sizes alone give the coefficients: a scale factor that does not divide its result has coefficients of its own.
     """
     names = ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias")
-    how = {**dict(zip(names, args, strict=False)), **kwargs}
+    how: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
     x = how.pop("input", None)
     torch_mode = how.get("mode", "nearest")
     corners = how.get("align_corners")
@@ -87,7 +91,7 @@ def _size_of(now: Sequence[int], how: Mapping[str, Any], mode: str) -> tuple[int
     return (height, width) if height and width and (by_size or divides) else None
 
 
-def join_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[torch.Tensor] | None:
+def join_of(args: Arguments, kwargs: Keywords) -> Sequence[torch.Tensor] | None:
     """The maps that torch.cat(*args, **kwargs) joins over channels, (N, C_i, H, W) of one kind; else None."""
     given = dict(zip(("tensors", "dim"), args, strict=False)) | dict(kwargs)
     tensors, dim = given.pop("tensors", None), given.pop("dim", given.pop("axis", 0))
@@ -109,14 +113,13 @@ class Convolution(NamedTuple):
     dilation: int
 
 
-def convolution_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Convolution | str:
+def convolution_of(args: Arguments, kwargs: Keywords) -> Convolution | str:
     """The convolution that F.conv2d(*args, **kwargs) is; or why it is not one that can be evaluated per branch."""
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     weight, bias = given.get("weight"), given.get("bias")
-    if not is_plain(weight) or not (bias is None or is_plain(bias)) or weight.dim() != 4:  # type: ignore[union-attr]
+    if not is_plain(weight) or not (bias is None or is_plain(bias)) or weight.dim() != 4:
         return "its weight is of a class of its own"
-    assert isinstance(weight, torch.Tensor)
     height, width = weight.shape[-2:]
     if height != width or height % 2 == 0:
         return f"its kernel is {height}x{width}"
@@ -131,6 +134,7 @@ def convolution_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Convolutio
     if padding != "same" and (0 if padding == "valid" else _pair(padding)) not in ((keeps, keeps), keeps):
         return f"its padding {padding} changes the size"
     x = given["input"]
+    assert isinstance(x, torch.Tensor)
     if weight.shape[1] != x.shape[1] or weight.device != x.device or not weight.is_floating_point():
         return "its weight does not fit its input"
     return Convolution(weight, bias, dilation[0])
@@ -142,7 +146,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value[0], value[0]) if len(value) == 1 else tuple(value)
 
 
-def hands_on(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def hands_on(func: Function, args: Arguments, kwargs: Keywords) -> bool:
     """Whether the call gives the values of its first argument back: zero pixels of padding, dropout that is off."""
     if func is F.pad:
         pad = args[1] if len(args) > 1 else kwargs.get("pad", ())
@@ -153,7 +157,7 @@ def hands_on(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     return False
 
 
-def changes_in_place(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def changes_in_place(func: Function, args: Arguments, kwargs: Keywords) -> bool:
     """Whether the call may write into one of its arguments."""
     name = getattr(func, "__name__", "")
     if name.endswith("_"):
@@ -166,7 +170,7 @@ def changes_in_place(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapp
 _NOT_WRITING = frozenset({"__invert__", "__index__", "__int__", "__init__", "__iter__"})
 
 
-def tensors_in(values: Any) -> Iterator[torch.Tensor]:
+def tensors_in(values: Iterable[object]) -> Iterator[torch.Tensor]:
     """The tensors among arguments, and in the lists, tuples and dicts among them."""
     for value in values.values() if isinstance(values, dict) else values:
         if isinstance(value, torch.Tensor):

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,10 @@ from .calls import (
     CONVOLUTIONS,
     JOINS,
     METADATA,
+    Arguments,
     Convolution,
+    Function,
+    Keywords,
     Resize,
     changes_in_place,
     convolution_of,
@@ -40,6 +43,7 @@ from .calls import (
 from .paying import LIMIT, cost_ratio
 
 Map = Resize | torch.Tensor
+T = TypeVar("T")
 
 
 def runs(frame: FrameType) -> bool:
@@ -68,7 +72,7 @@ class Call:
     seen: int = 0
     paid: int = 0
     refused: int = 0
-    sizes: Any = None
+    sizes: object = None
     pending: list[weakref.ref[Deferred]] = field(default_factory=list)
 
     def may_consume(self) -> bool:
@@ -194,14 +198,14 @@ class DeferredTensor(torch.Tensor):
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        cls, func: Function, types: object, args: Arguments = (), kwargs: Keywords | None = None
+    ) -> object:
         """Any function: metadata at once, what stays deferred, what consumes; all others get plain tensors."""
         kwargs = kwargs or {}
         if func in METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        result = None
+        result: object = None
         if func in JOINS:
             result = _joined(args, kwargs)
         elif func in CONVOLUTIONS:
@@ -215,8 +219,8 @@ class DeferredTensor(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        cls, func: Function, types: object, args: Arguments = (), kwargs: Keywords | None = None
+    ) -> object:
         """An operator that was called beside torch's functions: it gets the values; autograd stands above."""
         if func._schema.is_mutable:  # type: ignore[attr-defined]
             raise RuntimeError(
@@ -226,7 +230,7 @@ class DeferredTensor(torch.Tensor):
         args, kwargs = tree_map_only(DeferredTensor, _values, (tuple(args), dict(kwargs or {})))
         return func(*args, **kwargs)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         return repr(self.deferred.tensor())
 
 
@@ -240,12 +244,12 @@ def deferred_of(x: object) -> Deferred | None:
     return x.deferred if isinstance(x, DeferredTensor) and x.deferred.value is None else None
 
 
-def plain_tensors(tree: Any) -> Any:
+def plain_tensors(tree: T) -> T:
     """The same arguments or results, with every deferred tensor made."""
     return tree_map_only(DeferredTensor, lambda x: x.deferred.tensor(), tree)
 
 
-def _joined(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+def _joined(args: Arguments, kwargs: Keywords) -> torch.Tensor | None:
     tensors = join_of(args, kwargs)
     if tensors is None:
         return None
@@ -262,7 +266,7 @@ def _joined(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | No
     return DeferredTensor.of(maps, call, joined=True)
 
 
-def _convolved(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+def _convolved(args: Arguments, kwargs: Keywords) -> torch.Tensor | None:
     """The convolution of a deferred map, per branch; None: evaluate it plainly."""
     deferred = deferred_of(args[0] if args else kwargs.get("input"))
     if deferred is None:
@@ -302,8 +306,8 @@ class Deferring(TorchFunctionMode):
         self.call = call
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        self, func: Function, types: object, args: Arguments = (), kwargs: Keywords | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if func is F.interpolate:
             args, kwargs = plain_tensors((tuple(args), dict(kwargs)))
@@ -314,7 +318,7 @@ class Deferring(TorchFunctionMode):
             self._make_before_change((args, kwargs))
         return func(*args, **kwargs)
 
-    def _make_before_change(self, given: Any) -> None:
+    def _make_before_change(self, given: Iterable[object]) -> None:
         """Make what is still to be read from a map that is about to be written into."""
         written = set()
         for given_tensor in tensors_in(given):

@@ -7,21 +7,24 @@ the smallest module that holds all three is known: its region. Outside of region
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from .calls import (
     CONVOLUTIONS,
     JOINS,
     METADATA,
+    Arguments,
+    Function,
+    Keywords,
     changes_in_place,
     convolution_of,
     hands_on,
@@ -102,7 +105,7 @@ class Watch(TorchFunctionMode):
         self.touched: dict[str, type] = {}
         self.passed_over: dict[str, str] = {}
         self.thread = threading.get_ident()
-        self.hooks: list[Any] = []
+        self.hooks: list[RemovableHandle] = []
 
     # --- the forward begins and ends ---
 
@@ -118,12 +121,12 @@ class Watch(TorchFunctionMode):
         for hook in self.hooks:
             hook.remove()
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _enter(self, module: nn.Module, args: tuple[object, ...]) -> None:
         if module in self.paths and threading.get_ident() == self.thread:
             self.running = _Forward(self.paths[module], module, self.running)
             self._touches(args)
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    def _leave(self, module: nn.Module, args: tuple[object, ...], out: object) -> None:
         if module not in self.paths or threading.get_ident() != self.thread:
             return
         frame = next((f for f in self.running.lineage() if f.module is module and f.outer is not None), None)
@@ -132,22 +135,22 @@ class Watch(TorchFunctionMode):
             self._touches([out])
             self.running = frame.outer
 
-    def _touches(self, values: Iterable[Any]) -> None:
+    def _touches(self, values: Iterable[object]) -> None:
         if any(t in self.known and not self.known[t].read_by for t in tensors_in(list(values))):
             self.touched[self.running.path] = type(self.running.module)
 
     # --- functions ---
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        self, func: Function, types: object, args: Arguments = (), kwargs: Keywords | None = None
+    ) -> object:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if threading.get_ident() == self.thread and func not in METADATA:
             self._note(func, args, kwargs, out)
         return out
 
-    def _note(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    def _note(self, func: Function, args: Arguments, kwargs: Keywords, out: object) -> None:
         if changes_in_place(func, args, kwargs):
             self._changed([args, kwargs])
         read = [self.known[t] for t in tensors_in([args, kwargs]) if t in self.known]
@@ -169,14 +172,14 @@ class Watch(TorchFunctionMode):
         for seen in read:
             seen.read_by = seen.read_by or function
 
-    def _resized(self, args: Sequence[Any], kwargs: Mapping[str, Any], out: torch.Tensor) -> None:
+    def _resized(self, args: Arguments, kwargs: Keywords, out: object) -> None:
         resize = resize_of(args, kwargs)
-        if resize is not None and is_plain(resize.x):
+        if resize is not None and is_plain(resize.x) and isinstance(out, torch.Tensor):
             shapes = tuple(resize.x.shape), tuple(out.shape)
             here = [self.running]
             self._keep(out, _Seen([shapes], here, here, [_versioned(resize.x)]))
 
-    def _joined(self, tensors: Sequence[torch.Tensor], out: torch.Tensor) -> None:
+    def _joined(self, tensors: Sequence[torch.Tensor], out: object) -> None:
         joined = _Seen([], [], [self.running], [], joined=True)
         for t in tensors:
             seen = self.known.get(t)
@@ -189,14 +192,14 @@ class Watch(TorchFunctionMode):
                 joined.made_in += seen.made_in
                 joined.within += seen.within
                 joined.sources += seen.sources
-        if joined.made_in:
+        if joined.made_in and isinstance(out, torch.Tensor):
             self._keep(out, joined)
 
     def _keep(self, out: torch.Tensor, seen: _Seen) -> None:
         self.known[out] = seen
         self.all_seen.append(seen)
 
-    def _changed(self, given: Any) -> None:
+    def _changed(self, given: Iterable[object]) -> None:
         written = {_storage(t) for t in tensors_in(given)} - {0}
         for seen in self.all_seen:
             for ref, _ in seen.sources:
@@ -204,9 +207,10 @@ class Watch(TorchFunctionMode):
                 if source is not None and _storage(source) in written:
                     seen.changed = True
 
-    def _convolved(self, args: Sequence[Any], kwargs: Mapping[str, Any], seen: _Seen) -> None:
+    def _convolved(self, args: Arguments, kwargs: Keywords, seen: _Seen) -> None:
         conv = convolution_of(args, kwargs)
         given = args[1] if len(args) > 1 else kwargs["weight"]
+        assert isinstance(given, torch.Tensor)
         why_not = conv if isinstance(conv, str) else ""
         name = self.running.path or type(self.model).__name__
         self.readings.append(_Reading(name, seen, self.running, tuple(given.shape), why_not))

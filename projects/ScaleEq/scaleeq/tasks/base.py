@@ -19,6 +19,7 @@ from torch import nn
 from scaleeq.geometry import Geometry
 from scaleeq.ops import Argmax, resize, send
 from scaleeq.pictures import Color
+from scaleeq.records import Record, RecordView
 
 from .losses.averaging import Averaging
 from .metric import Metric
@@ -95,13 +96,13 @@ class Task(Averaging):
 
     # ------------------------------------------------------------------------------------------------------------ data
 
-    def read(self, record: dict[str, Any], image: np.ndarray) -> np.ndarray | None:
+    def read(self, record: Record, image: np.ndarray) -> np.ndarray | None:
         """The record's truth: (H, W) or (H, W, C); None: it has none. image: (H, W, 3) uint8 in RGB, as it was read."""
         raise NotImplementedError
 
     def targets(
         self,
-        batched_inputs: Sequence[Mapping[str, Any]],
+        batched_inputs: Sequence[RecordView],
         size: Sequence[int],
         device: torch.device,
         *,

@@ -7,7 +7,7 @@ with fixed weights, and normals follow the camera.)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,6 +23,8 @@ from .views import Scale
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+    from scaleeq.evaluation.values import Score
 
 _METRES, _SHARE = Metric(unit="m", higher_is_better=False), Metric(unit="%", highest=100.0)
 _ERROR = Metric(higher_is_better=False)
@@ -76,7 +78,7 @@ class DepthTask(MappedTask):
         """target: (..., H, W) -> (), float64: pixels whose depth is known."""
         return (target > 0).sum().double()
 
-    def score(self) -> Any:
+    def score(self) -> Score:
         from scaleeq.evaluation.depth import DepthRange, DepthScore
 
         return DepthScore(DepthRange(**self.limits))  # type: ignore[arg-type]

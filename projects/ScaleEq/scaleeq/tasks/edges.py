@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,6 +20,8 @@ from .views import Scale
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+    from scaleeq.evaluation.values import Score
 
 _SHARE = Metric(unit="%", highest=100.0)
 
@@ -90,12 +92,12 @@ class EdgesTask(MarksTask):
             tolerance=test.MAX_DISTANCE,
         )
 
-    def score(self) -> Any:
+    def score(self) -> Score:
         from scaleeq.evaluation.edges import EdgesScore
 
         return EdgesScore(match=self.match, tolerance=self.tolerance)
 
-    def quick_score(self) -> Any:
+    def quick_score(self) -> Score:
         from scaleeq.evaluation.edges import EdgesScore
 
         return EdgesScore(match=False)

@@ -116,7 +116,7 @@ class SegmentationHead(nn.Module):
         """`logits`, compiled where the head is."""
         return self._compiled_logits(features) if self._compiled_logits else self.logits(features)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Without what is compiled, as torch has it: a copy would call the original."""
         return {**super().__getstate__(), "_compiled_logits": None}
 

@@ -6,7 +6,7 @@ An image without people is void altogether (Chen et al. 2014, ASTMT): counted as
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ from .registry import register
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+    from scaleeq.evaluation.values import Score
 
 VOID = 255
 
@@ -62,7 +64,7 @@ class HumanPartsTask(MappedTask):
 
         return dict(zip(PARTS, palette(self.channels), strict=True))
 
-    def score(self) -> Any:
+    def score(self) -> Score:
         from scaleeq.data.maps import PARTS
         from scaleeq.evaluation.classes import ClassesScore
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from scaleeq.geometry import ObjectGeometry
 from scaleeq.pictures import draw_objects
+from scaleeq.records import Record
 
 from .base import Task
 from .metric import Metric
@@ -71,7 +72,7 @@ class InstancesTask(Task):
     def headline_name(self) -> str:
         return "bbox/AP"
 
-    def read(self, record: dict[str, Any], image: np.ndarray) -> Any:
+    def read(self, record: Record, image: np.ndarray) -> Any:
         """The record's objects (scaleeq.data.instances.Instances); None: nothing is known of them."""
         from scaleeq.data.instances import read_objects
 

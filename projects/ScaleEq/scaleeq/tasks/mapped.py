@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+from scaleeq.records import Record
 
 from .base import Task
 
@@ -22,7 +24,7 @@ class MappedTask(Task):
         """What counts its metrics, fresh."""
         raise NotImplementedError
 
-    def read(self, record: dict[str, Any], image: np.ndarray) -> np.ndarray | None:
+    def read(self, record: Record, image: np.ndarray) -> np.ndarray | None:
         """The record's map; None: it has none. ValueError, naming the file: values that cannot be meant."""
         from scaleeq.data.maps import read_map
 

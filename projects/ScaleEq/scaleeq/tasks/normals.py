@@ -8,7 +8,7 @@ direction grows as 1 / length: predictions start at (0, 0, -1), towards the came
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from .registry import register
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+    from scaleeq.evaluation.values import Score
 
 _DEGREES, _SHARE = Metric(unit="degrees", higher_is_better=False, highest=180.0), Metric(unit="%", highest=100.0)
 KNOWN_LENGTH = 0.5  # shorter true vectors are unknown
@@ -75,7 +77,7 @@ class NormalsTask(MappedTask):
         pictures = {word: directions(np.array(each, float).reshape(3, 1, 1)) for word, each in FACING.items()}
         return {word: (int(r), int(g), int(b)) for word, [[(r, g, b)]] in pictures.items()}
 
-    def score(self) -> Any:
+    def score(self) -> Score:
         from scaleeq.evaluation.normals import NormalsScore
 
         return NormalsScore()

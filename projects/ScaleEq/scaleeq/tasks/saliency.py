@@ -5,7 +5,7 @@ Two classes' balanced cross entropy, as ASTMT and InvPT have it, by one logit: t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .edges import MarksTask
 from .metric import Metric
@@ -13,6 +13,8 @@ from .registry import register
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+    from scaleeq.evaluation.values import Score
 
 
 @register
@@ -32,7 +34,7 @@ class SaliencyTask(MarksTask):
         keys = cfg.MODEL.SALIENCY
         return cls(positive_weight=keys.POSITIVE_WEIGHT, frequency=keys.FREQUENCY, kind=cfg.TEST.SALIENCY.MAX_F)
 
-    def score(self) -> Any:
+    def score(self) -> Score:
         from scaleeq.evaluation.saliency import SaliencyScore
 
         return SaliencyScore(self.kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from scaleeq.geometry import Geometry
 from scaleeq.ops import Argmax, resize, resized_argmax
+from scaleeq.records import Record, RecordView
 
 from .base import Losses, Task
 from .losses.options import LossOptions
@@ -97,7 +98,7 @@ class SemanticTask(Task):
         """The label of pixels without one."""
         return self.loss.ignore_value  # type: ignore[return-value]
 
-    def read(self, record: dict[str, Any], image: np.ndarray) -> np.ndarray | None:
+    def read(self, record: Record, image: np.ndarray) -> np.ndarray | None:
         """(H, W) uint8; None without labels. ValueError, naming the file, for labels outside the classes."""
         from scaleeq.data.targets import Labels
 
@@ -105,7 +106,7 @@ class SemanticTask(Task):
 
     def targets(
         self,
-        batched_inputs: Sequence[Mapping[str, Any]],
+        batched_inputs: Sequence[RecordView],
         size: Sequence[int],
         device: torch.device,
         *,

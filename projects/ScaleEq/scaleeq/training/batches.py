@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from typing import Any
 
 import torch
 
 from scaleeq.ops import send
+from scaleeq.records import Record
 
-Batch = list[dict[str, Any]]
+Batch = list[Record]
 
 
 def cut(batch: Batch, size: int) -> Iterator[Batch]:

@@ -13,7 +13,9 @@ import torch
 
 from scaleeq.engine import CfgNode, DatasetEvaluator, MetadataCatalog
 from scaleeq.evaluation.argmax import LABELS
+from scaleeq.evaluation.parts import ModelOutput
 from scaleeq.pictures import colorize, draw_segments, palette
+from scaleeq.records import JsonView, RecordView
 from scaleeq.tasks import Task, build_tasks
 from scaleeq.tasks.views import TaskView
 
@@ -54,7 +56,7 @@ class ExampleCollector(DatasetEvaluator):
         self.examples.clear()
         self._index = 0
 
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+    def process(self, inputs: Sequence[RecordView], outputs: Sequence[ModelOutput]) -> None:
         """Of outputs that an evaluator has made labels of, as ours do; others are passed over.
 
         inputs: samples with "image": (3, h, w) uint8.
@@ -76,7 +78,7 @@ class ExampleCollector(DatasetEvaluator):
 
 
 def task_views(
-    tasks: Mapping[str, Task], sample: Mapping[str, Any], output: Mapping[str, Any], image: np.ndarray
+    tasks: Mapping[str, Task], sample: RecordView, output: ModelOutput, image: np.ndarray
 ) -> dict[str, TaskView]:
     """What people see of each task but that of classes: its prediction and, where the sample has one, its truth.
 
@@ -103,7 +105,7 @@ def task_views(
     return found
 
 
-def draw_panoptic(image: np.ndarray, ids: Any, segments: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def draw_panoptic(image: np.ndarray, ids: Any, segments: Sequence[JsonView]) -> np.ndarray:
     """Segments over an image, things of one class in several shades: (H, W, 3) uint8."""
     colors, seen = {}, Counter()  # type: ignore[var-annotated]
     base = palette(max([0, *(segment["category_id"] for segment in segments)]) + 2)[1:]

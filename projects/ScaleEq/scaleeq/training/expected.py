@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
-from typing import Any
 
 from scaleeq.choices import did_you_mean, one_of
 from scaleeq.console import quiet
 from scaleeq.data import find_dataset
 from scaleeq.engine import CfgNode, verify_results
+from scaleeq.records import JsonView
 from scaleeq.task_names import MULTI_TASK
 from scaleeq.tasks import build_tasks
 
@@ -85,7 +84,7 @@ def metric_names(cfg: CfgNode, dataset_name: str) -> dict[str, list[str]]:
     return found | ({MULTI_TASK: ["delta_m"]} if cfg.TEST.SINGLE_TASK_RESULTS else {})
 
 
-def require_expected(cfg: CfgNode, results: Mapping[str, Any]) -> None:
+def require_expected(cfg: CfgNode, results: JsonView) -> None:
     """SystemExit, in one line: results differ from TEST.EXPECTED_RESULTS."""
     try:
         verify_results(cfg, results)

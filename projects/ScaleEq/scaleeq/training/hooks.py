@@ -13,12 +13,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 
 from scaleeq.engine import EvalHook, HookBase, SafeCheckpointer, comm, write_checkpoint
 from scaleeq.files import read_json, set_aside, write_json
+from scaleeq.records import Json
 from scaleeq.stopping import UntilStopped
 from scaleeq.tasks.metric import Metric
 
@@ -72,7 +73,7 @@ class BestCheckpoint(HookBase):
         record = read_json(self._record_file, sound=_is_record)
         if record.get("metric") != self.metric.name:
             return
-        self.evaluated = record.get("evaluated", record["iteration"])
+        self.evaluated = record["evaluated"] if "evaluated" in record else record["iteration"]
         if record["value"] is not None:
             self.value, self.iteration = record["value"], record["iteration"]
             logger.info("Best %s so far: %.4f at iteration %d", self.metric.name, self.value, self.iteration)
@@ -108,7 +109,7 @@ class BestCheckpoint(HookBase):
         write_checkpoint(self._weights_file, {**content, self.metric.name: self.value}, parameters=parameters)
 
 
-def _is_record(content: dict[str, Any]) -> bool:
+def _is_record(content: Json) -> bool:
     """Whether this is the content of model_best.json."""
     value, numbers = content["value"], (content["iteration"], content.get("evaluated", 0))
     return (
@@ -128,7 +129,7 @@ class Follower(Protocol):
 class EvaluationHook(EvalHook):
     """Detectron2's, which can be asked whether an evaluation is due, and to make one between the steps."""
 
-    def __init__(self, period: int, evaluate: Callable[[], dict[str, Any] | None]) -> None:
+    def __init__(self, period: int, evaluate: Callable[[], Json | None]) -> None:
         super().__init__(period, evaluate)
         self.period = period
 

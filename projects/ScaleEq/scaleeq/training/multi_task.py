@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 from scaleeq.choices import one_of
 from scaleeq.engine import CfgNode
 from scaleeq.evaluation.multi_task import KEY, delta_m, read_single_task_results, sha256_of
+from scaleeq.records import Json, JsonView
 from scaleeq.task_names import MULTI_TASK
 from scaleeq.tasks import Metric, Task, build_tasks
 
@@ -54,7 +53,7 @@ def check_multi_task(cfg: CfgNode) -> None:
         _single_results(cfg)
 
 
-def compared(cfg: CfgNode, results: Mapping[str, Any]) -> dict[str, Any]:
+def compared(cfg: CfgNode, results: JsonView) -> Json:
     """{"multi_task": {"delta_m": percent}} of a data set's results, where KEY names a file; else {}.
 
     results: of all tasks; empty off the main process, which has {} too.
@@ -72,7 +71,7 @@ def compared(cfg: CfgNode, results: Mapping[str, Any]) -> dict[str, Any]:
     return {MULTI_TASK: {"delta_m": value}}
 
 
-def describe(cfg: CfgNode) -> dict[str, Any]:
+def describe(cfg: CfgNode) -> Json:
     """For results.json: with which file tasks were compared, and its hash; {} where there is none."""
     path = cfg.TEST.SINGLE_TASK_RESULTS
     return {"single_task_results": {"file": path, "sha256": sha256_of(path)}} if path else {}

@@ -9,9 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from torch import nn
@@ -23,6 +21,7 @@ from scaleeq.engine.checkpoint_file import read_checkpoint
 from scaleeq.engine.config_io import read_yaml_files
 from scaleeq.files import remove_parts
 from scaleeq.folder_lock import FolderInUse, FolderLock
+from scaleeq.records import JsonView
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +158,7 @@ def _check_output_dir(cfg: CfgNode, *, resume: bool) -> list[str]:
     return [f"{key}: {text}" for key, text in changes.items()]
 
 
-def other_data(cfg: CfgNode, now: DataFingerprint | None, saved: Mapping[str, Any]) -> str:
+def other_data(cfg: CfgNode, now: DataFingerprint | None, saved: JsonView) -> str:
     """The refusal of a resumed run whose data sets have changed; "" where they have not.
 
     now: None: unknown. saved: what the checkpoint says of them.
@@ -172,7 +171,7 @@ def other_data(cfg: CfgNode, now: DataFingerprint | None, saved: Mapping[str, An
     )
 
 
-def _data_of_last_checkpoint(folder: Path) -> Mapping[str, Any] | None:
+def _data_of_last_checkpoint(folder: Path) -> JsonView | None:
     """What the last checkpoint says of the run's data sets; None where it cannot be read, or says nothing.
 
     Where another checkpoint has to be taken instead, the trainer compares with that one.

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +22,7 @@ from scaleeq.equalization.calibration import calibrate, fusions_of, is_calibrate
 from scaleeq.files import read_json, set_aside, write_json
 from scaleeq.probes.outputs import OutputRecorder
 from scaleeq.probes.scales import Recorder
+from scaleeq.records import Json
 
 from .step import TrainingStep, unwrapped
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "scale_statistics.json"
 MAX_HISTORY = 64  # records in the file
 
-Content = dict[str, Any]  # of the file, of one of its records, or of a fusion in that
+Content = Json  # of the file, of one of its records, or of a fusion in that
 
 
 class CalibrationHook(HookBase):

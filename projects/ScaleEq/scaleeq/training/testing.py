@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from scaleeq.engine import (
 from scaleeq.evaluation import SemSegEvaluator
 from scaleeq.inference import Inference
 from scaleeq.model import LABELS_SUFFICE
+from scaleeq.records import Json
 from scaleeq.stopping import UntilStopped
 from scaleeq.tasks import build_tasks
 
@@ -33,7 +33,7 @@ from .examples import Example, ExampleCollector
 
 logger = logging.getLogger(__name__)
 
-Results = dict[str, Any]
+Results = Json
 
 
 @dataclass

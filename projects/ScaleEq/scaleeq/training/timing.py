@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
 import torch
 from torch import nn
 
 from scaleeq.engine import CfgNode
+from scaleeq.records import Json
 from scaleeq.segmentor import without_pretrained
 from scaleeq.tasks import Task, build_tasks
 
@@ -104,7 +104,7 @@ def quartiles(values: Sequence[float]) -> list[float]:
 
 def time_configs(
     configs: Sequence[CfgNode], *, sizes: Sequence[Sequence[int]], batch: int = 1, iterations: int = 10
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """Measure the configs in turn, `iterations` times; one record for each.
 
     sizes: of the images of each config, height and width.

@@ -35,6 +35,7 @@ from scaleeq.engine import (
 )
 from scaleeq.engine.checkpoint_misfits import optimizer_misfits, state_misfits
 from scaleeq.equalization import other_equalizers
+from scaleeq.records import Json
 from scaleeq.stopping import Stopped, check_stop, request_stop, stop_requested, stop_signals
 
 from .ema import WeightAverage
@@ -112,7 +113,7 @@ class Trainer(Recipe, TrainerBase):
         self._samples: Iterator[list[dict]] | None = None
         self._lock = RunLock(cfg)
         self._data: DataFingerprint | None = None
-        self._saved_data: dict[str, Any] | None = None  # of the checkpoint that was loaded
+        self._saved_data: Json | None = None  # of the checkpoint that was loaded
         self._trained = -1  # the last iteration that has come to its hooks
         self._stopped = StoppedCheckpoint(self.checkpointer, cfg.OUTPUT_DIR)
         self._evaluation: Evaluation | None = None  # the latest, until its pictures are drawn
@@ -273,7 +274,7 @@ class Trainer(Recipe, TrainerBase):
         cfg.SEED = self.seed
         return cfg
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Iteration, hooks (the schedule among them), optimizer, loss scaler, seed, which weights are evaluated, and
         the fingerprint of the data sets, on the main process, which saves."""
         data = {"data": self.data_fingerprint.state_dict()} if comm.is_main_process() else {}

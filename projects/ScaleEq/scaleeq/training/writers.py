@@ -14,7 +14,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import yaml
@@ -22,6 +21,7 @@ import yaml
 from scaleeq.engine import CfgNode, EventWriter, HookBase, PeriodicWriter, default_writers, get_event_storage
 from scaleeq.extras import how_to_get, installed, require
 from scaleeq.files import write_text
+from scaleeq.records import JsonView
 
 from .console_log import ProgressBar, is_terminal
 
@@ -180,9 +180,7 @@ class WandbWriter(EventWriter):
     come again after a kill are there twice. WANDB_MODE=offline keeps everything in OUTPUT_DIR/wandb.
     """
 
-    def __init__(
-        self, *, project: str, name: str, output_dir: str, config: Mapping[str, Any], window_size: int = 20
-    ) -> None:
+    def __init__(self, *, project: str, name: str, output_dir: str, config: JsonView, window_size: int = 20) -> None:
         """
         name: of the run. config: plain values, shown with it. window_size: iterations of the median.
 

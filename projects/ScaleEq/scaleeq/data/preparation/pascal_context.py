@@ -17,9 +17,10 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+
+from scaleeq.records import Json
 
 from ..picture_file import require_file
 from ..sets.listing import files_by_name
@@ -35,7 +36,7 @@ MAX_SIDE = 1 << 15  # of an image, in pixels
 JSON = "trainval_merged.json"
 GET_IMAGES = "VOCtrainval_03-May-2010.tar: http://host.robots.ox.ac.uk/pascal/VOC/voc2010/"
 GET_JSON = f"{JSON}: https://codalabuser.blob.core.windows.net/public/{JSON}"
-Item = dict[str, Any]  # of one of the json's lists
+Item = Json  # of one of the json's lists
 LABEL_OF_CATEGORY = {category: label for label, category in enumerate(CATEGORY_IDS)}
 
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from scaleeq.choices import one_of
 from scaleeq.extras import installed
+from scaleeq.records import Json
 
 from ..panoptic_file import box_of
 from ..record_file import RecordFile
@@ -79,7 +79,7 @@ class Scene:
         """(H, W) uint8; all void without a sphere, as an image without people is."""
         return self.parts if self.parts.any() else np.full_like(self.parts, IGNORE_LABEL)
 
-    def instances(self) -> list[dict[str, Any]]:
+    def instances(self) -> list[Json]:
         """The things that are seen: category_id, from 0 among things, mask (H, W) bool, and bbox as of box_of."""
         found = []
         for index in range(len(CLASSES) - len(THINGS), len(self.categories)):
@@ -89,7 +89,7 @@ class Scene:
                 found.append({"category_id": category, "mask": mask, "bbox": box_of(mask)})
         return found
 
-    def panoptic(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def panoptic(self) -> tuple[np.ndarray, list[Json]]:
         """Segments (H, W) int32 from 1 on, and id, category_id (a label), isthing, area and bbox of each."""
         ids, segments = self.surfaces.astype(np.int32) + 1, []
         for index, label in enumerate(self.categories):
@@ -264,12 +264,12 @@ def read_map(split: str, index: int, key: str) -> np.ndarray:
     return getattr(render_scene(split, index), key)
 
 
-def read_instances(split: str, index: int) -> list[dict[str, Any]]:
+def read_instances(split: str, index: int) -> list[Json]:
     """Scene.instances of a scene."""
     return render_scene(split, index).instances()
 
 
-def read_panoptic(split: str, index: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def read_panoptic(split: str, index: int) -> tuple[np.ndarray, list[Json]]:
     """Scene.panoptic of a scene."""
     return render_scene(split, index).panoptic()
 
@@ -283,7 +283,7 @@ def load_toy3d(split: str) -> list[Record]:
 
 
 def _record(split: str, index: int) -> Record:
-    place: dict[str, Any] = {"split": split, "index": index}
+    place: Json = {"split": split, "index": index}
     rendered = {"read": functools.partial(read_pair, **place)}
     name = f"{index:04d}.png"
     return {
@@ -321,7 +321,7 @@ def load_toy3d_instances(split: str) -> list[Record]:
     return records
 
 
-def _encoded(mask: np.ndarray) -> dict[str, Any]:
+def _encoded(mask: np.ndarray) -> Json:
     if not installed("pycocotools"):
         return {}
     from pycocotools import mask as coco_mask
@@ -329,7 +329,7 @@ def _encoded(mask: np.ndarray) -> dict[str, Any]:
     return {"segmentation": coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))}
 
 
-_ABOUT: dict[str, Any] = {
+_ABOUT: Json = {
     "classes": CLASSES,
     "colors": COLORS,
     "objects": [CLASSES[label] for label in THINGS],

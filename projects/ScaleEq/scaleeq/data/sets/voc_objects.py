@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
 from xml.etree import ElementTree
 
 from scaleeq.choices import one_of
+from scaleeq.records import Json
 
 from ..picture_file import require_file
 from .catalog import Record, datasets_root, register_dataset
@@ -71,7 +71,7 @@ def _record(image: str, path: str) -> Record:
     return {"file_name": image, "image_id": name, **size, "annotations_file_name": path, "annotations": annotations}
 
 
-def _annotation(element: Any) -> dict[str, Any]:
+def _annotation(element: ElementTree.Element) -> Json:
     """An object's, with its box as left, top, right, bottom."""
     name, box = _text(element, "name"), element.find("bndbox")
     if name not in CLASSES:
@@ -86,7 +86,7 @@ def _annotation(element: Any) -> dict[str, Any]:
     }
 
 
-def _text(element: Any, key: str) -> str:
+def _text(element: ElementTree.Element | None, key: str) -> str:
     """What stands in a part of an element. LookupError: there is no such part."""
     text = None if element is None else element.findtext(key)
     if text is None:

@@ -69,7 +69,7 @@ _HOMES = {
 if not TYPE_CHECKING:  # a type checker would take it for permission to import any name
     __all__ = list(_HOMES)
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module = importlib.import_module(f".{_HOMES[name]}", __name__)

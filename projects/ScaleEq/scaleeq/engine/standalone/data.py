@@ -72,7 +72,7 @@ class Metadata(types.SimpleNamespace):
                 f"{key!r} of dataset {self.name!r} is {getattr(self, key)!r} and cannot become {val!r}"
             )
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """A shallow copy: changing it does not change the metadata."""
         return copy.copy(self.__dict__)
 

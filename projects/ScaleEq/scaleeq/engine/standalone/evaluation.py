@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from scaleeq.records import Json, JsonView
+
 from .comm import get_world_size, is_main_process
 from .config import CfgNode
 from .logger import log_every_n_seconds
 
-Results = dict[str, Any]  # task -> metric -> score
+Results = Json  # task -> metric -> score
 
 
 class Loader(Protocol):
@@ -177,7 +179,7 @@ def inference_context(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def print_csv_format(results: Mapping[str, Any]) -> None:
+def print_csv_format(results: JsonView) -> None:
     """Log {task: {metric: score}} as comma-separated lines; metrics with "-" in their name (per class) are left out."""
     assert isinstance(results, Mapping) or not len(results), results
     logger = logging.getLogger(__name__)

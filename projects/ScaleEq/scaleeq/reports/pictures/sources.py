@@ -9,9 +9,8 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from scaleeq.data import find_dataset, read_image, read_labels
 from scaleeq.data.folder import IMAGE_SUFFIXES
 from scaleeq.data.loading import load_records
 from scaleeq.data.reading import has_labels, read_pair
-from scaleeq.data.sets.catalog import Record
 from scaleeq.data.sets.listing import files_passed_over, in_words
 from scaleeq.engine import CfgNode, DatasetCatalog, MetadataCatalog, SafeCheckpointer
 from scaleeq.equalization import other_equalizers
@@ -34,6 +32,7 @@ from scaleeq.fusion import Aligned, Fusion
 from scaleeq.layers import Gate, LogitsGate
 from scaleeq.model import LABELS_SUFFICE
 from scaleeq.probes.maps import capture_fusions, capture_maps
+from scaleeq.records import Output, Record, RecordView
 from scaleeq.segmentor import without_pretrained
 from scaleeq.tasks import build_tasks
 from scaleeq.training.examples import task_views
@@ -178,7 +177,7 @@ class ModelPredictions:
         seen = self._seen(record, sample, image, output)
         return dataclasses.replace(seen, maps=maps, fusions=fusions, visible=(visible[0], visible[1]))
 
-    def _seen(self, record: Record, sample: Mapping[str, Any], image: np.ndarray, output: dict[str, Any]) -> Seen:
+    def _seen(self, record: Record, sample: RecordView, image: np.ndarray, output: Output) -> Seen:
         """What the tasks predict of an image, and their truths."""
         views = task_views(self.tasks, sample, output, image)
         if "sem_seg" not in self.tasks:

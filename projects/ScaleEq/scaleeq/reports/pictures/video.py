@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -81,7 +80,7 @@ def write_video(
     return ""
 
 
-def _opened(source: str | int) -> Any:
+def _opened(source: str | int) -> cv2.VideoCapture:
     """The open source. ValueError: OpenCV cannot read it, in one line instead of its own."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     capture = cv2.VideoCapture(source)
@@ -92,7 +91,7 @@ def _opened(source: str | int) -> Any:
     return capture
 
 
-def _frames(capture: Any, limit: int) -> Iterator[np.ndarray]:
+def _frames(capture: cv2.VideoCapture, limit: int) -> Iterator[np.ndarray]:
     """Frames: (H, W, 3) uint8 in RGB, at most so many; 0: all."""
     number = 0
     while not limit or number < limit:
@@ -103,7 +102,7 @@ def _frames(capture: Any, limit: int) -> Iterator[np.ndarray]:
         number += 1
 
 
-def _writer(draft: Path, shape: tuple[int, ...], frames_per_second: float, path: Path) -> Any:
+def _writer(draft: Path, shape: tuple[int, ...], frames_per_second: float, path: Path) -> cv2.VideoWriter:
     """What frames of a shape (H, W, 3) are written with. OSError: OpenCV cannot write such a file."""
     rate = frames_per_second if 0 < frames_per_second < 1000 else FRAMES_PER_SECOND
     writer = cv2.VideoWriter(str(draft), cv2.VideoWriter_fourcc(*CODEC), rate, (shape[1], shape[0]))  # type: ignore[attr-defined]

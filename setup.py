@@ -88,7 +88,7 @@ setup(
     package_dir={"": SOURCE, "scaleeq.configs": "configs"},
     packages=[*find_packages(SOURCE), "scaleeq.configs"],
     package_data={
-        "scaleeq": ["py.typed", "**/*.json", "**/*.html", "**/*.css"],
+        "scaleeq": ["py.typed", "**/*.json", "**/*.html", "**/*.css", "weights/*.pth"],
         "scaleeq.configs": ["**/*.yaml"],
     },
     entry_points={"console_scripts": ["scaleeq = scaleeq.__main__:main"]},

@@ -59,7 +59,8 @@ EXTRAS["test"] = [
     "torchmetrics>=1.4",
 ]
 EXTRAS["site"] = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26"]  # `make site`
-EXTRAS["dev"] = [*EXTRAS["test"], "build>=1.0", "mypy>=1.11", "pre-commit>=3.0", "ruff>=0.6"]
+NOTEBOOK = ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"]  # the test that runs docs/notebooks
+EXTRAS["dev"] = [*EXTRAS["test"], *NOTEBOOK, "build>=1.0", "mypy>=1.11", "pre-commit>=3.0", "ruff>=0.6"]
 
 (VERSION,) = re.findall(
     r'^__version__ = "(.+)"$', (ROOT / SOURCE / "scaleeq" / "__init__.py").read_text(), re.MULTILINE
@@ -88,7 +89,7 @@ setup(
     package_dir={"": SOURCE, "scaleeq.configs": "configs"},
     packages=[*find_packages(SOURCE), "scaleeq.configs"],
     package_data={
-        "scaleeq": ["py.typed", "**/*.json", "**/*.html", "**/*.css"],
+        "scaleeq": ["py.typed", "**/*.json", "**/*.html", "**/*.css", "weights/*.pth"],
         "scaleeq.configs": ["**/*.yaml"],
     },
     entry_points={"console_scripts": ["scaleeq = scaleeq.__main__:main"]},

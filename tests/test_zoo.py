@@ -84,7 +84,7 @@ def test_other_weights_are_refused(tmp_path):
     torch.save(content, tmp_path / "less.pth")
     with pytest.raises(ValueError, match=r"sem_seg_head\.classifier\.bias"):
         load_model(str(tmp_path / "config.yaml"), str(tmp_path / "less.pth"))
-    with pytest.raises(ValueError, match=r"toy/fpn has no weights to download: train it \(scaleeq train toy/fpn\)"):
+    with pytest.raises(ValueError, match=r"toy/fpn has no weights yet: train it \(scaleeq train toy/fpn\)"):
         load_model("toy/fpn")
     with pytest.raises(FileNotFoundError, match="did you mean toy/fpn"):
         load_model("toy/fpm")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from scaleeq import engine, get_config
 from scaleeq.__main__ import VERBS, find_verb
@@ -34,6 +35,7 @@ from scaleeq.engine.config_io import default_config, read_config
 from scaleeq.evaluation import ABSENT_POLICIES
 from scaleeq.reports.data import DEFAULT_SAMPLE
 from scaleeq.reports.pictures.sheets import SHEETS
+from scaleeq.zoo import read_table
 
 ROOT = Path(__file__).parents[2]
 PROJECT = ROOT / "projects" / "ScaleEq"
@@ -296,6 +298,9 @@ def test_the_installed_wheel_has_the_command_and_the_configs(tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / "source" / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / file, tmp_path / "source")
+    weights = tmp_path / "source" / "projects" / "ScaleEq" / "scaleeq" / "weights"
+    weights.mkdir(exist_ok=True)
+    (weights / "any.pth").write_bytes(b"any")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     installed = tmp_path / "installed"
@@ -316,3 +321,7 @@ def test_the_installed_wheel_has_the_command_and_the_configs(tmp_path):
     assert yaml.safe_load(printed)["SEED"] == 3
     counted = json.loads(run("benchmark", "toy/fpn", "--count", "--json", "--size", "64", "64"))
     assert counted["config"] == "toy/fpn" and counted["params"] > 0
+    assert (installed / "scaleeq" / "weights" / "any.pth").read_bytes() == b"any"
+    Image.new("RGB", (96, 64), (90, 90, 95)).save(tmp_path / "photo.png")
+    for name in read_table():
+        assert "1 of 1 images drawn" in run("predict", name, "photo.png", "--output", "drawn")

@@ -10,6 +10,7 @@ from torch import nn
 
 import scaleeq
 from scaleeq import EqualizerSpec, calibrate, create_model, equalize_fusions
+from scaleeq.backbones import ViTBackbone
 from scaleeq.decoders import PyramidOptions
 from scaleeq.rewrites.any_size import averaged, convolved_same, of_any_size, pads_by_parity
 from scaleeq.rewrites.export import CHECKED, TRACED, Deployed
@@ -96,6 +97,45 @@ def test_pt2(case, tmp_path):
     assert (672, 704) in result.sizes
     # Its coarsest level has one pixel there, which torch's guards refuse.
     assert bool(result.refused) == (case == "eseg")
+
+
+def vit_model(**options) -> nn.Module:
+    """A linear classifier of the last block's map, or a UPer on the simple pyramid."""
+    torch.manual_seed(0)
+    backbone = ViTBackbone(name="test_vit", **options)
+    decoder, levels = ("uper", ()) if backbone.pyramid is not None else ("fcn", list(backbone.levels())[-1:])
+    return create_model(decoder, backbone, num_classes=3, channels=8, levels=levels).eval()
+
+
+@pytest.mark.parametrize("pyramid", ["", "simple"])
+def test_a_vits_positions_are_those_of_the_size_it_meets(pyramid, tmp_path):
+    """The table of positions is resampled in the graph; images are padded and maps cropped there."""
+    model = vit_model(pyramid=pyramid)
+    copied = of_any_size(Deployed(model))
+    scaleeq.export(model, tmp_path / "model.ts")
+    again = torch.jit.load(str(tmp_path / "model.ts"))
+    for size in ((61, 97), (160, 160), (33, 208)):
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            expected = model(images)
+            torch.testing.assert_close(copied(images), expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(again(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("ending", "pyramid"), [(".onnx", ""), (".onnx", "simple"), (".pt2", "")])
+def test_a_vit_is_exported_for_any_size(ending, pyramid, tmp_path):
+    result = scaleeq.export(vit_model(pyramid=pyramid), tmp_path / f"model{ending}")
+    assert len(result.sizes) == len(CHECKED) and result.difference < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_vits_pyramid_is_refused_as_a_pt2_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"^model\.pt2 is not written: it takes no size but the traced one") as refused:
+        scaleeq.export(vit_model(pyramid="simple"), tmp_path / "model.pt2")
+    assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("size", [(13, 7), (6, 12), (2, 5), (1, 1)])

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scaleeq.commands.train import drawing_trainer
 from scaleeq.engine import EvalHook, EventWriter, TrainerBase, default_writers, get_event_storage
 from scaleeq.training.writers import EvaluationWriter, MetricsFile, WandbWriter, run_writers
 
-from .tiny import tiny_config
+from .tiny import TEST_SET, tiny_config
 
 
 class Writing(TrainerBase):
@@ -224,3 +225,28 @@ def test_wandb_shows_the_pictures_of_an_evaluation(tmp_path, monkeypatch):
     (media,) = (tmp_path / "wandb").glob("offline-run-*/files/media/images/**/*.png")
     with Image.open(media) as image:
         assert np.array_equal(np.asarray(image), picture)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed: pip install wandb")
+def test_a_training_shows_predictions_scales_and_confusion_on_wandb(tmp_path, monkeypatch):
+    """The command's own trainer, for two steps and an evaluation after each; the run's files are read back."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    changes = {"MODEL__TIMM__NAME": "test_resnet", "SOLVER__MAX_ITER": 2, "TEST__EVAL_PERIOD": 1}
+    cfg = tiny_config(tmp_path, WANDB__ENABLED=True, MODEL__SCALE_EQUALIZER__ENABLED=True, **changes)
+    trainer = drawing_trainer()(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    sys.modules["wandb"].teardown()
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    (file,) = folder.glob("*.wandb")
+    _, history = read_back(file)
+    assert {line["iteration"] for line in history if "total_loss" in line} == {0, 1}
+    evaluated = [line["iteration"] for line in history if "sem_seg/mIoU" in line]
+    for name in (f"predictions/{TEST_SET}", f"confusion/{TEST_SET}", "scales"):
+        shown = [line["iteration"] for line in history if any(key.startswith(f"{name}/") for key in line)]
+        media = sorted((folder / "files" / "media" / "images").glob(f"{name}_*.png"))
+        assert shown == evaluated == [0, 2] and len(media) == 2, name  # the last one is after the last step
+        with Image.open(media[-1]) as image:
+            assert min(image.size) > 100 and len(image.convert("RGB").getcolors(2**24)) > 10

@@ -20,6 +20,12 @@ def has_started_several(environ: Mapping[str, str]) -> bool:
     return environ.get(TASKS, "1") != "1" and "TORCHELASTIC_RUN_ID" not in environ
 
 
+def is_first_here(environ: Mapping[str, str]) -> bool:
+    """Whether this process is the first, or the only one, that torchrun or srun has started on this machine."""
+    of_srun = environ.get("SLURM_LOCALID", "0") if has_started_several(environ) else "0"
+    return environ.get("LOCAL_RANK", of_srun) == "0"
+
+
 def without_step(environ: Mapping[str, str]) -> dict[str, str]:
     """For a command that one of srun's processes starts by itself: it is no part of what srun has started."""
     return {name: value for name, value in environ.items() if name != TASKS}

@@ -3,7 +3,8 @@
     list_models("*uper*")
     model = load_model("camvid/uper_r18+scale_equalizer", weights="output/camvid/model_final.pth")
 
-zoo.json says which names have weights that can be had without training; so far none has. A name's entry:
+zoo.json says which names have weights that can be had without training: files that come with the package, in weights/,
+or that a URL has. `python -m evidence.released_weights` makes such a file and its entry. A name's entry:
 
     {"camvid/uper_r18": {"weights": "https://... or a path beside the table", "sha256": "<64 digits>",
                          "measured": {"sem_seg/mIoU": 56.2}, "evidence": "docs/results/camvid_uper_r18.json"}}
@@ -125,7 +126,12 @@ def weights_of(name: str, cfg: CfgNode, weights: str = "") -> str:
         return str(found)
     if name in read_table():
         return released_weights(name)
-    raise ValueError("--weights FILE is missing, and MODEL.WEIGHTS of the config is empty")
+    raise ValueError(f"--weights FILE is missing, and {without_weights(name)}")
+
+
+def without_weights(name: str) -> str:
+    """How to come by weights of a name, or of a config's file, that has none."""
+    return f"{name} has no weights yet: train it (scaleeq train {name}), or convert a peer's (docs/converters.md)"
 
 
 def released_weights(name: str, table: Path = TABLE) -> str:
@@ -134,11 +140,7 @@ def released_weights(name: str, table: Path = TABLE) -> str:
 
     entry = read_table(table).get(name)
     if entry is None:
-        raise ValueError(
-            f"{name} has no weights to download: train it (scaleeq train {name}) and give its checkpoint, "
-            f"load_model({name!r}, weights='model_final.pth'); docs/checkpoints.md says what a file of another library "
-            "can be loaded as"
-        )
+        raise ValueError(f"{without_weights(name)}; then load_model({name!r}, weights='model_final.pth')")
     file = Path(entry.weights)
     if "://" in entry.weights:
         from torch import nn

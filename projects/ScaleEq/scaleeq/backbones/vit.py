@@ -66,14 +66,14 @@ class ViTBackbone(PlainBackbone):
         self.name = name
         self.body = _create_body(name, in_channels, pretrained, drop_path_rate, patch_size, final_norm)
         model: Any = self.body.model
-        self._channels, self._patch = model.embed_dim, _patch_of(model, name)
+        self._channels, self.patch = model.embed_dim, _patch_of(model, name)
         self._layers = [f"layer{number}" for number in range(1, len(model.blocks) + 1)]
         self.pyramid: SimplePyramid | None = None
         # The pyramid, of the last block alone.
         if one_of(pyramid, PYRAMIDS, key="MODEL.VIT.PYRAMID"):
-            if self._patch != PYRAMID_PATCH:
+            if self.patch != PYRAMID_PATCH:
                 raise ValueError(
-                    f"the patches of {name} are {self._patch} pixels wide, and strides 4 to 32 need {PYRAMID_PATCH}: "
+                    f"the patches of {name} are {self.patch} pixels wide, and strides 4 to 32 need {PYRAMID_PATCH}: "
                     f"set MODEL.VIT.PATCH_SIZE {PYRAMID_PATCH}, or MODEL.VIT.PYRAMID ''"
                 )
             self.keep_levels(self._layers[-1:])
@@ -88,14 +88,19 @@ class ViTBackbone(PlainBackbone):
 
         Returns level name -> (N, channels, ceil(H / stride), ceil(W / stride)).
         """
-        maps, shapes = self.body(self.padded(image, self._patch)), self.levels()
-        found = self.pyramid(maps[-1]) if self.pyramid is not None else dict(zip(self._layers, maps, strict=True))
+        shapes = self.levels()
+        found = self.maps(self.padded(image, self.patch))
         return {level: self.cropped(feature, image, shapes[level].stride) for level, feature in found.items()}
+
+    def maps(self, image: Tensor) -> dict[str, Tensor]:
+        """image: (N, C, H, W), sides multiples of the patch -> level -> (N, channels, h, w), not cropped."""
+        maps = self.body(image)
+        return self.pyramid(maps[-1]) if self.pyramid is not None else dict(zip(self._layers, maps, strict=True))
 
     def levels(self) -> dict[str, Level]:
         """Level name -> channels and stride."""
         if self.pyramid is None:
-            return {layer: Level(self._channels, self._patch) for layer in self._layers}
+            return {layer: Level(self._channels, self.patch) for layer in self._layers}
         return {level: Level(self.pyramid.channels, LEVEL_STRIDES[level]) for level in self.pyramid.levels}
 
     def keep_levels(self, levels: Collection[str]) -> None:
@@ -119,7 +124,7 @@ class ViTBackbone(PlainBackbone):
     def _probe(self, in_channels: int) -> None:
         """ValueError: it cannot take images of another size, or its maps have other strides than they should."""
         self.body.eval()
-        image = torch.zeros(1, in_channels, self._patch + 1, 2 * self._patch + 1)
+        image = torch.zeros(1, in_channels, self.patch + 1, 2 * self.patch + 1)
         try:
             shapes = [tuple(feature.shape[-2:]) for feature in self.forward(image).values()]
         except (AssertionError, RuntimeError, ValueError) as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from scaleeq import console
 
 from . import plot_run, scales
-from .words import split_at_key
+from .words import one_name
 
 STOPPED = "stopped"
 
@@ -38,11 +38,13 @@ def parser() -> argparse.ArgumentParser:
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args(argv)
-    names, arguments.opts = split_at_key(arguments.words)
-    names = [*filter(None, [arguments.config_file]), *names]
-    if len(names) + arguments.theory != 1:
-        parser.error("give one config or one run's folder, or --theory")
-    arguments.config_file = names[0] if names else ""
+    if arguments.theory:
+        if arguments.words or arguments.config_file:
+            raise ValueError(f"--theory is of no config: leave out {arguments.config_file or arguments.words[0]}")
+        arguments.opts = []
+    else:
+        what = "config or one run's folder, or --theory"
+        arguments.config_file, arguments.opts = one_name(arguments.words, given=arguments.config_file, what=what)
     scales.check_batches(parser, arguments)
     return arguments
 

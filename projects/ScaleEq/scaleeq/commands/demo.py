@@ -1,5 +1,6 @@
 """A page in the browser to try a model: drop a photo, see the prediction and the scales of its branches.
 
+    scaleeq demo                                            of camvid/uper_lite0, whose weights come with the package
     scaleeq demo NAME_OR_CONFIG --weights model_final.pth
     scaleeq demo run/config.yaml --weights run/model_final.pth --port 8080 --host 0.0.0.0
 
@@ -14,15 +15,16 @@ from collections.abc import Sequence
 
 from scaleeq import console
 
-from .words import refuse_early, split_at_key
+from .words import is_key, one_name, refuse_early
 
 STOPPED = "stopped"
+DEFAULT = "camvid/uper_lite0"
 
 
 def parser() -> argparse.ArgumentParser:
     parser = console.parser(__doc__)
-    parser.usage = "%(prog)s NAME_OR_CONFIG [options] [KEY VALUE ...]"
-    parser.add_argument("words", nargs="+", help=argparse.SUPPRESS)
+    parser.usage = "%(prog)s [NAME_OR_CONFIG] [options] [KEY VALUE ...]"
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--weights", default="", metavar="FILE", help="default: MODEL.WEIGHTS of the config")
     parser.add_argument("--dataset", default="", metavar="NAME", help="whose classes the labels are")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines, too")
@@ -32,10 +34,8 @@ def parser() -> argparse.ArgumentParser:
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args(argv)
-    names, arguments.opts = split_at_key(arguments.words)
-    if len(names) != 1:
-        raise ValueError(f"give one NAME_OR_CONFIG; got {' '.join(names) or 'none'}")
-    (arguments.config,) = names
+    words = arguments.words if arguments.words and not is_key(arguments.words[0]) else [DEFAULT, *arguments.words]
+    arguments.config, arguments.opts = one_name(words, what="NAME_OR_CONFIG")
     if not 0 <= arguments.port <= 65535:
         raise ValueError(f"--port is {arguments.port}; it lies in 1 to 65535")
     return arguments

@@ -4,8 +4,9 @@
     scaleeq eval NAME_OR_CONFIG --resume OUTPUT_DIR output/run          the last checkpoint of a run
     scaleeq eval --predictions PRED_DIR --dataset ade20k_150_val        no model: NAME.png for each image
 
-A model's results lie in OUTPUT_DIR/inference. PRED_DIR, with the folders in it, holds a PNG for each image, of its
-name; tools/evaluate_predictions.py --help says what is in it.
+A name of `scaleeq models` that has weights needs no MODEL.WEIGHTS. A model's results lie in OUTPUT_DIR/inference.
+PRED_DIR, with the folders in it, holds a PNG for each image, of its name; tools/evaluate_predictions.py --help says
+what is in it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import argparse
 from collections.abc import Sequence
 
 from scaleeq import console
+from scaleeq.zoo import read_table, released_weights
 
 from . import score, train
+from .words import refuse_early
 
 STOPPED = "stopped"
 
@@ -42,4 +45,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 
 def run(arguments: argparse.Namespace) -> None:
+    name, opts = arguments.config_file, arguments.opts
+    if not arguments.resume and name in read_table() and "MODEL.WEIGHTS" not in opts[::2]:
+        refuse_early(name, opts)
+        arguments.opts = [*opts, "MODEL.WEIGHTS", released_weights(name)]
     (score if arguments.predictions else train).run(arguments)

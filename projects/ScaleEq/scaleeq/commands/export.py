@@ -6,7 +6,8 @@
 The ending of -o says which: .onnx, .pt2 or .ts. The file takes images (N, 3, H, W), float32, 0 to 255, channels in the
 order of INPUT.FORMAT, of any batch, height and width, and gives logits (N, classes, H, W): normalization is in it, and
 scale equalizers are folded. It is loaded again and compared with the model at three sizes before it gets its name.
-KEY VALUE pairs at the end override the config. .onnx needs the extra: pip install 'scaleeq[export]'.
+A name of `scaleeq models` that has weights needs no --weights; KEY VALUE pairs at the end override the config. .onnx
+needs the extra: pip install 'scaleeq[export]'.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ENDINGS = (".onnx", ".pt2", ".ts")
 
 def parser() -> argparse.ArgumentParser:
     parser = console.parser(__doc__)
-    parser.usage = "%(prog)s NAME_OR_CONFIG --weights W -o FILE [KEY VALUE ...]"
+    parser.usage = "%(prog)s NAME_OR_CONFIG [--weights W] -o FILE [KEY VALUE ...]"
     parser.add_argument("config_file", metavar="NAME_OR_CONFIG", help="a config's path or name, with +overlays")
     parser.add_argument("--weights", default="", metavar="W", help="a checkpoint; default MODEL.WEIGHTS of the config")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=", ".join(ENDINGS))
@@ -53,11 +54,10 @@ def run(arguments: argparse.Namespace) -> None:
     from scaleeq.rewrites.export import export
     from scaleeq.segmentor import without_pretrained
     from scaleeq.training.recipe import Recipe
+    from scaleeq.zoo import weights_of
 
     cfg = load_config(arguments.config_file, arguments.opts)
-    weights = arguments.weights or cfg.MODEL.WEIGHTS
-    if not weights:
-        raise ValueError("--weights FILE is missing, and MODEL.WEIGHTS of the config is empty")
+    weights = weights_of(arguments.config_file, cfg, arguments.weights)
     cfg = without_pretrained(cfg)
     cfg.MODEL.DEVICE = "cpu"
     with console.quiet():

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from scaleeq import console
-from scaleeq.slurm import join_step
+from scaleeq.slurm import is_first_here
 
 from .words import is_key, refuse_early, shortened
 
@@ -72,9 +72,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 def run(arguments: argparse.Namespace) -> None:
     """Start the job. Its names and values are read here first, without torch."""
-    join_step(os.environ, num_gpus=arguments.num_gpus, num_machines=arguments.num_machines)
     # Under torchrun and srun one process of a machine tells what is wrong.
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    first = is_first_here(os.environ)
     if first:
         refuse_early(arguments.config_file, arguments.opts)
     arguments.opts, notices = shortened(arguments.config_file, arguments.opts)

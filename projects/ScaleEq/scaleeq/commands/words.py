@@ -23,6 +23,18 @@ def split_at_key(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words[:at]), list(words[at:])
 
 
+def one_name(words: Sequence[str], *, given: str = "", what: str) -> tuple[str, list[str]]:
+    """The one name among a command's words, and the KEY VALUE pairs after it.
+
+    given: by an option, instead of the first word. what: it is, for the message. ValueError: none, or several.
+    """
+    names, opts = split_at_key(words)
+    names = [*filter(None, [given]), *names]
+    if len(names) != 1:
+        raise ValueError(f"give one {what}; got {' '.join(names) or 'none'}")
+    return names[0], opts
+
+
 def refuse_early(config: str, opts: Sequence[object]) -> None:
     """Raise what is wrong with a config's name, its keys and values, before torch is loaded: the name even before YAML.
 

@@ -208,7 +208,6 @@ class Remote:
         self._losses[job.folder] = self._losses.get(job.folder, 0) + 1
         if self._losses[job.folder] > MOST_LOSSES:
             self.say(f"{job.name}: lost {self._losses[job.folder]} times ({why}); given up")
-            job.folder.mkdir(parents=True, exist_ok=True)
             return [End(job, LOST, 0.0, None)]
         self.say(f"{job.name}: lost ({why}); it goes on elsewhere from its last checkpoint")
         self.waiting.insert(0, job)

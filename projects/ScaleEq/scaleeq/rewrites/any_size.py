@@ -19,6 +19,7 @@ from timm.layers import Conv2dSame
 from torch import nn
 from torchvision.ops import deform_conv2d
 
+from scaleeq.backbones import ViTBackbone
 from scaleeq.backbones.timm import TimmBackbone
 from scaleeq.fusion import Aligned, Gated, Keep, Pool, Progressive, Resize
 from scaleeq.fusion.transfers import Deconv
@@ -153,16 +154,28 @@ def pads_by_parity(module: Conv2dSame) -> bool:
 
 def levels_of(module: TimmBackbone, image: torch.Tensor) -> dict[str, torch.Tensor]:
     """image: (N, C, H, W) -> level -> (N, channels, ceil(H / stride), ceil(W / stride))."""
-    height, width = image.shape[-2:]
-    multiple = module._padded_multiple
-    if multiple > 1:
-        image = F.pad(image, (0, -width % multiple, 0, -height % multiple))
-    features = {}
-    for level, stride, feature in module.maps(image):
-        if multiple > 1:  # else the model itself rounds up
-            feature = feature[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
-        features[level] = feature
+    multiple, features = module._padded_multiple, {}
+    for level, stride, feature in module.maps(padded(image, multiple)):
+        features[level] = cropped(feature, image, stride) if multiple > 1 else feature  # the model itself rounds up
     return features
+
+
+def vit_levels_of(module: ViTBackbone, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """image: (N, C, H, W) -> level -> (N, channels, ceil(H / stride), ceil(W / stride))."""
+    found = module.maps(padded(image, module.patch))
+    return {level: cropped(feature, image, module.levels()[level].stride) for level, feature in found.items()}
+
+
+def padded(image: torch.Tensor, multiple: int) -> torch.Tensor:
+    """image: (N, C, H, W) -> with zeros at bottom and right, to a multiple."""
+    height, width = image.shape[-2:]
+    return F.pad(image, (0, -width % multiple, 0, -height % multiple)) if multiple > 1 else image
+
+
+def cropped(feature: torch.Tensor, image: torch.Tensor, stride: int) -> torch.Tensor:
+    """feature: (N, C, h, w); image: (N, C', H, W) -> (N, C, ceil(H / stride), ceil(W / stride)), in whole numbers."""
+    height, width = image.shape[-2:]
+    return feature[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
 
 
 def suits(module: nn.Module) -> bool:
@@ -181,5 +194,6 @@ FORWARDS: dict[type[nn.Module], Forward] = {
     Progressive: progressive,
     Resize: resized,
     TimmBackbone: levels_of,
+    ViTBackbone: vit_levels_of,
     nn.AdaptiveAvgPool2d: averaged,
 }

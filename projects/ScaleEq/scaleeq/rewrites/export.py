@@ -130,7 +130,7 @@ def folded(model: nn.Module) -> Deployed:
 
 def compared(model: nn.Module, run: Run, path: Path, channels: int) -> Exported:
     """What the file computes beside what the model does; ValueError where they differ."""
-    worst, sizes, refused = 0.0, list[Size](), list[Size]()
+    worst, sizes, refused, why = 0.0, list[Size](), list[Size](), ""
     generator = torch.Generator().manual_seed(0)
     scale = 255.0 if getattr(model, "normalizes", False) else 1.0
     for batch, *size in CHECKED:
@@ -141,6 +141,7 @@ def compared(model: nn.Module, run: Run, path: Path, channels: int) -> Exported:
         except Exception as error:  # of onnxruntime, of torch's guards, or of an operator
             if path.suffix != ".pt2" or not any(words in str(error) for words in GUARDED):
                 raise ValueError(f"{path.name} does not run at {size[0]}x{size[1]}: {first_line(error)}") from error
+            why = first_line(error)
             refused.append((size[0], size[1]))
             continue
         if found.shape != expected.shape:
@@ -154,7 +155,10 @@ def compared(model: nn.Module, run: Run, path: Path, channels: int) -> Exported:
         worst = max(worst, difference)
         sizes.append((size[0], size[1]))
     if not sizes:
-        raise ValueError(f"{path.name} is not written: it takes no size but the traced one, {TRACED[0]}x{TRACED[1]}")
+        raise ValueError(
+            f"{path.name} is not written: it takes no size but the traced one, {TRACED[0]}x{TRACED[1]}: {why}; "
+            "export it as .onnx or .ts"
+        )
     return Exported(path, worst, sizes, refused)
 
 

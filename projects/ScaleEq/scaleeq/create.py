@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scaleeq import decoders
 from scaleeq.backbones import PlainBackbone, TimmBackbone
@@ -52,7 +52,7 @@ def create_model(
     pretrained: bool = False,
     channels: int = 0,
     levels: Sequence[str] = (),
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     tasks: Sequence[Task] = (),
     share: str = "pyramid",
 ) -> Segmentation:

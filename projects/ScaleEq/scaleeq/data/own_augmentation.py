@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 Maps = dict[str, Any]
-OwnAugmentation = Callable[[np.ndarray, Maps, np.random.Generator], tuple[np.ndarray, Mapping[str, Any]]]
+OwnAugmentation = Callable[[np.ndarray, Maps, np.random.Generator], tuple[np.ndarray, Mapping[str, object]]]
 KEY = "INPUT.AUGMENTATION"
 
 

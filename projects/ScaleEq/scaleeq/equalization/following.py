@@ -93,7 +93,7 @@ class Call:
     name: str
     func: Callable[..., object]
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: dict[str, object]
     out: Any
     tensors: list[torch.Tensor]
 

@@ -199,7 +199,7 @@ def build_page(demo: Demo, *, title: str) -> gradio.Blocks:
     """The gradio page, not launched yet. ImportError: gradio is not installed."""
     gr: Any = require("gradio", why="the page needs it: ")
 
-    def answer(photo: np.ndarray | None) -> tuple[Any, Any, str]:
+    def answer(photo: np.ndarray | None) -> tuple[object, object, str]:
         if photo is None:
             return None, gr.update(value=None, visible=False), ""
         found = demo(photo)
@@ -213,7 +213,10 @@ def build_page(demo: Demo, *, title: str) -> gradio.Blocks:
         )
         with gr.Row():
             photo = gr.Image(label="photo", type="numpy", sources=["upload", "webcam", "clipboard"], elem_id="photo")
-            shown: Any = {"interactive": False, "buttons": ["download", "fullscreen"]}  # no button that uploads it
+            shown: dict[str, object] = {
+                "interactive": False,
+                "buttons": ["download", "fullscreen"],
+            }  # no button that uploads it
             prediction = gr.Image(label="prediction", elem_id="prediction", **shown)
             other = gr.Image(label="prediction, equalized", elem_id="equalized", visible=False, **shown)
         scales = gr.HTML(elem_id="scales", padding=False)

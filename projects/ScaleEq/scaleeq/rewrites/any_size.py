@@ -9,7 +9,7 @@ Values are those of the plain model, up to rounding.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,7 @@ def of_any_size(model: nn.Module, *, operator: bool = False) -> nn.Module:
     return copied
 
 
-def interpolated(x: torch.Tensor, size: Any, mode: str = "bilinear") -> torch.Tensor:
+def interpolated(x: torch.Tensor, size: Sequence[int], mode: str = "bilinear") -> torch.Tensor:
     """x: (N, C, h, w) -> (N, C, *size), interpolated where the size is that of x, too; that changes nothing."""
     interpolation, align_corners = INTERPOLATIONS[mode]
     return F.interpolate(x, size=tuple(size), mode=interpolation, align_corners=align_corners)
@@ -140,7 +140,7 @@ def convolved_same(module: Conv2dSame, x: torch.Tensor) -> torch.Tensor:
     an end with those. Only whether a side is even matters here.
     """
     height, width = x.shape[-2:]
-    padding: list[Any] = []
+    padding: list[int] = []
     for size, kernel in ((width, module.kernel_size[1]), (height, module.kernel_size[0])):
         padding += [(kernel - 3) // 2 + size % 2, (kernel - 1) // 2]
     return F.conv2d(F.pad(x, padding), module.weight, module.bias, module.stride, 0, 1, module.groups)

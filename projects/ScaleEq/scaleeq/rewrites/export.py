@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from timm.layers import Conv2dSame
@@ -212,7 +212,7 @@ WRITERS: dict[str, Callable[[nn.Module, torch.Tensor, Path], Run]] = {
 }
 
 
-def program_of_any_size(model: nn.Module, example: torch.Tensor) -> Any:
+def program_of_any_size(model: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
     """The graph of torch.export, of any batch, height and width.
 
     ValueError: convolutions that pad by the image's size, on whose nested sizes torch.export works without an end.

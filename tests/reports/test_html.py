@@ -69,7 +69,7 @@ class Parsed(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "img"):
+        if tag not in ("meta", "link", "img", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -86,7 +86,7 @@ def test_hostile_words_are_shown_as_they_are(pages, name):
     assert {tag for tag, _ in parsed.tags} <= {
         "html", "head", "meta", "title", "link", "style", "body", "h1", "h2", "p", "ul", "li", "a", "section", "div",
         "span", "i", "b", "small", "details", "summary", "table", "thead", "tbody", "tr", "th", "td", "footer",
-        "figure", "figcaption", "strong", "img", "article",
+        "figure", "figcaption", "strong", "img", "article", "wbr",
     }  # fmt: skip
     assert {key for _, attrs in parsed.tags for key in attrs} <= {
         "lang", "charset", "name", "content", "rel", "href", "id", "class", "style", "title", "alt", "src", "loading",

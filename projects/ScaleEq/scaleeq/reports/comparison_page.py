@@ -41,7 +41,7 @@ def page(content: Content, *, figures: Path | None = None) -> str:
     return render(
         "comparison.html",
         title=content["name"],
-        question=content["comment"],
+        question=re.sub(r"\n(?!\n|[A-Z][a-z]+: )", " ", content["comment"]),  # running text, not a file's lines
         missing=missing,
         verdicts=all_verdicts(content),
         figures=_figures(content, figures),

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 1024  # pixels; larger photos are reduced
 MAX_CLASSES = 12  # of the legend
-CSS = "footer { display: none !important; } .gradio-container { max-width: 72rem !important; margin: auto; }"
+CSS = (
+    "footer { display: none !important; } "
+    ".gradio-container { width: 100% !important; max-width: 72rem !important; margin: auto; }"
+)
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ def build_page(demo: Demo, *, title: str) -> gradio.Blocks:
                 "buttons": ["download", "fullscreen"],
             }  # no button that uploads it
             prediction = gr.Image(label="prediction", elem_id="prediction", **shown)
-            other = gr.Image(label="prediction, equalized", elem_id="equalized", visible=False, **shown)
+            other = gr.Image(label="equalized", elem_id="equalized", visible=False, **shown)
         scales = gr.HTML(elem_id="scales", padding=False)
         photo.change(answer, photo, [prediction, other, scales], api_name="predict")
     return page

@@ -55,7 +55,7 @@ EXTRA_TESTS = {
     "decoders/": ["test_segmentor.py", "test_fusion_configs.py", "test_aux_logits.py", "test_grid.py"],
     "equalization/": ["evidence/test_theory_page.py", "fusion/test_fusion.py", "test_model_records.py"],
     "converters/": ["decoders/test_fapn.py"],
-    "layers/refusals.py": ["fusion/test_checks.py", "decoders/test_build.py"],
+    "layers/refusals.py": ["fusion/test_refusals.py", "decoders/test_build.py"],
     "layers/": ["fusion/test_aligned.py", "fusion/test_laterals.py", "fusion/test_evaluate.py"],
     "ops/": ["fusion/test_combine.py", "fusion/test_transfers.py", "fusion/test_aligned.py"],
     "inference/": ["test_inference.py", "tasks/test_dense_tasks.py"],

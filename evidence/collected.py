@@ -36,7 +36,7 @@ def collected(output: Path, *, code: str, note: str) -> dict[str, Any]:
     """
     content = kept(json.loads((output / "comparison.json").read_text()))
     seeds = " ".join(map(str, content["seeds"]))
-    content["command"] = f"scaleeq compare {content['file']} --seeds {seeds} --jobs 2"
+    content["command"] = f"scaleeq compare {content['file']} --seeds {seeds}"
     return {**content, "code": f"commit {code}", "note": note}
 
 

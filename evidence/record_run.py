@@ -26,7 +26,7 @@ from scaleeq.files import read_json, write_json
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 OF_BRANCHES = ("mean", "std", "std_equalized", "channels", "num_images", "relative_standard_error")
 OF_FUSIONS = ("spread", "spread_equalized")
-OF_BENCHMARK = ("params", "macs", "training_s", "forward_s")
+OF_BENCHMARK = ("params", "macs", "training_cpu_ratio")
 
 
 def run_record(name: str, training: Path, evaluation: Path, *, code: str, device: str, note: str) -> dict[str, Any]:

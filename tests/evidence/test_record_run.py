@@ -55,14 +55,14 @@ def test_a_run_s_file_has_what_the_tables_need_and_no_path(tmp_path, monkeypatch
 
 def test_rows_of_the_toy_comparison(tmp_path):
     write_folders(tmp_path / "toy_fpn")
-    numbers = {"params": 11645384, "macs": 722075648, "training_s": 0.547, "forward_s": 0.2, "images_per_s": 5.0}
+    numbers = {"params": 11645384, "macs": 722075648, "training_cpu_ratio": [0.9, 1.1, 1.3], "images_per_s": 5.0}
     counts = {"config": "toy/fpn", "params": numbers.pop("params"), "macs": numbers.pop("macs")}
     lines = [counts, {"config": "toy/fpn", **numbers}]
     (tmp_path / "toy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     content = record_run.toy_records(tmp_path, tmp_path / "toy.jsonl", **SAID)
     row = content["configs"]["toy/fpn"]
     assert row["IoU"] == {"bee": 25.0, "sky": 98.0} and "images_per_s" not in row
-    assert tables.toy_row(row) == ("61.5", "11.65", "0.72", "547")
+    assert tables.toy_row(row) == ("61.5", "11.65", "0.72", "1.10")
     (tmp_path / "toy.jsonl").write_text(json.dumps(counts) + "\n")
-    with pytest.raises(KeyError, match="training_s"):
+    with pytest.raises(KeyError, match="training_cpu_ratio"):
         record_run.toy_records(tmp_path, tmp_path / "toy.jsonl", **SAID)

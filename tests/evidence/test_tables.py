@@ -53,10 +53,10 @@ def test_counts_are_those_of_their_config():
 def test_the_toy_table_prints_what_was_run(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     assert tables.toy_table().count("not run") == 4 * 8
-    run = {"mIoU": 71.26, "params": 11_645_576, "macs": 722_097_152, "training_s": 0.7978}
-    (tmp_path / "toy.json").write_text(json.dumps({"configs": {"configs/toy/gsto.yaml": run}}))
+    run = {"mIoU": 71.26, "params": 11_645_576, "macs": 722_097_152, "training_cpu_ratio": [1.0, 1.276, 1.5]}
+    (tmp_path / "toy.json").write_text(json.dumps({"configs": {"toy/gsto": run}}))
     (row,) = [line for line in tables.toy_table().splitlines() if "toy/gsto`" in line]
-    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["71.3", "11.65", "0.72", "798"]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["71.3", "11.65", "0.72", "1.28"]
     assert tables.toy_table().count("not run") == 4 * 7
 
 

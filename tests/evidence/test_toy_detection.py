@@ -36,7 +36,7 @@ def test_the_file_and_the_page_hold_what_the_comparison_says(tmp_path, monkeypat
     monkeypatch.setattr("sys.argv", ["toy_detection", str(tmp_path), "--code", "abc"])
     toy_detection.main()
     saved = json.loads(toy_detection.RESULT.read_text())
-    assert saved["code"] == "commit abc" and saved["command"].endswith("toy_detection.yaml --seeds 0 1 2 --jobs 2")
+    assert saved["code"] == "commit abc" and saved["command"].endswith("toy_detection.yaml --seeds 0 1 2")
     table = toy_detection.detectors_table(saved)
     assert table in capsys.readouterr().out
     assert toy_detection.PAGE.read_text() == f"a\n{begin('toy_detection')}{table}{END}\nb\n"

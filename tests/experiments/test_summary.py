@@ -112,7 +112,7 @@ def test_files_of_a_report(tmp_path, content):
 class Page(HTMLParser):
     """What a page is made of: open elements, pictures, text; and what it would load from elsewhere."""
 
-    VOID = ("meta", "link", "img", "br")
+    VOID = ("meta", "link", "img", "br", "wbr")
 
     def __init__(self):
         super().__init__()

@@ -69,7 +69,7 @@ def analyze_scales(cfg: CfgNode, *, weights: str = "", num_batches: int = 2, loa
     # And with equalizers, from the same weights.
     equalized, refused = (record, "") if equalizes else _equalized_record(cfg, state, batches)
     content: Json = {"about": _about(cfg, weights, batches, refused), "fusions": {}}
-    balanced = cfg.MODEL.SCALE_EQUALIZER.ENABLED and configured_spec(cfg).balances_gradients
+    balanced = not refused and configured_spec(cfg).balances_gradients
     # Words for each fusion.
     for name in record:
         facts = facts_of(name, fusions[name], model)

@@ -26,6 +26,8 @@ from tests.training.two_processes_table import (
     measure,
 )
 
+pytestmark = pytest.mark.slow  # two trainings of two processes, made once for all tests
+
 
 def once(tmp_path_factory, name, make):
     """A folder that `make` has filled; once for all of xdist's workers, who steal tests of a module from each other."""
@@ -123,7 +125,6 @@ def test_a_resumed_job_ends_as_the_unbroken_one(two):
                 assert torch.equal(rank["resumed"][kind][name], tensor), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS[1:])
 def test_the_way_of_starting_does_not_matter(one, tmp_path, way):
     ranks = measure(tmp_path, way, str(one[0] / "synchronized" / "model_final.pth"))
@@ -159,7 +160,6 @@ def trained(folder, way):
     )
 
 
-@pytest.mark.slow
 def test_the_command_trains_alike_however_it_is_started(tmp_path):
     losses, miou = trained(tmp_path / "one", "")
     assert miou.keys() == {"sem_seg/mIoU"}

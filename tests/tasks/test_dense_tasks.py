@@ -128,9 +128,9 @@ def test_balanced_cross_entropy_against_a_reference(weight):
 
 
 def test_predictions_start_where_the_training_set_is():
-    assert float(DepthTask(mean=4.5).predictor(8).bias) == 4.5
+    assert DepthTask(mean=4.5).predictor(8).bias.item() == 4.5
     assert TASKS["normals"].predictor(8).bias.tolist() == [0, 0, -1]
-    assert float(EdgesTask(frequency=0.05).predictor(8).bias.sigmoid()) == pytest.approx(0.05)
+    assert EdgesTask(frequency=0.05).predictor(8).bias.sigmoid().item() == pytest.approx(0.05)
 
 
 # --- geometry ---

@@ -55,6 +55,7 @@ def test_a_mistake_is_told_once_by_any_number_of_processes(tmp_path, processes):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_belongs_to_one_run(tmp_path):
     """Trained, refused, resumed at its end, evaluated, refused with another model; one process, to be quick."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'projects' / 'ScaleEq'}{os.pathsep}{ROOT}"}

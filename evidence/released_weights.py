@@ -31,6 +31,8 @@ from scaleeq.files import write_json
 from scaleeq.training.evaluate import hash_weights
 from scaleeq.zoo import TABLE, read_table
 
+from .record_run import run_name as stem_of  # camvid/uper_lite0 -> camvid_uper_lite0
+
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 FOLDER = "weights"  # beside the table
 MAX_BYTES = 12e6
@@ -95,11 +97,6 @@ def enter(name: str, results: Path, *, table: Path = TABLE, evidence: Path = RES
     }
     write_json(table, {**json.loads(table.read_text(encoding="utf-8")), name: entry})
     print(f"{table}: {name} {read_table(table)[name].measured}")
-
-
-def stem_of(name: str) -> str:
-    """camvid/uper_lite0 -> camvid_uper_lite0."""
-    return name.replace("/", "_").replace("+", "_")
 
 
 def file_of(name: str, table: Path) -> Path:

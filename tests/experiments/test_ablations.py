@@ -44,5 +44,5 @@ def test_every_variant_can_be_built(path):
 def test_its_first_lines_say_what_it_asks(path):
     comment = read_plan(path).comment.splitlines()
     assert comment[0].startswith("Question: ")
-    assert comment[-2].startswith("Command: ") and f"configs/ablations/{path.name}" in comment[-2]
+    assert comment[-2].startswith("Command: ") and comment[-2].endswith(f"configs/ablations/{path.name}")
     assert comment[-1].startswith("Results: ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -40,7 +39,8 @@ class PlainBackbone(nn.Module):
     def cropped(feature: torch.Tensor, image: torch.Tensor, stride: int) -> torch.Tensor:
         """feature: of an image (N, C, H, W) that was padded -> (N, C', ceil(H / stride), ceil(W / stride))."""
         height, width = image.shape[-2:]
-        return feature[..., : math.ceil(height / stride), : math.ceil(width / stride)].contiguous()
+        # In whole numbers, which an exported graph has, too.
+        return feature[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride].contiguous()
 
     def levels(self) -> dict[str, Level]:
         """Level name -> channels and stride."""

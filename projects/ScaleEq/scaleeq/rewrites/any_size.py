@@ -156,26 +156,22 @@ def levels_of(module: TimmBackbone, image: torch.Tensor) -> dict[str, torch.Tens
     """image: (N, C, H, W) -> level -> (N, channels, ceil(H / stride), ceil(W / stride))."""
     multiple, features = module._padded_multiple, {}
     for level, stride, feature in module.maps(padded(image, multiple)):
-        features[level] = cropped(feature, image, stride) if multiple > 1 else feature  # the model itself rounds up
+        features[level] = (
+            module.cropped(feature, image, stride) if multiple > 1 else feature
+        )  # the model itself rounds up
     return features
 
 
 def vit_levels_of(module: ViTBackbone, image: torch.Tensor) -> dict[str, torch.Tensor]:
     """image: (N, C, H, W) -> level -> (N, channels, ceil(H / stride), ceil(W / stride))."""
     found = module.maps(padded(image, module.patch))
-    return {level: cropped(feature, image, module.levels()[level].stride) for level, feature in found.items()}
+    return {level: module.cropped(feature, image, module.levels()[level].stride) for level, feature in found.items()}
 
 
 def padded(image: torch.Tensor, multiple: int) -> torch.Tensor:
-    """image: (N, C, H, W) -> with zeros at bottom and right, to a multiple."""
+    """As PlainBackbone.padded, which looks at the size. image: (N, C, H, W) -> with zeros at bottom and right."""
     height, width = image.shape[-2:]
     return F.pad(image, (0, -width % multiple, 0, -height % multiple)) if multiple > 1 else image
-
-
-def cropped(feature: torch.Tensor, image: torch.Tensor, stride: int) -> torch.Tensor:
-    """feature: (N, C, h, w); image: (N, C', H, W) -> (N, C, ceil(H / stride), ceil(W / stride)), in whole numbers."""
-    height, width = image.shape[-2:]
-    return feature[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
 
 
 def suits(module: nn.Module) -> bool:

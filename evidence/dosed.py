@@ -2,7 +2,8 @@
 
     python -m evidence.dosed --config-file camvid/uper_lite0 MODEL.BACKBONE.NAME timm_res5_x100
 
-is `scaleeq train`, which knows these names of backbones besides. All else of MODEL.TIMM holds.
+is `scaleeq train`, which knows these names of backbones besides. All else of MODEL.TIMM holds. It knows two data sets
+besides, on which rates are chosen: camvid_sem_seg_fitted and camvid_sem_seg_held_out, parts of CamVid's training set.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from torch import Tensor, nn
 
 from scaleeq.backbones.registered import TimmBackbone, build_timm_backbone
 from scaleeq.commands import start
+from scaleeq.data import register_dataset
+from scaleeq.data.sets.camvid import CLASSES, COLORS, load_camvid
+from scaleeq.data.sets.catalog import Record
 from scaleeq.engine import BACKBONE_REGISTRY, ShapeSpec
+
+from .probes.study import HELD_OUT
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -51,6 +57,18 @@ def _register(level: str, dose: float) -> None:
     BACKBONE_REGISTRY.register(build)
 
 
+def fitted() -> list[Record]:
+    """CamVid's training images without those that choose rates."""
+    return load_camvid("train")[: HELD_OUT.start]
+
+
+def held_out() -> list[Record]:
+    """The training images by which rates are chosen, the same as for the probes."""
+    return load_camvid("train")[HELD_OUT.start : HELD_OUT.stop]
+
+
+for _load in (fitted, held_out):
+    register_dataset(f"camvid_sem_seg_{_load.__name__}", _load, classes=CLASSES, colors=COLORS)
 for _level in LEVELS:
     for _dose in DOSES:
         _register(_level, _dose)

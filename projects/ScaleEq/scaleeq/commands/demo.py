@@ -1,6 +1,6 @@
 """A page in the browser to try a model: drop a photo, see the prediction and the scales of its branches.
 
-    scaleeq demo                                            of camvid/uper_lite0, where the package has its weights
+    scaleeq demo                                            of camvid/uper_lite0, whose weights come with the package
     scaleeq demo NAME_OR_CONFIG --weights model_final.pth
     scaleeq demo run/config.yaml --weights run/model_final.pth --port 8080 --host 0.0.0.0
 

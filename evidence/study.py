@@ -5,8 +5,8 @@
     python -m evidence.study tables                    prints what docs/evidence.md has of them
 
 `run` trains what is missing and collects, also where it is stopped (Ctrl-C): the same command goes on. The comparisons
-are evidence/plans/<name>.yaml, each with what it asks at its head; a run takes at most 4 minutes of one core. The first,
-rates, is what the others' rates were chosen by, on a held-out part of the training set.
+are evidence/plans/<name>.yaml, each with what it asks at its head; a run takes at most 4 minutes of one core. rates
+comes first: the others' rates were chosen by it, on a held-out part of the training set.
 """
 
 from __future__ import annotations

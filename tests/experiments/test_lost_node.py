@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from scaleeq.experiments.execute import execute
 from scaleeq.experiments.executors import Where
@@ -54,6 +55,9 @@ def test_a_comparison_that_loses_a_node_in_the_middle_is_that_of_one_machine(tmp
     # As on this machine.
     assert execute(plan, tmp_path / "local", train=[str(TRAIN)], where=Where(jobs=2), say=said.append) == []
     assert told(plan, tmp_path / "ray") == told(plan, tmp_path / "local")
+    for name in ("off", "equalized"):
+        lost_once, here = (weights(tmp_path / each / name / "seed_0") for each in ("ray", "local"))
+        assert lost_once.keys() == here.keys() and all(torch.equal(lost_once[key], here[key]) for key in here)
     names = [{str(path.relative_to(tmp_path / each)) for path in files(tmp_path / each)} for each in ("ray", "local")]
     assert names[0] == names[1]
 
@@ -62,10 +66,18 @@ def files(folder):
     return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("events.")]
 
 
+def weights(folder):
+    return torch.load(folder / "model_final.pth", weights_only=True)["model"]
+
+
 def told(plan, output):
-    """What comparison.json says, but for times, memory, and the folder's name in the command."""
+    """What comparison.json says, but for times, memory, the folder's name in the command, and the losses.
+
+    The logged loss is the median of a process's last twenty iterations, so that a run that went on has others.
+    """
     content = summarize_comparison(plan, output)
     for variant in content["variants"].values():
         for run in variant["runs"].values():
             assert run.pop("seconds") > 0 and run.pop("peak_mib") > 0 and run.pop("command")
+            assert run.pop("loss")
     return json.loads(json.dumps(content))

@@ -3,8 +3,9 @@
     python -m evidence.page                 writes the page; prints README's sentences
     python -m evidence.page --figures       draws docs/images/{dose_response,energy_shares}.{png,pdf} too
 
-In the text, {{gain CELL ARM [FACTOR]}} is what "equalized" has over that arm, {{table NAME ...}} a table. Every gain is
-a difference that is quoted: table "quoted" has them all, with Holm's adjustment over them.
+In the text, {{gain CELL ARM [FACTOR]}} is what "equalized" has over that arm, {{trained PLAN PATTERN}} what variants of
+those names have, trained end to end, over what they are compared with, and {{table NAME ...}} a table. Every gain is a
+difference that is quoted: table "quoted" has them all, with Holm's adjustment over them.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def filled(results: Results, words: list[str], text: str) -> str:
     about, what = results.about, words[0]
     if what == "gain":
         return interval(gain(results, *words[1:]))
+    if what == "trained":
+        return interval(study.gained(*words[1:]))
     if what == "table":
         return table(results, words[1:], text)
     if what == "trainings":
@@ -76,6 +79,8 @@ def quoted(results: Results, text: str) -> dict[str, Difference]:
             name = cell.partition("/")[0]
             scale = SOURCES.get(name, f"{name} x {dose}")
             found[f"{tables.titled(cell)}, {scale}: equalized - {arm}"] = gain(results, *words)
+        elif what == "trained":
+            found[f"end to end, {words[0]}, {words[1]}"] = study.gained(*words)
     return found
 
 

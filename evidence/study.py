@@ -11,6 +11,7 @@ comes first: the others' rates were chosen by it, on a held-out part of the trai
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -140,9 +141,16 @@ def fusions_table(content: Content) -> str:
     return table(rows, ("pyramid", "runs", *headers, "s, a training", "MiB"))
 
 
-def pool(content: Content) -> Difference:
-    """Of all pairs of all cells, as one sample."""
-    return paired_difference([value for of in content["comparisons"].values() for value in of["by_seed"].values()])
+def pool(content: Content, pattern: str = "*") -> Difference:
+    """Of all pairs of all cells, as one sample; of the cells whose equalized variants have names of a pattern."""
+    found = [of for name, of in content["comparisons"].items() if fnmatch.fnmatchcase(name, pattern)]
+    return paired_difference([value for of in found for value in of["by_seed"].values()])
+
+
+def gained(name: str, pattern: str) -> Difference:
+    """What a plan's variants have over what they are compared with, pooled; of no pairs where none was run."""
+    path = result_of(name)
+    return pool(json.loads(path.read_text()), pattern) if path.is_file() else paired_difference([])
 
 
 TABLES = {"rates": rates_table, "doses": doses_table, "decoders": decoders_table, "fusions": fusions_table}

@@ -260,6 +260,14 @@ def test_another_config_in_the_folder_is_seen(tmp_path):
     assert changed_keys(folder, {**wanted, "SEED": 5}) == {}, "nothing has been trained there"
 
 
+@pytest.mark.parametrize("there", ["", "MODEL:\n  DEVICE: cpu\nSOL"])
+def test_a_config_that_is_being_written_is_no_other_config(tmp_path, there):
+    """As another caller's run, or a kill in that moment, leaves it to who looks."""
+    (tmp_path / "model_0000001.pth").touch()
+    (tmp_path / "config.yaml").write_text(there)
+    assert changed_keys(tmp_path, {"MODEL.DEVICE": "cuda"}) == {}
+
+
 def test_a_finished_run_keeps_its_final_weights_alone(tmp_path):
     for name in ("model_0000199.pth", "model_final.pth", "model_best.pth"):
         (tmp_path / name).write_text("")

@@ -116,9 +116,15 @@ def read_run(folder: Path, metric: str) -> Run | None:
 
 
 def changed_keys(folder: Path, wanted: Values) -> dict[str, str]:
-    """key -> "old -> new", where the run in a folder has another config than the wanted one; {} where there is none."""
+    """key -> "old -> new", where the run in a folder has another config than the wanted one; {} where there is none.
+
+    A start writes config.yaml in place: one that ends within a line is being written by another's run, or was cut
+    short by a kill. It is left to the training, which compares its model and its data with those of the checkpoint.
+    """
     file = folder / "config.yaml"
     if not file.is_file() or not any((*folder.glob("*.pth"), *folder.glob(RUN_FILE))):
+        return {}
+    if not file.read_text(encoding="utf-8", errors="replace").endswith("\n"):
         return {}
     try:
         there = flat(load_config(file))

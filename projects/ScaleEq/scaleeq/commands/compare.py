@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleeq import console
+from scaleeq.files import require_writable
 
 from .executor_options import add_executor_options, read_where
 
@@ -64,6 +65,10 @@ def say(text: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The exit status."""
+    if arguments.file and not arguments.file.is_file():
+        raise FileNotFoundError(f"there is no comparison's file {arguments.file.absolute()}")
+    if arguments.output:
+        require_writable(arguments.output, folder=True, key="--output")
     from scaleeq.experiments.plan import read_plan
     from scaleeq.experiments.run_table import compare_runs, runs_table, write_runs
 

@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "run" / "config.yaml").write_text("")
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "comparison.yaml").write_text(
-        "{base: toy/fpn, seeds: [0], baseline: a, variants: {a: {}, b: {SOLVER.BASE_LT: 1}}}"
+        "{base: toy/fpn, seeds: [0], baseline: a, variants: {a: {}, b: {SOLVER.BASE_LR: -1.0}}}"
     )
     return tmp_path
 
@@ -74,7 +74,7 @@ def test_a_place_where_nothing_can_be_written(place, words, told):
         (["demo", "quickstart", "--weights", "no.pth"], "--weights: there is no checkpoint no.pth"),
         (["analyze", "run"], "--weights: there is no checkpoint run/model_final.pth"),
         (["compare", "no.yaml"], "there is no comparison's file .*/no.yaml"),
-        (["compare", "comparison.yaml"], "comparison.yaml, variant b: command line: .*mean SOLVER.BASE_LR"),
+        (["compare", "comparison.yaml"], "comparison.yaml, variant b: SOLVER.BASE_LR is -1.0"),
         (["compare", "comparison.yaml", "--seeds", "-1"], "comparison.yaml: seeds is ..1.; give a list of different"),
         (["compare", "text.jpg"], "text.jpg holds a str, not keys with values"),
         (["compare", "folder.json"], "there is no comparison's file .*/folder.json"),

@@ -69,15 +69,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"there is no comparison's file {arguments.file.absolute()}")
     if arguments.output:
         require_writable(arguments.output, folder=True, key="--output")
-    from scaleeq.experiments.plan import read_plan
-    from scaleeq.experiments.run_table import compare_runs, runs_table, write_runs
-
     if arguments.runs:
+        from scaleeq.experiments.run_table import compare_runs, runs_table, write_runs
+
         records = compare_runs(arguments.runs, arguments.metric)
         say(runs_table(records, arguments.metric))
         if arguments.output:
             say("\n".join(map(str, write_runs(records, arguments.output, arguments.metric))))
         return 0
+    from scaleeq.experiments.plan import read_plan
+
     plan = read_plan(arguments.file, seeds=arguments.seeds)
     status = 0 if arguments.summary_only else _train(plan, arguments)
     _summarize(plan, arguments.output)

@@ -13,7 +13,7 @@ from pathlib import Path
 from scaleeq import console
 from scaleeq.files import require_checkpoint
 
-from .words import positive, refuse_early
+from .words import positive
 
 STOPPED = "stopped"
 WEIGHTS = "model_final.pth"
@@ -39,7 +39,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 def run(arguments: argparse.Namespace) -> None:
     weights = str(arguments.output_dir / arguments.weights)
-    refuse_early(str(arguments.output_dir / CONFIG_OF_RUN), [])
+    from scaleeq.engine.config_io import read_config
+
+    read_config(arguments.output_dir / CONFIG_OF_RUN)  # tells a mistake without torch
     require_checkpoint(weights, key="--weights")
     from scaleeq.engine import load_config
     from scaleeq.files import read_json

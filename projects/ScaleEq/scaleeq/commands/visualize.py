@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     early = refuse_early(arguments.config_file, arguments.opts) if arguments.config_file else None
     refuse_missing(arguments.images)
     if early is not None:
-        refuse_weights(arguments.config_file, early, arguments.weights or "")
+        refuse_weights(arguments.config_file, early, arguments.weights or "", needed=not arguments.dataset)
     if arguments.predictions:
         refuse_no_folder(arguments.predictions)
     require_writable(arguments.output, folder=True, key="--output")

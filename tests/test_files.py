@@ -16,7 +16,16 @@ from pathlib import Path
 import pytest
 
 from scaleeq import files
-from scaleeq.files import part_of, read_json, remove_parts, replacing, set_aside, write_json, write_text
+from scaleeq.files import (
+    part_of,
+    read_json,
+    remove_parts,
+    replacing,
+    require_writable,
+    set_aside,
+    write_json,
+    write_text,
+)
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -53,6 +62,30 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.txt"):
         pass
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_place_for_a_file_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    os.mkfifo(tmp_path / "pipe")
+    for path, told in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "pipe", "a device or a pipe"),
+        (tmp_path / "file" / "below" / "new.json", "file is no folder"),
+    ):
+        with pytest.raises(OSError, match=told) as caught:
+            write_json(path, {})
+        assert str(path) in str(caught.value) and ".part" not in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "pipe"}
+    require_writable(tmp_path / "new" / "folder", folder=True)
+    require_writable(tmp_path / "file")
+    with pytest.raises(OSError, match=r"OUTPUT_DIR .*file: .*file is no folder"):
+        require_writable(tmp_path / "file", folder=True, key="OUTPUT_DIR")
+
+
+def test_an_error_of_the_system_names_the_file_and_not_its_part(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "new.txt") as part:
+        part.read_text()
+    assert caught.value.filename == str(tmp_path / "new.txt")
 
 
 def test_content_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ def setup(args):
     add_pointrend_config(base)
     scaleeq.add_scaleeq_config(base)
     cfg = load_config(args.config_file, args.opts, base=base)
+    if not (cfg.DATASETS.TRAIN or args.eval_only):
+        raise ValueError(
+            "DATASETS.TRAIN is empty; give --config-file, such as coco/mask_rcnn_r50, or a data set's name"
+        )
     choose_device(cfg)
     for name, file, folder in args.coco:
         register(cfg, name, file, folder)

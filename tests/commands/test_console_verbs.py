@@ -21,6 +21,7 @@ from scaleeq.commands import (
     benchmark,
     check_data,
     evaluate,
+    predict,
     prepare_data,
     score,
     show_config,
@@ -34,6 +35,7 @@ from scaleeq.engine import default_argument_parser, get_cfg, load_config
 from scaleeq.engine.config_io import default_config, read_config
 from scaleeq.evaluation import ABSENT_POLICIES
 from scaleeq.reports.data import DEFAULT_SAMPLE
+from scaleeq.reports.pictures.other_models import LIBRARIES
 from scaleeq.reports.pictures.sheets import SHEETS
 from scaleeq.zoo import read_table
 
@@ -144,7 +146,11 @@ def test_an_unknown_key_is_told_with_every_engine(tmp_path):
 def test_choices_of_the_parsers_are_those_of_the_rooms():
     """The parsers need the standard library alone, so they repeat them."""
     assert set(score.POLICIES) == set(ABSENT_POLICIES) and set(prepare_data.DATASETS) == set(CONVERSIONS)
-    assert tuple(SHEETS) == visualize.MAPS and check_data.DEFAULT_SAMPLE == DEFAULT_SAMPLE
+    assert (
+        predict.LIBRARIES == LIBRARIES
+        and tuple(SHEETS) == visualize.MAPS
+        and check_data.DEFAULT_SAMPLE == DEFAULT_SAMPLE
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- words

@@ -104,6 +104,14 @@ def test_a_wrong_file_is_named_with_what_is_wrong(
         load_config(path)
     assert path in str(caught.value)
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "photo.yaml"
+    file.write_bytes("OUTPUT_DIR: é".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"photo\.yaml is not a config in plain YAML: it is no text in UTF-8"):
+        load_config(file)
 
 
 def test_the_file_named_is_the_one_that_is_wrong(tmp_path: Path) -> None:

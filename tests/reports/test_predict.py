@@ -227,7 +227,7 @@ def test_smp(tmp_path):
         ("a.png --model smp:x --weights w", "--model is of another library: leave out"),
         ("--model smp:x", "either images and folders, or --dataset"),
         ("quickstart a.png --weights w --frames -1", "--frames is -1; it counts frames"),
-        ("quickstart nowhere.mp4 --weights w", r"there is no file nowhere\.mp4"),
+        ("quickstart nowhere.mp4 --weights w", r"there is no file or folder nowhere\.mp4"),
     ],
 )
 def test_wrong_usage(monkeypatch, tmp_path, capsys, line, message):

@@ -119,10 +119,21 @@ def test_it_trains_resumes_and_evaluates(tmp_path, tool):
 
 @pytest.mark.slow
 @needs_detectron2
-def test_a_mistake_is_one_line():
-    command = [sys.executable, str(TOOL), "--config-file", "coco/mask_rcn_r50"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment("detectron2"), timeout=240)
-    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: there is no config of the name")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--config-file", "coco/mask_rcn_r50"], "there is no config of the name"), ([], "DATASETS.TRAIN is empty; give")],
+)
+def test_a_mistake_is_one_line(words, told, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(TOOL), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment("detectron2"),
+        timeout=240,
+    )
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"error: {told}")
+    assert not list(tmp_path.iterdir())
 
 
 def environment(side: str) -> dict[str, str]:

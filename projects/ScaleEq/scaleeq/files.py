@@ -83,9 +83,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             torch.save(content, part)
 
     The folder is made where it is missing. After an error `path` is as it was, and the part is removed.
-    OSError: as the block raises it; where the disk is full, it names `path` and says what to do.
+    OSError: as the block raises it, but for `path` instead of its part; where the disk is full, it says what to do; as
+    `require_writable` raises it.
     """
     path, part = Path(path), part_of(path)
+    require_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
@@ -93,6 +95,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(part, path)
     except OSError as error:
         if error.errno not in _NO_ROOM:
+            if error.filename == str(part):
+                error.filename, error.filename2 = str(path), None
             raise
         kept = "the file from before is untouched" if path.exists() else "nothing was written"
         raise OSError(
@@ -102,6 +106,32 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         part.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # some network file systems cannot flush a folder; the file is in its place
         _flush(path.parent, os.O_RDONLY)
+
+
+def require_writable(path: str | os.PathLike[str], *, folder: bool = False, key: str = "") -> None:
+    """Refuse a place where nothing can be written, before the work whose result was to be written there.
+
+    folder: files are to be written in `path`, not `path` itself. key: of the command line, what the path was given by.
+    OSError: something else than a file, or than folders, stands there, or nobody may write there; names the place.
+    """
+    path = Path(path)
+    given = f"{key} {path}" if key else f"{path}"
+    if not folder and path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no file, but a device or a pipe"
+        raise OSError(f"{given} is {what}, and a file is to be written there; give a file's name")
+    places = [path, *path.absolute().parents] if folder else path.absolute().parents
+    place = next(place for place in places if os.path.lexists(place))
+    if not place.is_dir():
+        raise OSError(f"nothing can be written to {given}: {place} is no folder; name another place, or move that away")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OSError(f"nothing can be written to {given}: {place} is closed to this user; name another place")
+
+
+def require_checkpoint(path: str, *, key: str = "") -> None:
+    """FileNotFoundError: there is no such file, and it is no URL; names key and path. An empty path names none."""
+    if path and "://" not in path and not os.path.isfile(path):
+        kind = ": it is a folder or a device" if os.path.exists(path) else ""
+        raise FileNotFoundError(f"{key and f'{key}: '}there is no checkpoint {path}{kind}")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 from scaleeq import console
 from scaleeq.records import Json
 
-from .words import refuse_detectors, refuse_early, split_at_key
+from .words import positive, refuse_detectors, refuse_early, split_at_key
 
 if TYPE_CHECKING:
     from scaleeq.engine import CfgNode
 
 STOPPED = "stopped"
+MOST_PIXELS = 1 << 31  # of a picture that can be read
 Size = tuple[int, int]  # height and width in pixels
 
 
@@ -40,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, pixels")
     parser.add_argument("--count", action="store_true", help="count, do not time")
     parser.add_argument("--json", action="store_true", help="one JSON object per config and line")
-    parser.add_argument("--batch", type=int, default=1, help="images, where it times")
-    parser.add_argument("--iterations", type=int, default=10, help="measurements of each config, where it times")
+    parser.add_argument("--batch", type=positive, default=1, help="images, where it times")
+    parser.add_argument("--iterations", type=positive, default=10, help="measurements of each config, where it times")
     return parser
 
 
@@ -57,6 +58,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
         parser.error(f"these are neither configs nor KEY VALUE pairs: {' '.join([*strays, *arguments.opts])}")
     if arguments.size and min(arguments.size) < 1:
         parser.error(f"--size is {arguments.size}; both are at least one pixel")
+    if arguments.size and arguments.size[0] * arguments.size[1] > MOST_PIXELS:
+        parser.error(f"--size is {arguments.size}; an image has at most {MOST_PIXELS} pixels")
     return arguments
 
 

@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scaleeq import console
+from scaleeq.files import require_writable, write_json
+
+from .words import counting, positive
 
 STOPPED = "stopped; nothing is written"
 DEFAULT_SAMPLE = 200
@@ -40,12 +43,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.sheet:
+        require_writable(arguments.sheet, key="--sheet")
+    if arguments.json:
+        require_writable(arguments.json, key="--json")
+    return arguments
 
 
 def run(arguments: argparse.Namespace) -> int:
     from scaleeq.data.check.splits import names_of
-    from scaleeq.files import write_json
     from scaleeq.reports.data import ALL, check_datasets, draw_sheets
 
     names = list(dict.fromkeys(name for argument in arguments.names for name in names_of(argument)))
@@ -58,17 +65,3 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, {"datasets": [report.to_dict() for report in reports]})
     return 1 if any(report.faults for report in reports) else 0
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
-
-
-def counting(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is below 0")
-    return value

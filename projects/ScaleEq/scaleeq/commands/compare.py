@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleeq import console
+from scaleeq.files import require_writable
 
 from .executor_options import add_executor_options, read_where
 
@@ -64,15 +65,20 @@ def say(text: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The exit status."""
-    from scaleeq.experiments.plan import read_plan
-    from scaleeq.experiments.run_table import compare_runs, runs_table, write_runs
-
+    if arguments.file and not arguments.file.is_file():
+        raise FileNotFoundError(f"there is no comparison's file {arguments.file.absolute()}")
+    if arguments.output:
+        require_writable(arguments.output, folder=True, key="--output")
     if arguments.runs:
+        from scaleeq.experiments.run_table import compare_runs, runs_table, write_runs
+
         records = compare_runs(arguments.runs, arguments.metric)
         say(runs_table(records, arguments.metric))
         if arguments.output:
             say("\n".join(map(str, write_runs(records, arguments.output, arguments.metric))))
         return 0
+    from scaleeq.experiments.plan import read_plan
+
     plan = read_plan(arguments.file, seeds=arguments.seeds)
     status = 0 if arguments.summary_only else _train(plan, arguments)
     _summarize(plan, arguments.output)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from scaleeq import console
 
-from .words import is_key, one_name, refuse_early
+from .words import is_key, one_name, refuse_early, refuse_weights
 
 STOPPED = "stopped"
 DEFAULT = "camvid/uper_lite0"
@@ -42,7 +42,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 
 def run(arguments: argparse.Namespace) -> None:
-    refuse_early(arguments.config, arguments.opts)
+    refuse_weights(arguments.config, refuse_early(arguments.config, arguments.opts), arguments.weights)
     from scaleeq.extras import require
 
     require("gradio", why="scaleeq demo needs gradio: ")

@@ -21,6 +21,7 @@ from . import score, train
 from .words import refuse_early
 
 STOPPED = "stopped"
+OF_PICTURES = ("json", "absent", "boundary", "workers", "label_ids")  # options of `score`
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,6 +42,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
         parser.error("--predictions is instead of a model: leave out the config and its keys")
     if bool(arguments.predictions) != bool(arguments.dataset):
         parser.error("--predictions PRED_DIR and --dataset NAME belong together")
+    given = [name for name in OF_PICTURES if getattr(arguments, name) != parser.get_default(name)]
+    if given and not arguments.predictions:
+        parser.error(f"--{given[0].replace('_', '-')} goes with --predictions PRED_DIR alone, not with a model")
     return arguments
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from scaleeq import console
 from scaleeq.choices import one_of
+from scaleeq.files import require_writable
 
-from .words import refuse_detectors, refuse_early
+from .words import refuse_detectors, refuse_early, refuse_weights
 
 STOPPED = "stopped; nothing was written"
 ENDINGS = (".onnx", ".pt2", ".ts")
@@ -36,19 +37,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """The words. ValueError: an ending that no format has."""
+    """The words. ValueError: an ending that no format has; OSError: nothing can be written there."""
     arguments = parser.parse_intermixed_args(argv)
     one_of(arguments.output.suffix, ENDINGS, key="the ending of -o")
+    require_writable(arguments.output, key="-o")
     return arguments
 
 
 def run(arguments: argparse.Namespace) -> None:
-    refuse_early(arguments.config_file, arguments.opts)
+    early = refuse_early(arguments.config_file, arguments.opts)
     refuse_detectors(
         arguments.config_file,
         arguments.opts,
         why="an exported file has one output of a known size, and a detector finds as many objects as there are",
     )
+    refuse_weights(arguments.config_file, early, arguments.weights)
     from scaleeq.engine import SafeCheckpointer, load_config
     from scaleeq.equalization import other_equalizers
     from scaleeq.rewrites.export import export

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scaleeq import console
+from scaleeq.files import require_checkpoint
+
+from .words import positive
 
 STOPPED = "stopped"
 WEIGHTS = "model_final.pth"
@@ -27,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Of what is drawn."""
-    parser.add_argument("--images", type=int, default=4, help="rows of the picture of predictions")
+    parser.add_argument("--images", type=positive, default=4, help="rows of the picture of predictions")
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
@@ -35,6 +38,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 
 def run(arguments: argparse.Namespace) -> None:
+    weights = str(arguments.output_dir / arguments.weights)
+    from scaleeq.engine.config_io import read_config
+
+    read_config(arguments.output_dir / CONFIG_OF_RUN)  # tells a mistake without torch
+    require_checkpoint(weights, key="--weights")
     from scaleeq.engine import load_config
     from scaleeq.files import read_json
     from scaleeq.reports.pictures.finished_run import plot_predictions
@@ -45,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     cfg = load_config(arguments.output_dir / CONFIG_OF_RUN)
     choose_device(cfg)
     path = arguments.output_dir / "predictions.png"
-    plot_predictions(cfg, str(arguments.output_dir / arguments.weights), path, num_images=arguments.images)
+    plot_predictions(cfg, weights, path, num_images=arguments.images)
     print(path)
     statistics = read_json(
         arguments.output_dir / "scale_statistics.json", sound=lambda content: bool(branch_scales(content))

@@ -23,14 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleeq import console
+from scaleeq.choices import one_of
+from scaleeq.files import require_writable
 
 from . import visualize
-from .words import refuse_early
+from .words import refuse_early, refuse_missing, refuse_no_folder, refuse_weights
 
 if TYPE_CHECKING:
     from scaleeq.reports.pictures.sources import Named
 
 STOPPED = "stopped; the pictures so far are whole, index.html is not of this run"
+LIBRARIES = ("transformers", "smp")  # of --model
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
 
@@ -63,9 +66,12 @@ def check(arguments: argparse.Namespace) -> None:
     """ValueError: what is asked for does not go together."""
     if arguments.frames < 0:
         raise ValueError(f"--frames is {arguments.frames}; it counts frames")
+    if arguments.frames and not any(map(is_video, arguments.images)):
+        raise ValueError(f"--frames {arguments.frames} counts those of a video; name one, or a webcam's number")
     if not arguments.model:
         visualize.check(arguments)
         return
+    one_of(arguments.model.partition(":")[0], LIBRARIES, key="the library of --model LIBRARY:PLACE")
     if arguments.config_file or arguments.weights or arguments.predictions or arguments.maps or arguments.opts:
         raise ValueError(
             "--model is of another library: leave out --config-file, --weights, --predictions, --maps and keys"
@@ -74,8 +80,13 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.config_file:
-        refuse_early(arguments.config_file, arguments.opts)
+    early = refuse_early(arguments.config_file, arguments.opts) if arguments.config_file else None
+    refuse_missing([word for word in arguments.images if not is_video(word) or not word.isdigit()])
+    if early is not None:
+        refuse_weights(arguments.config_file, early, arguments.weights or "", needed=not arguments.dataset)
+    if arguments.predictions:
+        refuse_no_folder(arguments.predictions)
+    require_writable(arguments.output, folder=True, key="--output")
     from scaleeq.data import find_dataset
     from scaleeq.reports.pictures.sources import dataset_images, picture_files
     from scaleeq.reports.pictures.writing import write_sheets
@@ -88,8 +99,6 @@ def run(arguments: argparse.Namespace) -> int:
         images = dataset_images(arguments.dataset, num=arguments.num, only=arguments.names)
     elif paths := [word for word in arguments.images if word not in videos]:
         images = picture_files(paths, leave_out=arguments.output)
-    if missing := [word for word in videos if not word.isdigit() and not os.path.exists(word)]:
-        raise FileNotFoundError(f"there is no file {', '.join(missing)}")
     look = predictions(arguments, images)
     # Images, then videos.
     faults: dict[str, str] = {}

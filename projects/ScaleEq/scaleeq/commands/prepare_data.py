@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 from scaleeq import console
 
+from .words import counting
+
 STOPPED = "stopped; the same command goes on from here"
 DATASETS = ("voc2012-trainaug", "pascal-context", "coco-stuff-10k")
 
@@ -25,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     parser = console.parser(__doc__)
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("--root", help="the directory of all data sets; default: $DETECTRON2_DATASETS, or ./datasets")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; default: one per core")
+    parser.add_argument("--workers", type=counting, default=os.cpu_count() or 1, help="processes; default: one a core")
     parser.add_argument("--allow-incomplete", action="store_true", help="go on with fewer images than officially")
     return parser
 

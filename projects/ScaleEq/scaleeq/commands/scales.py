@@ -23,8 +23,9 @@ from pathlib import Path
 
 from scaleeq import console
 from scaleeq.config.parts import CHECKOUT
+from scaleeq.files import require_writable
 
-from .words import refuse_early
+from .words import refuse_early, refuse_weights
 
 STOPPED = "stopped"
 
@@ -58,9 +59,11 @@ def check_batches(parser: argparse.ArgumentParser, arguments: argparse.Namespace
 
 
 def run(arguments: argparse.Namespace) -> int:
+    require_writable(arguments.output, folder=True, key="--output")
     if arguments.theory:
         return write_theory(arguments.output)
-    refuse_early(arguments.config_file, arguments.opts)
+    early = refuse_early(arguments.config_file, arguments.opts)
+    refuse_weights(arguments.config_file, early, arguments.weights, needed=False)
     from scaleeq.engine import load_config, setup_logger
     from scaleeq.reports.scales_analysis import analyze_scales
     from scaleeq.reports.scales_page import write_report

@@ -16,6 +16,9 @@ import os
 from collections.abc import Sequence
 
 from scaleeq import console
+from scaleeq.files import require_writable, write_json
+
+from .words import counting, refuse_no_folder
 
 STOPPED = "stopped; nothing is written"
 POLICIES = ("exclude", "zero", "one", "truth")
@@ -37,7 +40,7 @@ def add_options(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument("--boundary", action="store_true", help="also trimap mIoU, boundary F-score, boundary IoU")
     parser.add_argument(
-        "--workers", type=int, default=_num_cpus(), metavar="N", help="processes (default: %(default)s)"
+        "--workers", type=counting, default=_num_cpus(), metavar="N", help="processes (default: %(default)s)"
     )
     parser.add_argument("--label-ids", action="store_true", help="the pictures hold the data set's raw values")
 
@@ -47,11 +50,13 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        require_writable(arguments.json, key="--json")
+    refuse_no_folder(arguments.predictions)
     from scaleeq.data import find_dataset, read_labels
     from scaleeq.data.reading import read_instances
     from scaleeq.engine import setup_logger
     from scaleeq.evaluation import Reader, score_predictions
-    from scaleeq.files import write_json
 
     find_dataset(arguments.dataset)
     setup_logger(name="scaleeq")

@@ -25,9 +25,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from scaleeq import console
-from scaleeq.slurm import is_first_here
+from scaleeq.engine.job_options import check_options
+from scaleeq.slurm import has_started_several, is_first_here
 
-from .words import is_key, refuse_early, shortened
+from .words import is_key, refuse_early, refuse_weights, shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +76,11 @@ def run(arguments: argparse.Namespace) -> None:
     # Under torchrun and srun one process of a machine tells what is wrong.
     first = is_first_here(os.environ)
     if first:
-        refuse_early(arguments.config_file, arguments.opts)
+        if "RANK" not in os.environ and not has_started_several(os.environ):
+            check_options(arguments, default_url=parser().get_default("dist_url"))
+        early = refuse_early(arguments.config_file, arguments.opts)
+        if not arguments.resume:
+            refuse_weights(arguments.config_file, early, needed=False)
     arguments.opts, notices = shortened(arguments.config_file, arguments.opts)
     for notice in notices if first else ():
         print(f"note: {notice}", file=sys.stderr)

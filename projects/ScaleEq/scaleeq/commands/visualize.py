@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleeq import console
+from scaleeq.files import require_writable
 
-from .words import refuse_early
+from .words import refuse_early, refuse_missing, refuse_no_folder, refuse_weights
 
 if TYPE_CHECKING:
     from scaleeq.reports.pictures.sources import ModelPredictions, StoredPredictions
@@ -92,8 +93,13 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.config_file:
-        refuse_early(arguments.config_file, arguments.opts)
+    early = refuse_early(arguments.config_file, arguments.opts) if arguments.config_file else None
+    refuse_missing(arguments.images)
+    if early is not None:
+        refuse_weights(arguments.config_file, early, arguments.weights or "", needed=not arguments.dataset)
+    if arguments.predictions:
+        refuse_no_folder(arguments.predictions)
+    require_writable(arguments.output, folder=True, key="--output")
     from scaleeq.data import find_dataset
     from scaleeq.reports.pictures.sources import dataset_images, picture_files
     from scaleeq.reports.pictures.writing import write_sheets

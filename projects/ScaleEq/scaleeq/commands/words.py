@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from scaleeq.config.detection import other_training
 from scaleeq.config.parts import config_files, list_configs
+from scaleeq.files import require_checkpoint
+from scaleeq.zoo import read_table, weights_of
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")  # of a config
+
+
+def positive(text: str) -> int:
+    """The type of an option: a number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def counting(text: str) -> int:
+    """The type of an option: a number from 0 on."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
 
 
 def is_key(word: str) -> bool:
@@ -35,25 +58,40 @@ def one_name(words: Sequence[str], *, given: str = "", what: str) -> tuple[str, 
     return names[0], opts
 
 
-def refuse_early(config: str, opts: Sequence[object]) -> None:
+def refuse_early(config: str, opts: Sequence[object]) -> CfgNode:
     """Raise what is wrong with a config's name, its keys and values, before torch is loaded: the name even before YAML.
 
+    Returns the config, as read_config does.
     FileNotFoundError, KeyError, ValueError: as load_config has them; ValueError: a detector of Detectron2's.
     """
     if config:
         config_files(config)
+    from scaleeq.engine import is_detectron2_chosen
     from scaleeq.engine.config_io import read_config
 
-    architecture = read_config(config, opts).MODEL.META_ARCHITECTURE
-    if reason := other_training(config, architecture, list_configs(), has_detectron2=_has_detectron2()):
-        raise ValueError(reason)
+    cfg = read_config(config, opts)
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if reason := other_training(config, architecture, list_configs(), has_detectron2=is_detectron2_chosen()):
+        raise ValueError(reason if config else "give a config's name or path; scaleeq models lists the names")
+    return cfg
 
 
-def _has_detectron2() -> bool:
-    """Whether the engine is Detectron2, without loading it."""
-    from scaleeq.engine import is_detectron2_installed
+def refuse_weights(config: str, cfg: CfgNode, weights: str = "", *, needed: bool = True) -> None:
+    """Raise that there is no file of weights, before torch is loaded.
 
-    return os.environ.get("SCALEEQ_ENGINE") != "standalone" and is_detectron2_installed()
+    cfg: of the config. weights: of --weights, instead of MODEL.WEIGHTS. needed: a model without any is refused, too.
+    FileNotFoundError: no such file; ValueError: none is named, and the name has none.
+    """
+    if path := weights or cfg.MODEL.WEIGHTS:
+        require_checkpoint(path, key="--weights" if weights else "MODEL.WEIGHTS")
+    elif needed and config not in read_table():
+        weights_of(config, cfg)  # raises
+
+
+def refuse_missing(paths: Sequence[str]) -> None:
+    """FileNotFoundError: some of the files and folders are not there; names them."""
+    if missing := [path for path in paths if not os.path.exists(path)]:
+        raise FileNotFoundError(f"there is no file or folder {', '.join(missing)}")
 
 
 def refuse_detectors(config: str, opts: Sequence[object], *, why: str) -> None:
@@ -63,6 +101,12 @@ def refuse_detectors(config: str, opts: Sequence[object], *, why: str) -> None:
     tasks = list(read_config(config, opts).MODEL.TASKS.NAMES)
     if "instances" in tasks:
         raise ValueError(f"MODEL.TASKS.NAMES of {config} is {tasks}: {why}")
+
+
+def refuse_no_folder(path: str) -> None:
+    """FileNotFoundError: there is no such folder."""
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"there is no folder {os.path.abspath(path)}")
 
 
 def shortened(config: str, opts: Sequence[str]) -> tuple[list[str], list[str]]:

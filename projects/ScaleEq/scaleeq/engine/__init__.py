@@ -67,9 +67,7 @@ def choose_engine(setting: str) -> Side:
 
     Raises ValueError for an unknown value, ImportError where Detectron2 is forced but absent, or installed but broken.
     """
-    if setting not in CHOICES:
-        raise ValueError(f"SCALEEQ_ENGINE={setting!r} is not one of {', '.join(CHOICES)}")
-    if setting == "standalone":
+    if _known(setting) == "standalone":
         return "standalone"
     if not is_detectron2_installed():
         if setting == "detectron2":
@@ -91,10 +89,25 @@ def is_detectron2_installed() -> bool:
     return spec is not None and spec.origin is not None
 
 
+def is_detectron2_chosen() -> bool:
+    """Whether the engine is Detectron2, without loading it. ValueError: an unknown value of SCALEEQ_ENGINE."""
+    return _known(_setting()) != "standalone" and is_detectron2_installed()
+
+
+def _setting() -> str:
+    return os.environ.get("SCALEEQ_ENGINE") or "auto"
+
+
+def _known(setting: str) -> str:
+    if setting not in CHOICES:
+        raise ValueError(f"SCALEEQ_ENGINE={setting!r} is not one of {', '.join(CHOICES)}")
+    return setting
+
+
 @functools.lru_cache(maxsize=1)
 def _engine() -> dict[str, Any]:
     """Everything that depends on the choice, by name."""
-    setting = os.environ.get("SCALEEQ_ENGINE") or "auto"
+    setting = _setting()
     name = choose_engine(setting)
     names = load_names(name)
     package = importlib.import_module("detectron2" if name == "detectron2" else "scaleeq.engine.standalone")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from scaleeq.files import remove_parts, set_aside, write_text
+from scaleeq.files import remove_parts, require_checkpoint, set_aside, write_text
 
 from . import DetectionCheckpointer
 from .checkpoint_file import Checkpoint, plain_names, read_checkpoint, refuse_faults, write_checkpoint
@@ -257,7 +256,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         Raises FileNotFoundError, and ValueError for a file that is broken, foreign or does not fit, naming all misfits,
         or that holds numbers which cannot be right. After any error all is as it was.
         """
-        self._refuse_absent(path)
+        require_checkpoint(path)
         self._wanted = list(self.checkpointables) if checkpointables is None else checkpointables
         touched = [self.checkpointables[name] for name in self._wanted if name in self.checkpointables]
         try:
@@ -282,7 +281,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise ValueError(f"which is {which!r}; choose 'evaluated' or 'trained'")
         if not path:
             raise FileNotFoundError("there is no checkpoint '': the path is empty")
-        self._refuse_absent(path)
+        require_checkpoint(path)
         file = Path(self.path_manager.get_local_path(path))
         checkpoint = read_checkpoint(file)
         averaged = which == "evaluated" and "ema" in checkpoint
@@ -294,11 +293,6 @@ class SafeCheckpointer(DetectionCheckpointer):
             self.model.load_state_dict(weights, strict=not misfits.lines)
         logger.info("Loaded the %s weights of %s", "averaged (ema)" if kind == "ema" else "trained", path)
         return kind
-
-    def _refuse_absent(self, path: str) -> None:
-        if path and "://" not in path and not os.path.isfile(path):
-            kind = ": it is a folder or a device" if os.path.exists(path) else ""
-            raise FileNotFoundError(f"there is no checkpoint {path}{kind}")
 
     def _load_file(self, filename: str) -> Checkpoint:
         """Called by the engine's load; compares all that will be loaded, so that the rest of it cannot fail."""

@@ -20,6 +20,7 @@ from scaleeq.config import add_scaleeq_config, check_config, config_files
 from scaleeq.config.parts import section
 from scaleeq.records import Json
 
+from . import is_detectron2_chosen
 from .standalone.config import get_cfg as standalone_cfg
 
 if TYPE_CHECKING:
@@ -72,12 +73,14 @@ def default_config() -> CfgNode:
 def read_config(path: str | Path | None, opts: Sequence[object] = ()) -> CfgNode:
     """load_config without torch, as a tree of the standalone side.
 
-    Raises as load_config. A key that Detectron2 0.6 does not have is looked for in the engine that is here, which loads
-    it: a Detectron2 of its own kind may have more.
+    Raises as load_config. A key that Detectron2 0.6 does not have is looked for in the Detectron2 that is here, which
+    loads it: one of its own kind may have more.
     """
     try:
         return load_config(path, opts, base=default_config())
     except KeyError:
+        if not is_detectron2_chosen():
+            raise
         return load_config(path, opts)
 
 
@@ -121,9 +124,14 @@ def _parse(path: Path) -> Tree:
     with path.open(encoding="utf-8") as file:
         try:
             tree = yaml.load(file, Loader=_Loader)  # a subclass of the safe one
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path} is not a config in plain YAML: it is no text in UTF-8 ({error.reason}); save it as UTF-8"
+            ) from error
         except yaml.YAMLError as error:
             hint = "; python tags are not read: write plain values" if "tag:yaml.org,2002:python" in str(error) else ""
-            raise ValueError(f"{path} is not a config in plain YAML: {error}{hint}") from error
+            said = " ".join(str(error).split())  # of several lines
+            raise ValueError(f"{path} is not a config in plain YAML: {said}{hint}") from error
     if name:
         tree = tree[name]
     if tree is None:

@@ -29,6 +29,7 @@ from scaleeq import console, slurm
 from scaleeq.stopping import SIGNALS, Shared, Stopped, check_stop, ignore_stops, request_stop, share_stops, stop_signals
 
 from . import comm, default_argument_parser, launch
+from .job_options import check_options
 from .parallel import leave_job
 
 logger = logging.getLogger(__name__)
@@ -82,17 +83,8 @@ def run_job(main: Main, args: argparse.Namespace, *, check: Check | None = None)
 
 def _check_options(args: argparse.Namespace) -> int:
     """The number of processes of the whole job. ValueError: options that contradict each other or the machine."""
+    check_options(args, default_url=_default_url())
     processes = max(args.num_gpus, 1) * args.num_machines
-    if args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
-        raise ValueError(
-            f"--machine-rank {args.machine_rank} with --num-machines {args.num_machines}: machines are numbered from 0 "
-            "to --num-machines - 1, and every machine starts the command with its own number"
-        )
-    if args.num_machines > 1 and (args.dist_url == "auto" or not _is_dist_url_given(args)):
-        raise ValueError(
-            f"--num-machines {args.num_machines} needs --dist-url tcp://HOST:PORT, the same on every machine: HOST is "
-            "the machine of --machine-rank 0, as the others reach it, and PORT is free there"
-        )
     if processes > 1:
         _check_gpus(args.num_gpus, "--num-gpus")
     return processes
@@ -124,13 +116,13 @@ def _check_gpus(processes: int, option: str) -> None:
         )
 
 
-def _is_dist_url_given(args: argparse.Namespace) -> bool:
-    return args.dist_url != default_argument_parser().get_default("dist_url")
+def _default_url() -> str:
+    return default_argument_parser().get_default("dist_url")
 
 
 def _launch(main: Main, args: argparse.Namespace) -> None:
     # Detectron2's default is one port per user, which keeps a second job of the same user from starting.
-    dist_url = args.dist_url if args.num_machines > 1 or _is_dist_url_given(args) else "auto"
+    dist_url = args.dist_url if args.num_machines > 1 or args.dist_url != _default_url() else "auto"
     if args.num_machines > 1:
         print(f"machine {args.machine_rank} of {args.num_machines}: waiting for the others, {dist_url}", flush=True)
     asked = multiprocessing.get_context("spawn").Value("i", 0, lock=False)

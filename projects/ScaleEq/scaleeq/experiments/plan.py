@@ -17,22 +17,23 @@ YAML reads the bare words off and on as booleans: as names of variants they are 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from scaleeq.choices import did_you_mean, flatten
 from scaleeq.config.parts import absolute
-from scaleeq.engine import CfgNode, load_config
-from scaleeq.engine.config_io import read_yaml_files
+from scaleeq.engine.config_io import load_config, read_config, read_yaml_files
 from scaleeq.records import Json, JsonView
 
-from .metrics import read_metrics_key, read_single_tasks
+if TYPE_CHECKING:
+    from scaleeq.engine import CfgNode
 
 KEYS = ("name", "base", "overrides", "seeds", "baseline", "metric", "variants", "single_tasks")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # it becomes a folder
@@ -110,6 +111,11 @@ def read_plan(path: str | Path, *, seeds: Iterable[int] | None = None) -> Plan:
             known = ", ".join(KEYS)
             raise KeyError(f"{path}: {key!r} is no key of a comparison ({known}){did_you_mean(key, KEYS)}")
     variants = _variants(path, tree)
+    seeds = _seeds(path, tree.get("seeds") if seeds is None else list(seeds))
+    baselines = _baselines(path, tree.get("baseline"), [variant.name for variant in variants])
+    _refuse_early(path, variants)
+    from .metrics import read_metrics_key, read_single_tasks  # loads torch, which a mistake above does without
+
     configs = _configs(path, variants)
     singles = tree.get("single_tasks")
     if isinstance(singles, dict):
@@ -119,9 +125,9 @@ def read_plan(path: str | Path, *, seeds: Iterable[int] | None = None) -> Plan:
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         name=str(tree.get("name", path.stem)),
         comment=_comment(path.read_text(encoding="utf-8")),
-        seeds=_seeds(path, tree.get("seeds") if seeds is None else list(seeds)),
+        seeds=seeds,
         variants=variants,
-        baselines=_baselines(path, tree.get("baseline"), [variant.name for variant in variants]),
+        baselines=baselines,
         measured=read_metrics_key(path, tree.get("metric"), configs),
         single_tasks=read_single_tasks(path, singles, configs),
     )
@@ -187,15 +193,29 @@ def _baselines(path: Path, value: object, names: list[str]) -> dict[str, str]:
     return baselines
 
 
+def _refuse_early(path: Path, variants: Iterable[Variant]) -> None:
+    """Raise what `_configs` finds wrong with a variant's config, its keys and values, without torch."""
+    for variant in variants:
+        with _about_errors(path, variant):
+            read_config(variant.config, variant.options(0, Path("unused")))
+
+
+@contextlib.contextmanager
+def _about_errors(path: Path, variant: Variant) -> Iterator[None]:
+    """Let what is wrong with a config name the comparison's file and the variant."""
+    try:
+        yield
+    except (KeyError, ValueError, FileNotFoundError) as error:
+        raise about(error, f"{path}, variant {variant.name}") from error
+
+
 def _configs(path: Path, variants: Iterable[Variant]) -> dict[str, CfgNode]:
     """Every variant's config, built; KeyError and ValueError as load_config has them, naming the variant."""
     seen: dict[str, str] = {}
     configs = {}
     for variant in variants:
-        try:
+        with _about_errors(path, variant):
             cfg = configs[variant.name] = variant.load()
-        except (KeyError, ValueError, FileNotFoundError) as error:
-            raise about(error, f"{path}, variant {variant.name}") from error
         if not cfg.DATASETS.TEST:
             raise ValueError(f"{path}, variant {variant.name}: DATASETS.TEST is empty, so there is nothing to compare")
         text = cfg.dump()

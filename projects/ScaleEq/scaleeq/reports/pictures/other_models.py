@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from scaleeq.choices import one_of
+from scaleeq.console import quiet
 from scaleeq.data import find_dataset, read_image, read_labels
 from scaleeq.data.reading import has_labels
 from scaleeq.data.sets.catalog import Record
@@ -51,7 +52,8 @@ class OtherPredictions:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         make = _Transformers if library == "transformers" else _Smp
         try:
-            self.model: _Transformers | _Smp = make(place, self.device)
+            with quiet():  # the hub's, of each of its tries
+                self.model: _Transformers | _Smp = make(place, self.device)
         except (OSError, ValueError, KeyError) as error:
             raise OSError(f"--model {model}: {_first_line(error)}") from error
         names = self.model.names

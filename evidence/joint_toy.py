@@ -10,7 +10,6 @@ docs/joint_tasks.md gets the tables between its two marks.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from scaleeq import console
 from scaleeq.files import write_json
 from scaleeq.reports.comparison_tables import decimals, heading, interval, number, sections
 from scaleeq.reports.html import Content
@@ -98,7 +98,7 @@ def _called(compared: Content) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("output", type=Path, help="of the comparison: holds comparison.json")
     parser.add_argument("--code", required=True, help="the commit that trained")
     parser.add_argument("--steps", type=Path, help="what scaleeq benchmark --json printed")
@@ -113,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

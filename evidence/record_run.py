@@ -13,7 +13,6 @@ last iteration. docs/results/toy.json has a row for each of several trainings, o
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from scaleeq import console
 from scaleeq.files import read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -135,7 +135,7 @@ def evaluated(training: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("name", help="of the config, or toy")
     parser.add_argument("output", type=Path, help="the training's folder; for toy the folder of the folders")
     parser.add_argument("--code", required=True, help="the commit that trained")
@@ -152,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -9,7 +9,6 @@ be one on the axis of the source's variance.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,7 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from scaleeq.files import replacing, write_json
+from scaleeq import console
+from scaleeq.files import replacing, require_writable, write_json
 from scaleeq.ops.variance import upsampled_variance_factor
 
 from .theory_maths import RELU_MEAN, RELU_VARIANCE
@@ -202,10 +202,12 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare closed forms of upsampled variances with random maps.")
+    parser = console.parser("Compare closed forms of upsampled variances with random maps.")
     parser.add_argument("--output", type=Path, default=Path("output/theory"), help="folder of numbers and figures")
-    print(write_theory(parser.parse_args().output))
+    output = parser.parse_args().output
+    require_writable(output, folder=True, key="--output")
+    print(write_theory(output))
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

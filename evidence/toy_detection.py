@@ -9,10 +9,10 @@ between its two marks.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from statistics import median
 
+from scaleeq import console
 from scaleeq.files import write_json
 from scaleeq.markdown import table
 from scaleeq.reports.comparison_tables import heading, interval, number, sections
@@ -52,7 +52,7 @@ def _difference(compared: Content | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser(__doc__)
     parser.add_argument("output", type=Path, help="of the comparison: holds comparison.json")
     parser.add_argument("--code", required=True, help="the commit that trained")
     parser.add_argument("--note", default="", help="what else should be known of the runs")
@@ -64,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -60,9 +60,9 @@ def test_plans_pair_every_variant_with_what_it_is_compared_with(name):
 
 def test_variants_of_the_doses_differ_in_the_source_alone():
     plan = study.plan_of("doses")
-    variants = {variant.name: variant.load() for variant in plan.variants}
+    variants = {variant.name: variant for variant in plan.variants}
     for name in ("uper_adamw", "fcn_sgd"):
-        keys = [variants[f"{name}{dose}"].clone() for dose in study.DOSES.values()]
+        keys = [variants[f"{name}{dose}"].load().clone() for dose in study.DOSES.values()]
         assert len({each.MODEL.BACKBONE.NAME for each in keys}) == 3
         for each in keys:
             each.MODEL.BACKBONE.NAME = ""
@@ -117,7 +117,12 @@ def test_tables_say_what_was_run_and_what_was_not(tmp_path, monkeypatch):
     table = study.tables()["decoders"]
     assert row(table, "uper\\_sgd" if "uper\\_sgd" in table else "uper_sgd")[:3] == ["2", "60.5", "62.0"]
     assert "+1.50" in table and row(table, "fcn_sgd")[1] == study.NOT_RUN
+    assert study.gained("decoders", "uper_*").mean == 1.5 and study.gained("decoders", "fcn_*").n == 0
+    assert study.gained("doses", "*").mean is None, "there is no such file"
     assert row(table, "all pairs")[0] == "2" and study.counts()["decoders"] == 4
+    both = {"sgd_0.06": [42.4], "sgd_0.06_equalized": [42.6]}
+    (tmp_path / "study_rates.json").write_text(json.dumps(content(both)))
+    assert row(study.tables()["rates"], "SGD, 0.06") == ["42.4", "42.6", "42.5"]
     dosed_values = {"uper_sgd_x100": [50.0, 52.0], "uper_sgd_x100_equalized": [60.0, 60.0]}
     (tmp_path / "study_doses.json").write_text(json.dumps(content(values | dosed_values)))
     cells = row(study.tables()["doses"], "uper_sgd")

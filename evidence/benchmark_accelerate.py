@@ -2,7 +2,7 @@
 
     python -m evidence.benchmark_accelerate --size 256 --batch 2 --rounds 5 --output docs/results/accelerate.json
     python -m evidence.benchmark_accelerate --models "smp UPerNet R50" "smp FPN R50" --size 512 --kinds inference
-    python -m evidence.speed_tables                               writes the table of docs/accelerate.md from it
+    python -m evidence.tables                                     writes the table of docs/accelerate.md from it
 
 Random weights and images; the backbone is part of the time. A model whose library is not installed is told as such. A
 file that is there keeps what is not measured. Two images at least for training: batch norms of a pooled map of one cell

@@ -3,7 +3,7 @@
     python -m evidence.benchmark_decoders --output docs/results/decoders.json
     python -m evidence.benchmark_decoders --works uper_512 psp_512 --rounds 9 --threads 1
     python -m evidence.benchmark_decoders --device cuda --output $OUT/decoders.json
-    python -m evidence.speed_tables                               writes the tables of docs/performance.md from it
+    python -m evidence.tables                                     writes the tables of docs/performance.md from it
 
 CPU time and wall time (on a CUDA device: its own) as ratios of the same round, lower quartile, median and upper one;
 peaks of the allocator's memory. Outputs are compared first, gradients in float64. A file that is there keeps the works

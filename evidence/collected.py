@@ -1,4 +1,4 @@
-"""A comparison's comparison.json as an evidence file, and its tables between two marks of a document."""
+"""A comparison's comparison.json as an evidence file, and what its tables have in common."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scaleeq.reports.comparison_tables import sections
+from scaleeq.reports.comparison_tables import number, sections
 from scaleeq.reports.html import Content
 
 OF_RUNS = ("value", "seconds", "peak_mib")
-END = "\n<!-- up to here -->"
-
-
-def begin(module: str) -> str:
-    """The mark before what `python -m evidence.<module>` prints."""
-    return f"<!-- printed by evidence.{module} -->\n"
 
 
 def kept(comparison: Content) -> dict[str, Any]:
@@ -40,14 +34,8 @@ def collected(output: Path, *, code: str, note: str) -> dict[str, Any]:
     return {**content, "code": f"commit {code}", "note": note}
 
 
-def document(page: Path, module: str, tables: str) -> str:
-    """The page with these tables between the module's marks.
-
-    ValueError: it has not both marks.
-    """
-    start = begin(module)
-    before, found, rest = page.read_text().partition(start)
-    _, end, after = rest.partition(END)
-    if not found or not end:
-        raise ValueError(f"{page.name} has not both marks, {start.strip()} and {END.strip()}")
-    return f"{before}{start}{tables}{END}{after}"
+def mean_and_sd(variant: Content, digits: int) -> str:
+    """ "61.0 ± 1.0" of a variant of a comparison; "not run" without a run."""
+    if not variant["n"]:
+        return "not run"
+    return f"{number(variant['mean'], digits)} ± {number(variant['sd'], digits)}"

@@ -22,7 +22,8 @@ from scaleeq.files import write_json
 from scaleeq.reports.comparison_tables import decimals, heading, interval, number, sections
 from scaleeq.reports.html import Content
 
-from .collected import collected, document
+from .collected import collected, mean_and_sd
+from .printed import put
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "joint_toy.json"
 PAGE = Path(__file__).parents[1] / "docs" / "joint_tasks.md"
@@ -85,10 +86,7 @@ def _header(section: Mapping[str, Any]) -> str:
 
 def _value(section: Mapping[str, Any], name: str) -> str:
     variant = section["variants"].get(name)
-    if variant is None or not variant["n"]:
-        return "not run"
-    digits = decimals(section)
-    return f"{number(variant['mean'], digits)} ± {number(variant['sd'], digits)}"
+    return "not run" if variant is None else mean_and_sd(variant, decimals(section))
 
 
 def _called(compared: Content) -> str:
@@ -108,7 +106,7 @@ def main() -> None:
     lines = arguments.steps.read_text().splitlines() if arguments.steps else []
     content["steps"] = [json.loads(line) for line in lines if line.strip()]
     write_json(RESULT, content)
-    PAGE.write_text(document(PAGE, "joint_toy", tables(content)))
+    put(PAGE, "joint_tables", tables(content))
     print(tables(content))
 
 

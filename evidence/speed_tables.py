@@ -1,8 +1,6 @@
 """The tables of speed in docs/, of docs/results/{decoders,accelerate,evaluation_speed_values,export}.json.
 
-    python -m evidence.speed_tables       writes them into the pages, each between its two marks
-
-What has not been measured is printed as "not run".
+`python -m evidence.tables` writes them into the pages. What has not been measured is printed as "not run".
 """
 
 from __future__ import annotations
@@ -12,20 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaleeq import console
-
-console.start()
-
 from tabulate import tabulate
-
-from scaleeq.files import write_text
 
 from .benchmark_accelerate import MODELS
 from .benchmark_decoders import WORKS
 from .benchmark_export import FAMILIES
 
-DOCUMENTS = Path(__file__).parents[1] / "docs"
-RESULTS = DOCUMENTS / "results"
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NOT_RUN = "not run"
 HEADS = ("uper", "psp", "aspp", "semantic")  # how the names of works on decoders begin
 LOSSES = ("cross", "arg")
@@ -148,22 +139,8 @@ def _record(name: str) -> dict[str, Any]:
 
 
 TABLES = {
-    "performance.md": (decoder_speed_table, loss_speed_table, step_speed_table, decoder_speed_setting),
-    "accelerate.md": (accelerate_table,),
-    "multitask.md": (values_speed_table,),
-    "export.md": (export_table,),
+    "docs/performance.md": (decoder_speed_table, loss_speed_table, step_speed_table, decoder_speed_setting),
+    "docs/accelerate.md": (accelerate_table,),
+    "docs/multitask.md": (values_speed_table,),
+    "docs/export.md": (export_table,),
 }
-
-
-def main() -> None:
-    for page, tables in TABLES.items():
-        text = (DOCUMENTS / page).read_text()
-        for table in tables:
-            begin, end = (f"<!-- {word} {table.__name__} -->" for word in ("printed by", "end of"))
-            before, after = text.split(begin)[0], text.split(end)[1]
-            text = f"{before}{begin}\n\n{table()}\n\n{end}{after}"
-        write_text(DOCUMENTS / page, text)
-
-
-if __name__ == "__main__":
-    console.run(main)

@@ -1,7 +1,7 @@
 """Which paper lives in which file, and each number: what is expected, by whom, and the file of what was measured.
 
-`python -m evidence.tables` prints the tables of README.md and of docs/{scale_equalizers,any_model,recipes,fusions,
-compare,joint_tasks}.md from this module, from published.py and from docs/results/*.json.
+`python -m evidence.tables` writes all tables of README.md and docs/ into their pages, each between its two marks, from
+this module, speed_tables.py, published.py and docs/results/*.json; docs/evidence.md is `python -m evidence.page`'s.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scaleeq import console
+
+console.start()
+
 from tabulate import tabulate
 
 from scaleeq.reports.comparison_tables import comparison_table
 from scaleeq.reports.costs import count_table
 
-from . import fresh_decoders, joint_toy, toy_detection
+from . import fresh_decoders, joint_toy, speed_tables, toy_detection
+from .printed import put
 from .published import (
     COUNTS,
     JOINT,
@@ -31,7 +36,8 @@ from .published import (
 
 TWINS = ("", "+scale_equalizer")
 NO_NUMBER = "no published number"
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
 
 
 @dataclass(frozen=True)
@@ -360,7 +366,16 @@ TABLES = {
     "docs/joint_tasks.md": (joint_tables,),
     "docs/detection.md": (detection_cost_table,),
     "docs/detection_torchvision.md": (detectors_table,),
+    **speed_tables.TABLES,
 }
 
+
+def main() -> None:
+    console.parser(__doc__).parse_args()
+    for page, printed in TABLES.items():
+        for table in printed:
+            put(ROOT / page, table.__name__, table())
+
+
 if __name__ == "__main__":
-    print(*(table() for printed in TABLES.values() for table in printed), sep="\n\n")
+    console.run(main)

@@ -18,7 +18,8 @@ from scaleeq.markdown import table
 from scaleeq.reports.comparison_tables import heading, interval, number, sections
 from scaleeq.reports.html import Content
 
-from .collected import collected, document
+from .collected import collected, mean_and_sd
+from .printed import put
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "docs" / "results" / "toy_detection.json"
@@ -32,15 +33,11 @@ def detectors_table(content: Content) -> str:
     for name, variant in content["variants"].items():
         cells = []
         for part in parts:
-            cells += [_mean(part["variants"][name]), _difference(part["comparisons"].get(name))]
+            cells += [mean_and_sd(part["variants"][name], 1), _difference(part["comparisons"].get(name))]
         seconds = [run["seconds"] for run in variant["runs"].values()]
         rows.append((name.replace("_", ", "), *cells, f"{median(seconds):.0f}" if seconds else "not run"))
     headers = [text for part in parts for text in (heading(part), "difference (95 % interval)")]
     return table(rows, ("pyramid", *headers, "s, a training"))
-
-
-def _mean(variant: Content) -> str:
-    return f"{number(variant['mean'], 1)} ± {number(variant['sd'], 1)}" if variant["n"] else "not run"
 
 
 def _difference(compared: Content | None) -> str:
@@ -59,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     content = collected(arguments.output, code=arguments.code, note=arguments.note)
     write_json(RESULT, content)
-    PAGE.write_text(document(PAGE, "toy_detection", detectors_table(content)))
+    put(PAGE, "detectors_table", detectors_table(content))
     print(detectors_table(content))
 
 

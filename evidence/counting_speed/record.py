@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..printed import between
 from .contenders import benchmark_table, default_threads
 from .stored import memory_line
-
-BEGIN = "<!-- printed by evidence.benchmark_evaluation -->"
-END = "<!-- end of what is printed -->"
 
 
 def machine(load: Sequence[float]) -> dict[str, Any]:
@@ -43,7 +41,4 @@ def printed(record: dict[str, Any]) -> str:
 
 def in_document(page: str, record: dict[str, Any]) -> str:
     """The page with what is printed between its two marks. ValueError: it has no marks."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise ValueError(f"the document has no lines {BEGIN!r} and {END!r} between which the tables belong")
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    return f"{before}{BEGIN}\n\n{printed(record)}\n\n{END}{after}"
+    return between(page, "benchmark_evaluation", printed(record))

@@ -109,7 +109,7 @@ def test_the_document_prints_the_recorded_run():
         "run python -m evidence.benchmark_evaluation --show ... --document docs/evaluation.md"
     )
     assert benchmark_table(record["counting"] + record["stored"]) in page
-    with pytest.raises(ValueError, match="has no lines"):
+    with pytest.raises(ValueError, match="has not both marks"):
         in_document("# A page", record)
 
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from evidence import joint_toy
-from evidence.collected import END, begin, kept
+from evidence.collected import kept
+from evidence.printed import between, marks
 from scaleeq.experiments.summary import summarize_comparison
 from scaleeq.files import write_json
 from tests.experiments.test_several_tasks import VALUES, written
@@ -26,7 +27,8 @@ def test_the_file_keeps_numbers_and_no_paths(tmp_path, monkeypatch, capsys):
     (tmp_path / "steps").write_text(json.dumps(step) + "\n")
     monkeypatch.setattr(joint_toy, "RESULT", tmp_path / "joint_toy.json")
     monkeypatch.setattr(joint_toy, "PAGE", tmp_path / "page.md")
-    joint_toy.PAGE.write_text(f"a\n{begin('joint_toy')}old{END}\nb\n")
+    page = "a\n{}\nold\n{}\nb\n".format(*marks("joint_tables"))
+    joint_toy.PAGE.write_text(page)
     words = ["joint_toy", str(tmp_path), "--code", "abc", "--steps", str(tmp_path / "steps")]
     monkeypatch.setattr("sys.argv", words)
     joint_toy.main()
@@ -35,7 +37,7 @@ def test_the_file_keeps_numbers_and_no_paths(tmp_path, monkeypatch, capsys):
     assert saved["variants"]["joint"]["runs"]["0"] == {"value": 1.1, "seconds": 3.0, "peak_mib": 500}
     assert set(saved["more"][0]["variants"]["joint"]["runs"]["0"]) == {"value"}
     printed = capsys.readouterr().out
-    assert joint_toy.PAGE.read_text() == f"a\n{begin('joint_toy')}{joint_toy.tables(saved)}{END}\nb\n"
+    assert joint_toy.PAGE.read_text() == between(page, "joint_tables", joint_toy.tables(saved))
     for part in (joint_toy.table, joint_toy.differences_table, joint_toy.step_table):
         assert part(saved) in printed
     assert cells(printed, "single tasks") == ["1.050 ± 0.050", "23.00 ± 1.00", "-"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from evidence import speed_tables, tables
+from evidence import tables
+from evidence.printed import between, marks, put
 from scaleeq.config import config_files
 
 ROOT = Path(__file__).parents[2]
@@ -16,13 +17,24 @@ PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
 
 @pytest.mark.parametrize(
     ("page", "table"),
-    [
-        *((page, table) for page, printed in tables.TABLES.items() for table in printed),
-        *((f"docs/{page}", table) for page, printed in speed_tables.TABLES.items() for table in printed),
-    ],
+    [(page, table) for page, printed in tables.TABLES.items() for table in printed],
 )
 def test_pages_hold_the_printed_tables(page, table):
-    assert table() in (ROOT / page).read_text(), "print it again: python -m evidence.tables, or evidence.speed_tables"
+    text = (ROOT / page).read_text()
+    assert between(text, table.__name__, table(), where=page) == text, "print it again: python -m evidence.tables"
+
+
+def test_a_table_is_written_between_its_marks(tmp_path):
+    page = tmp_path / "page.md"
+    begin, end = marks("a_table")
+    page.write_text(f"a\n{begin}\nold\n{end}\nb\n")
+    put(page, "a_table", "| new |")
+    assert page.read_text() == f"a\n{begin}\n\n| new |\n\n{end}\nb\n"
+    for text in (f"a\n{begin}\nold\n", f"{end}\n{begin}\n", f"{begin}{end}{begin}{end}"):
+        page.write_text(text)
+        with pytest.raises(ValueError, match=r"page\.md has not both marks, .*a_table"):
+            put(page, "a_table", "| new |")
+        assert page.read_text() == text
 
 
 RECIPES = [*tables.RECIPES, *tables.DECODER_RECIPES]

@@ -72,13 +72,16 @@ class Results:
 
     def gain(self, cell: str, other: str, dose: float = 1.0, *, arm: str = "equalized") -> Difference:
         """What an arm has over another one at a dose."""
-        return self.difference(self.values(cell, arm, dose), self.values(cell, other, dose))
+        own = self.values(cell, arm, dose) or (self._equalizer(cell) if arm == "equalized" else {})
+        return self.difference(own, self.values(cell, other, dose))
 
     def cost(self, cell: str, dose: float) -> Difference:
-        """What a dose costs "off": the equalizer, which sees none, minus off at the dose. res2's cells lack it: res5's
-        equalizer at 1 has the same seeds, weights and batches."""
-        own = self.values(cell, "equalized") or self.values(cell.replace("res2/", "res5/"), "equalized")
-        return self.difference(own, self.values(cell, "off", dose))
+        """What a dose costs "off": the equalizer, which sees none, minus off at the dose."""
+        return self.difference(self._equalizer(cell), self.values(cell, "off", dose))
+
+    def _equalizer(self, cell: str) -> Values:
+        """At 1. res2's cells lack it: res5's has the same seeds, weights and batches."""
+        return self.values(cell, "equalized") or self.values(cell.replace("res2/", "res5/"), "equalized")
 
     def statistics(self, name: str = "natural") -> Statistics:
         """Of the branches of the cells of a name, as the file records them: widths and stds alone."""

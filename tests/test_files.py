@@ -67,19 +67,20 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
 def test_a_place_for_a_file_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     os.mkfifo(tmp_path / "pipe")
-    for path, told in (
-        (tmp_path, "is a folder"),
-        (tmp_path / "pipe", "a device or a pipe"),
-        (tmp_path / "file" / "below" / "new.json", "file is no folder"),
-    ):
+    for path, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "below" / "new.json", "file is no folder")):
         with pytest.raises(OSError, match=told) as caught:
             write_json(path, {})
         assert str(path) in str(caught.value) and ".part" not in str(caught.value)
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(OSError, match="is no file, but a device or a pipe"):
+            require_writable(path)
     assert {path.name for path in tmp_path.iterdir()} == {"file", "pipe"}
     require_writable(tmp_path / "new" / "folder", folder=True)
     require_writable(tmp_path / "file")
     with pytest.raises(OSError, match=r"OUTPUT_DIR .*file: .*file is no folder"):
         require_writable(tmp_path / "file", folder=True, key="OUTPUT_DIR")
+    write_json(tmp_path / "pipe", {})  # where a program's own file belongs, it takes a pipe's place
+    assert (tmp_path / "pipe").is_file()
 
 
 def test_an_error_of_the_system_names_the_file_and_not_its_part(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     `require_writable` raises it.
     """
     path, part = Path(path), part_of(path)
-    if not path.is_fifo():
+    if not path.is_fifo():  # which it takes the place of
         require_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

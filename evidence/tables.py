@@ -20,6 +20,7 @@ from tabulate import tabulate
 
 from scaleeq.reports.comparison_tables import comparison_table
 from scaleeq.reports.costs import count_table
+from scaleeq.zoo import Entry, read_table
 
 from . import fresh_decoders, joint_toy, speed_tables, toy_detection
 from .printed import put
@@ -36,6 +37,7 @@ from .published import (
 
 TWINS = ("", "+scale_equalizer")
 NO_NUMBER = "no published number"
+MIOU = "sem_seg/mIoU"
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 
@@ -172,12 +174,20 @@ def measured(number: Number) -> str:
 
 
 def results_table() -> str:
-    """Markdown: config, number, expected, measured, evidence."""
-    rows = [
-        (f"`{n.config}`", n.what, f"{n.expected} ({n.source})", measured(n), f"`docs/results/{n.evidence}`")
-        for n in NUMBERS
-    ]
-    return tabulate(rows, headers=("config", "number", "expected", "measured", "evidence"), tablefmt="github")
+    """Markdown: config, number, expected, measured, the weights of the table that can be had with it, evidence."""
+    rows = []
+    for n in NUMBERS:
+        entry = read_table().get(n.config)
+        weights = "-" if entry is None else f"{entry.measured[MIOU]:.1f}, {place_of(entry)}"
+        expected = f"{n.expected} ({n.source})"
+        rows.append((f"`{n.config}`", n.what, expected, measured(n), weights, f"`docs/results/{n.evidence}`"))
+    headers = ("config", "number", "expected", "measured", "weights", "evidence")
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def place_of(entry: Entry) -> str:
+    """Where a name's weights are."""
+    return f"[a file]({entry.weights})" if "://" in entry.weights else "with the package"
 
 
 def recipes_table() -> str:

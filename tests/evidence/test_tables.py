@@ -10,6 +10,7 @@ import pytest
 from evidence import tables
 from evidence.printed import between, marks, put
 from scaleeq.config import config_files
+from scaleeq.zoo import read_table
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
@@ -70,6 +71,14 @@ def test_the_toy_table_prints_what_was_run(tmp_path, monkeypatch):
     (row,) = [line for line in tables.toy_table().splitlines() if "toy/gsto`" in line]
     assert [cell.strip() for cell in row.split("|")[2:-1]] == ["71.3", "11.65", "0.72", "1.28"]
     assert tables.toy_table().count("not run") == 4 * 7
+
+
+def test_weights_that_can_be_had_are_told():
+    lines = tables.results_table().splitlines()
+    for name, entry in read_table().items():
+        (line,) = [line for line in lines if f"| `{name}`" in line]
+        assert f"{entry.measured[tables.MIOU]:.1f}, with the package" in line
+    assert len(read_table()) == sum("with the package" in line for line in lines) > 0
 
 
 @pytest.mark.parametrize("paper", tables.PAPERS, ids=lambda paper: paper.arxiv)

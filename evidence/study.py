@@ -38,7 +38,6 @@ from .collected import kept
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
-PLANS = ("rates", "doses", "decoders", "fusions")
 TRAIN = ("-m", dosed.__name__ if dosed.__name__ != "__main__" else "evidence.dosed")
 EQUALIZED = "_equalized"
 DOSES = {"x 0.01": "_x0.01", "x 1": "", "x 100": "_x100"}
@@ -154,6 +153,7 @@ def gained(name: str, pattern: str) -> Difference:
 
 
 TABLES = {"rates": rates_table, "doses": doses_table, "decoders": decoders_table, "fusions": fusions_table}
+PLANS = tuple(TABLES)
 
 
 def tables() -> dict[str, str]:

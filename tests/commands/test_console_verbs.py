@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
 
 from scaleeq import engine, get_config
 from scaleeq.__main__ import VERBS, find_verb
@@ -37,7 +34,6 @@ from scaleeq.evaluation import ABSENT_POLICIES
 from scaleeq.reports.data import DEFAULT_SAMPLE
 from scaleeq.reports.pictures.other_models import LIBRARIES
 from scaleeq.reports.pictures.sheets import SHEETS
-from scaleeq.zoo import read_table
 
 ROOT = Path(__file__).parents[2]
 PROJECT = ROOT / "projects" / "ScaleEq"
@@ -293,41 +289,3 @@ def test_the_verb_engine_is_the_module():
     assert by_verb.returncode == by_module.returncode == 0 and by_verb.stdout == by_module.stdout
     other = {"detectron2": "standalone", "standalone": "detectron2"}[engine.NAME]
     assert scaleeq("engine", "--require", other).returncode == 1
-
-
-# ---------------------------------------------------------------------------------------------------- the wheel
-
-
-@pytest.mark.slow
-def test_the_installed_wheel_has_the_command_and_the_configs(tmp_path):
-    for folder in ("projects", "configs"):
-        shutil.copytree(ROOT / folder, tmp_path / "source" / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("setup.py", "pyproject.toml", "README.md"):
-        shutil.copy(ROOT / file, tmp_path / "source")
-    weights = tmp_path / "source" / "projects" / "ScaleEq" / "scaleeq" / "weights"
-    weights.mkdir(exist_ok=True)
-    (weights / "any.pth").write_bytes(b"any")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    installed = tmp_path / "installed"
-    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
-    subprocess.run([*wheel, str(tmp_path / "source")], check=True, env=environment, timeout=240)
-    (file,) = tmp_path.glob("scaleeq-*.whl")
-    subprocess.run([*pip, str(installed), str(file)], check=True, env=environment, timeout=240)
-
-    def run(*words: str) -> str:
-        command = [sys.executable, str(installed / "bin" / "scaleeq"), *words]
-        here = {**environment, "PYTHONPATH": str(installed)}
-        return subprocess.run(
-            command, cwd=tmp_path, env=here, capture_output=True, text=True, check=True, timeout=240
-        ).stdout
-
-    assert "scaleeq train" in run("--help")
-    printed = run("config", "ade20k/uper_swin_tiny+scale_equalizer", "--plain", "SEED", "3")
-    assert yaml.safe_load(printed)["SEED"] == 3
-    counted = json.loads(run("benchmark", "toy/fpn", "--count", "--json", "--size", "64", "64"))
-    assert counted["config"] == "toy/fpn" and counted["params"] > 0
-    assert (installed / "scaleeq" / "weights" / "any.pth").read_bytes() == b"any"
-    Image.new("RGB", (96, 64), (90, 90, 95)).save(tmp_path / "photo.png")
-    for name in read_table():
-        assert "1 of 1 images drawn" in run("predict", name, "photo.png", "--output", "drawn")

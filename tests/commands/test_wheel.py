@@ -1,7 +1,8 @@
-"""The wheel in an empty environment, used from another folder: what its base does alone, and what each extra adds."""
+"""The wheel, used from another folder: beside this Python's packages, and in an empty environment, base and extras."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from scaleeq.zoo import read_table
@@ -68,6 +70,31 @@ def installed(tmp_path_factory):
     install()
     yield install, run, elsewhere
     shutil.rmtree(folder)
+
+
+def test_installed_beside_other_packages_it_has_the_command_configs_and_weights(tmp_path):
+    """Without a package index: what it needs is this Python's own."""
+    wheel, installed = build_wheel(tmp_path), tmp_path / "installed"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
+    subprocess.run([*pip, str(installed), str(wheel)], check=True, env=environment, timeout=4 * MINUTES)
+
+    def run(*words: str) -> str:
+        command = [sys.executable, str(installed / "bin" / "scaleeq"), *words]
+        here = {**environment, "PYTHONPATH": str(installed)}
+        return subprocess.run(
+            command, cwd=tmp_path, env=here, capture_output=True, text=True, check=True, timeout=4 * MINUTES
+        ).stdout
+
+    assert "scaleeq train" in run("--help")
+    printed = run("config", "ade20k/uper_swin_tiny+scale_equalizer", "--plain", "SEED", "3")
+    assert yaml.safe_load(printed)["SEED"] == 3
+    counted = json.loads(run("benchmark", "toy/fpn", "--count", "--json", "--size", "64", "64"))
+    assert counted["config"] == "toy/fpn" and counted["params"] > 0
+    Image.new("RGB", (96, 64), (90, 90, 95)).save(tmp_path / "photo.png")
+    for name, entry in read_table().items():
+        assert (installed / "scaleeq" / "weights" / Path(entry.weights).name).is_file()
+        assert "1 of 1 images drawn" in run("predict", name, "photo.png", "--output", "drawn")
 
 
 def said(done: subprocess.CompletedProcess) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evidence import dosed, study
-from scaleeq.engine import load_config
+from scaleeq.engine import DatasetCatalog, load_config
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.fusion import Fusion
 from scaleeq.segmentor import without_pretrained
@@ -82,6 +82,18 @@ def test_a_dose_multiplies_one_level_and_leaves_the_weights_names(dose):
     assert list(backbones[0].state_dict()) == list(backbones[1].state_dict())
     for level, feature in plain.items():
         assert torch.equal(multiplied[level], feature * (dose if level == "res5" else 1.0))
+
+
+def test_rates_are_chosen_on_training_images_that_the_others_do_not_train(tmp_path, monkeypatch):
+    for kind in ("train", "trainannot"):
+        (tmp_path / "CamVid" / kind).mkdir(parents=True)
+        for index in range(367):
+            (tmp_path / "CamVid" / kind / f"{index:03}.png").touch()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    names = [f"{index:03}" for index in range(367)]
+    cfg = study.plan_of("rates").variants[0].load()
+    for datasets, expected in ((cfg.DATASETS.TRAIN, names[:297]), (cfg.DATASETS.TEST, names[297:])):
+        assert [record["image_id"] for name in datasets for record in DatasetCatalog.get(name)] == expected
 
 
 def test_equalizers_of_all_fusions_can_be_attached_to_the_dosed_models():

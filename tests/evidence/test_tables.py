@@ -10,7 +10,7 @@ import pytest
 from evidence import tables
 from evidence.printed import between, marks, put
 from scaleeq.config import config_files
-from scaleeq.zoo import read_table
+from scaleeq.zoo import Entry, read_table
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "projects" / "ScaleEq" / "scaleeq"
@@ -79,6 +79,8 @@ def test_weights_that_can_be_had_are_told():
         (line,) = [line for line in lines if f"| `{name}`" in line]
         assert f"{entry.measured[tables.MIOU]:.1f}, with the package" in line
     assert len(read_table()) == sum("with the package" in line for line in lines) > 0
+    elsewhere = Entry("https://example.org/w.pth", "0" * 64, {tables.MIOU: 70.0})
+    assert tables.place_of(elsewhere) == "[a file](https://example.org/w.pth)"
 
 
 @pytest.mark.parametrize("paper", tables.PAPERS, ids=lambda paper: paper.arxiv)

@@ -15,7 +15,7 @@ from PIL import Image
 from scaleeq import console
 from scaleeq.commands import predict
 from scaleeq.pictures import blend
-from scaleeq.reports.pictures import progress
+from scaleeq.reports.pictures import other_models, progress
 from scaleeq.reports.pictures.layout import draw_sheet
 from scaleeq.reports.pictures.other_models import OtherPredictions
 from scaleeq.reports.pictures.sheets import Classes, Seen, prediction_sections
@@ -172,6 +172,10 @@ def photo(path: Path) -> np.ndarray:
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     Image.fromarray(image).save(path)
     return image
+
+
+def test_the_command_knows_the_libraries_without_loading_torch():
+    assert predict.LIBRARIES == other_models.LIBRARIES
 
 
 def test_transformers(tmp_path, capsys):

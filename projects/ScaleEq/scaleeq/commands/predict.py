@@ -24,10 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from scaleeq import console
 from scaleeq.choices import one_of
-from scaleeq.files import require_writable
 
 from . import visualize
-from .words import refuse_early, refuse_missing, refuse_no_folder, refuse_weights
 
 if TYPE_CHECKING:
     from scaleeq.reports.pictures.sources import Named
@@ -80,13 +78,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    early = refuse_early(arguments.config_file, arguments.opts) if arguments.config_file else None
-    refuse_missing([word for word in arguments.images if not is_video(word) or not word.isdigit()])
-    if early is not None:
-        refuse_weights(arguments.config_file, early, arguments.weights or "", needed=not arguments.dataset)
-    if arguments.predictions:
-        refuse_no_folder(arguments.predictions)
-    require_writable(arguments.output, folder=True, key="--output")
+    visualize.refuse_places(arguments, [word for word in arguments.images if not word.isdigit()])  # else a webcam
     from scaleeq.data import find_dataset
     from scaleeq.reports.pictures.sources import dataset_images, picture_files
     from scaleeq.reports.pictures.writing import write_sheets

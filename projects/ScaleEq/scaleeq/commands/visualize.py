@@ -92,14 +92,19 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError("give --config-file and --weights, or --predictions DIR")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def refuse_places(arguments: argparse.Namespace, files: Sequence[str]) -> None:
+    """Raise what is wrong with the config, and with the places that are named, before torch is loaded."""
     early = refuse_early(arguments.config_file, arguments.opts) if arguments.config_file else None
-    refuse_missing(arguments.images)
+    refuse_missing(files)
     if early is not None:
         refuse_weights(arguments.config_file, early, arguments.weights or "", needed=not arguments.dataset)
     if arguments.predictions:
         refuse_no_folder(arguments.predictions)
     require_writable(arguments.output, folder=True, key="--output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    refuse_places(arguments, arguments.images)
     from scaleeq.data import find_dataset
     from scaleeq.reports.pictures.sources import dataset_images, picture_files
     from scaleeq.reports.pictures.writing import write_sheets

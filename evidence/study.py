@@ -4,9 +4,10 @@
     python -m evidence.study collect [...]             of the runs that are there: docs/results/study_<name>.json
     python -m evidence.study tables                    prints what docs/evidence.md has of them
 
-`run` trains what is missing and collects, also where it is stopped (Ctrl-C): the same command goes on. The comparisons
-are evidence/plans/<name>.yaml, each with what it asks at its head; a run takes at most 4 minutes of one core. rates
-comes first: the others' rates were chosen by it, on a held-out part of the training set.
+`run` trains what is missing and collects, also where it is stopped (Ctrl-C): the same command goes on, on another
+machine, too, as the runs that docs/results has of the same plan are not trained again. The comparisons are
+evidence/plans/<name>.yaml, each with what it asks at its head; a run takes at most 4 minutes of one core. rates comes
+first: the others' rates were chosen by it, on a held-out part of the training set.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,12 @@ from scaleeq import console
 
 console.start()
 
+import torch
+
 from scaleeq.experiments.execute import execute, run_folder
 from scaleeq.experiments.executors import Where
 from scaleeq.experiments.plan import Plan, read_plan
+from scaleeq.experiments.runs import RUN_FILE, finish_run
 from scaleeq.experiments.statistics import Difference, paired_difference
 from scaleeq.experiments.summary import summarize_comparison
 from scaleeq.files import read_json, write_json
@@ -32,6 +37,7 @@ from scaleeq.markdown import table
 from scaleeq.reports.comparison_tables import heading, interval, number, p_value, sections
 from scaleeq.reports.html import Content
 from scaleeq.stopping import Stopped, stop_signals
+from scaleeq.training.evaluate import hash_weights
 
 from . import dosed
 from .collected import kept
@@ -42,6 +48,7 @@ TRAIN = ("-m", dosed.__name__ if dosed.__name__ != "__main__" else "evidence.dos
 EQUALIZED = "_equalized"
 DOSES = {"x 0.01": "_x0.01", "x 1": "", "x 100": "_x100"}
 NOT_RUN = "not run"
+TRAINED = ("weights_sha256", "code")  # of a run
 
 
 def plan_of(name: str) -> Plan:
@@ -53,19 +60,52 @@ def result_of(name: str) -> Path:
     return RESULTS / f"study_{name}.json"
 
 
+def restore(plan: Plan, output: Path) -> None:
+    """Folders of the runs that docs/results has of this very plan and `output` has not: what `execute` looks for."""
+    content = read_json(result_of(plan.name))
+    if content.get("file_sha256") != plan.sha256:
+        return
+    for variant, seed in plan.runs():
+        folder, run = run_folder(output, variant, seed), content["variants"][variant.name]["runs"].get(str(seed))
+        if run is None or folder.exists():
+            continue
+        cfg = variant.load(seed)
+        parts = {part["metric"]: part["variants"][variant.name]["runs"] for part in sections(content)}
+        values = {metric: runs[str(seed)]["value"] for metric, runs in parts.items()}
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(cfg.dump())
+        (folder / "metrics.json").write_text(json.dumps({"iteration": cfg.SOLVER.MAX_ITER - 1, **values}) + "\n")
+        finish_run(folder, {**run, "engine": content["engines"][0]})
+
+
 def collect(plan: Plan, output: Path) -> Content:
-    """What the finished runs say, with the hash of each one's weights; written where any run has finished."""
+    """What the finished runs say, each with the hash of its weights and the commit that is checked out; written where
+    any run has finished. Of those that were restored, what docs/results said.
+    """
     content = kept(summarize_comparison(plan, output))
     content["file"] = f"evidence/plans/{plan.file.name}"
     content["command"] = f"python -m evidence.study run {plan.name}"
     for variant in plan.variants:
         content["variants"][variant.name]["config"] = variant.config
         for seed, run in content["variants"][variant.name]["runs"].items():
-            found = read_json(run_folder(output, variant, int(seed)) / "inference" / "results.json")
-            run["weights_sha256"] = found.get("weights_sha256", "")[:16]
+            folder = run_folder(output, variant, int(seed))
+            record, weights = read_json(folder / RUN_FILE), folder / "model_final.pth"
+            if weights.is_file() and not set(TRAINED) <= set(record):
+                record |= _trained(weights)
+                write_json(folder / RUN_FILE, record)
+            run |= {key: record.get(key) for key in TRAINED}
     if any(variant["n"] for variant in content["variants"].values()):
         write_json(result_of(plan.name), content, indent=1)
     return content
+
+
+def _trained(weights: Path) -> dict[str, str]:
+    """What says which weights a run ended with, and which commit trained them."""
+    state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
+    described = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return dict(zip(TRAINED, (hash_weights(state)[:16], described.stdout.strip()), strict=True))
 
 
 def run(names: Sequence[str], output: Path, jobs: int) -> int:
@@ -73,6 +113,7 @@ def run(names: Sequence[str], output: Path, jobs: int) -> int:
     failed = 0
     for name in names:
         plan = plan_of(name)
+        restore(plan, output / name)
         try:
             with stop_signals(at_once=True):
                 failed += len(execute(plan, output / name, train=TRAIN, where=Where(jobs=jobs), say=_say))
@@ -211,8 +252,9 @@ def main() -> int:
     if arguments.what == "run":
         return run(arguments.names, arguments.output, arguments.jobs)
     if arguments.what == "collect":
-        for name in arguments.names:
-            collect(plan_of(name), arguments.output / name)
+        for plan in map(plan_of, arguments.names):
+            restore(plan, arguments.output / plan.name)
+            collect(plan, arguments.output / plan.name)
     for name, text in tables().items():
         print(f"{name}\n\n{text}\n")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -10,8 +11,11 @@ import torch
 from evidence import dosed, study
 from scaleeq.engine import DatasetCatalog, load_config
 from scaleeq.equalization.calibration import fusions_of
+from scaleeq.experiments import runs
+from scaleeq.experiments.plan import flat
 from scaleeq.fusion import Fusion
 from scaleeq.segmentor import without_pretrained
+from scaleeq.training.evaluate import hash_weights
 from scaleeq.training.on_meta import build_on_meta
 from scaleeq.training.setup import check_schedule
 
@@ -139,3 +143,24 @@ def test_tables_say_what_was_run_and_what_was_not(tmp_path, monkeypatch):
     (tmp_path / "study_doses.json").write_text(json.dumps(content(values | dosed_values)))
     cells = row(study.tables()["doses"], "uper_sgd")
     assert cells[0] == study.NOT_RUN and cells[2] == "60.5" and cells[5].startswith("+9.00")
+
+
+def test_runs_that_were_recorded_are_not_trained_again_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
+    plan = study.plan_of("fusions")
+    trained = tmp_path / "here" / "fpn" / "seed_3"
+    trained.mkdir(parents=True)
+    metrics = dict.fromkeys(plan.metrics, 61.5) | {"iteration": 149}
+    (trained / "metrics.json").write_text(json.dumps(metrics) + "\n")
+    torch.save({"model": {"weight": torch.ones(2)}}, trained / "model_final.pth")
+    runs.finish_run(trained, {"seconds": 90.0, "peak_mib": 800, "engine": "standalone 0.6"})
+    first = study.collect(plan, tmp_path / "here")
+    run = first["variants"]["fpn"]["runs"]["3"]
+    assert run["value"] == 61.5 and run["weights_sha256"] == hash_weights({"weight": torch.ones(2)})[:16]
+    assert run["code"], "the commit that trained"
+    study.restore(plan, tmp_path / "there")
+    assert [path.parent.name for path in tmp_path.glob("there/*/*/run.json")] == ["seed_3"]
+    assert not runs.changed_keys(tmp_path / "there" / "fpn" / "seed_3", flat(plan.variants[0].load(3)))
+    assert study.collect(plan, tmp_path / "there") == first
+    study.restore(dataclasses.replace(plan, sha256="of a plan that was changed"), tmp_path / "changed")
+    assert not (tmp_path / "changed").exists()

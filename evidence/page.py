@@ -1,7 +1,7 @@
 """docs/evidence.md, printed from evidence/page.md, docs/results/probes.jsonl and study_*.json.
 
     python -m evidence.page                 writes the page; prints README's sentences
-    python -m evidence.page --figures       draws docs/images/{dose_response,energy_shares}.{png,pdf} too
+    python -m evidence.page --figures       draws its figures, docs/images/*.{png,pdf}, too
 
 In the text, {{gain CELL ARM [FACTOR]}} is what "equalized" has over that arm, {{trained PLAN PATTERN}} what variants of
 those names have, trained end to end, over what they are compared with, and {{table NAME ...}} a table. Every gain is a
@@ -22,10 +22,9 @@ from scaleeq.experiments.statistics import Difference
 from scaleeq.files import write_text
 from scaleeq.reports.scales_verdict import LARGE_SHARE, SMALL_SHARE
 
+from . import probe_figures, study, study_figures
 from . import probe_tables as tables
-from . import study
 from .probe import RESULT
-from .probe_figures import write_figures
 from .probes.results import Results, interval
 from .probes.study import read
 
@@ -125,7 +124,8 @@ def main() -> None:
         raise ValueError(f"{RESULT} has no finished part: python -m evidence.probe run")
     results = Results(lines)
     if arguments.figures:
-        print(*write_figures(results, FIGURES), sep="\n")
+        figures = probe_figures.drawn(results) | study_figures.drawn()
+        print(*probe_figures.write_figures(figures, FIGURES), sep="\n")
     write_text(PAGE, page(results, TEXT.read_text()))
     print(summary(results))
 

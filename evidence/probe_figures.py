@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,14 +118,15 @@ def draw_energy(results: Results) -> Figure:
         return figure
 
 
-FIGURES = {"dose_response": draw_doses, "energy_shares": draw_energy}
+def drawn(results: Results) -> dict[str, Figure]:
+    """Name -> figure."""
+    return {"dose_response": draw_doses(results), "energy_shares": draw_energy(results)}
 
 
-def write_figures(results: Results, folder: Path) -> list[Path]:
-    """Each as .png and .pdf."""
+def write_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Each as .png and .pdf. figures: by their names."""
     written = []
-    for name, draw in FIGURES.items():
-        figure = draw(results)
+    for name, figure in figures.items():
         for suffix in (".png", ".pdf"):
             write_figure(figure, folder / f"{name}{suffix}")
             written.append(folder / f"{name}{suffix}")

@@ -91,7 +91,7 @@ def test_tables_name_what_was_not_run():
 
 
 def test_figures_are_written_as_pictures_and_scalable(tmp_path):
-    written = probe_figures.write_figures(results(), tmp_path)
+    written = probe_figures.write_figures(probe_figures.drawn(results()), tmp_path)
     assert [path.name for path in written] == [
         "dose_response.png", "dose_response.pdf", "energy_shares.png", "energy_shares.pdf",
     ]  # fmt: skip

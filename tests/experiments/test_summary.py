@@ -8,6 +8,7 @@ import json
 import locale
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
@@ -16,7 +17,8 @@ import pytest
 from markdown_it import MarkdownIt
 from scipy import stats
 
-from scaleeq.experiments import summary
+from scaleeq.engine import load_config
+from scaleeq.experiments import runs, summary
 from scaleeq.experiments.runs import changed_keys, curve, finish_run, read_metrics, read_run, thinned
 from scaleeq.experiments.summary import question, summarize_comparison
 from scaleeq.reports.comparison_drawing import band, draw_curves, draw_differences
@@ -266,6 +268,19 @@ def test_a_config_that_is_being_written_is_no_other_config(tmp_path, there):
     (tmp_path / "model_0000001.pth").touch()
     (tmp_path / "config.yaml").write_text(there)
     assert changed_keys(tmp_path, {"MODEL.DEVICE": "cuda"}) == {}
+
+
+def test_a_config_that_is_written_while_it_is_read_is_no_other_config(tmp_path, monkeypatch):
+    (tmp_path / "model_0000001.pth").touch()
+    (tmp_path / "config.yaml").write_text("SEED: 5\n")
+    assert "SEED" in changed_keys(tmp_path, {"SEED": 0})
+
+    def load(file):
+        Path(file).write_text("")
+        return load_config(file)
+
+    monkeypatch.setattr(runs, "load_config", load)
+    assert changed_keys(tmp_path, {"SEED": 0}) == {}
 
 
 def test_a_finished_run_keeps_its_final_weights_alone(tmp_path):

@@ -118,20 +118,22 @@ def read_run(folder: Path, metric: str) -> Run | None:
 def changed_keys(folder: Path, wanted: Values) -> dict[str, str]:
     """key -> "old -> new", where the run in a folder has another config than the wanted one; {} where there is none.
 
-    A start writes config.yaml in place: one that ends within a line is being written by another's run, or was cut
-    short by a kill. It is left to the training, which compares its model and its data with those of the checkpoint.
+    A start writes config.yaml in place: one that ends within a line, or changes while it is read, is being written by
+    another's run, or was cut short by a kill. It is left to the training, which compares its model and its data with
+    those of the checkpoint.
     """
     file = folder / "config.yaml"
     if not file.is_file() or not any((*folder.glob("*.pth"), *folder.glob(RUN_FILE))):
         return {}
-    if not file.read_text(encoding="utf-8", errors="replace").endswith("\n"):
+    before = file.read_bytes()
+    if not before.endswith(b"\n"):
         return {}
     try:
-        there = flat(load_config(file))
+        both = differing({"there": flat(load_config(file)), "wanted": wanted}, ignore=IGNORED_KEYS)
+        found = {key: f"{value!r} -> {both['wanted'][key]!r}" for key, value in both["there"].items()}
     except (KeyError, ValueError) as error:
-        return {"config.yaml": f"cannot be read: {error}"}
-    both = differing({"there": there, "wanted": wanted}, ignore=IGNORED_KEYS)
-    return {key: f"{value!r} -> {both['wanted'][key]!r}" for key, value in both["there"].items()}
+        found = {"config.yaml": f"cannot be read: {error}"}
+    return found if file.read_bytes() == before else {}
 
 
 def finish_run(folder: Path, record: Values) -> None:

@@ -34,8 +34,8 @@ def collected(output: Path, *, code: str, note: str) -> dict[str, Any]:
     return {**content, "code": f"commit {code}", "note": note}
 
 
-def mean_and_sd(variant: Content, digits: int) -> str:
-    """ "61.0 ± 1.0" of a variant of a comparison; "not run" without a run."""
-    if not variant["n"]:
+def mean_and_sd(mean: float | None, sd: float | None, digits: int = 1) -> str:
+    """ "61.0 ± 1.0" over seeds; of one seed without its scatter; "not run" of none."""
+    if mean is None:
         return "not run"
-    return f"{number(variant['mean'], digits)} ± {number(variant['sd'], digits)}"
+    return number(mean, digits) if sd is None else f"{number(mean, digits)} ± {number(sd, digits)}"

@@ -85,8 +85,8 @@ def _header(section: Mapping[str, Any]) -> str:
 
 
 def _value(section: Mapping[str, Any], name: str) -> str:
-    variant = section["variants"].get(name)
-    return "not run" if variant is None else mean_and_sd(variant, decimals(section))
+    variant = section["variants"].get(name, {"mean": None, "sd": None})
+    return mean_and_sd(variant["mean"], variant["sd"], decimals(section))
 
 
 def _called(compared: Content) -> str:

@@ -97,7 +97,7 @@ def draw_energy(results: Results) -> Figure:
                 if cell not in results.cells:
                     continue
                 doses = sorted(dose for arm, dose in results.arms(cell) if arm == "off")
-                gains = [results.cost(cell, dose) for dose in doses]
+                gains = [results.gain(cell, "off", dose) for dose in doses]
                 # Log-odds: shares of 0.01 % and of 99.99 % are as far from a half.
                 odds = [
                     results.energy_share(branch, dose) / (100 - results.energy_share(branch, dose)) for dose in doses

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from scaleeq.experiments.statistics import Difference
+from scaleeq.experiments.statistics import Difference, summarize
 from scaleeq.markdown import table
-from scaleeq.reports.comparison_tables import p_value
+from scaleeq.reports.comparison_tables import number, p_value
 
+from .collected import mean_and_sd
 from .probes.arms import ARMS
-from .probes.results import Results, adjusted, interval, mean_and_sd
+from .probes.results import Results, adjusted, interval
 from .probes.side_by_side import DESIGNS
 from .probes.study import CELLS, DOSES
 
@@ -30,6 +31,7 @@ def natural_table(results: Results, of: str = "natural") -> str:
     for cell in (name for name in results.cells if name.startswith(f"{of}/")):
         for arm, dose in results.arms(cell):
             values = results.values(cell, arm, dose)
+            summary = summarize(list(values.values()))
             edge = " (edge)" if results.is_at_the_edge(cell, arm, dose) else ""
             off, equalized = (results.values(cell, other) for other in ("off", "equalized"))
             rows.append(
@@ -37,7 +39,7 @@ def natural_table(results: Results, of: str = "natural") -> str:
                     titled(cell),
                     arm if dose == 1 else f"{arm} x {dose:g}",
                     f"{results.rate(cell, arm, dose):g}{edge}",
-                    mean_and_sd(values.values()),
+                    mean_and_sd(summary.mean, summary.sd),
                     "-" if (arm, dose) == ("off", 1) else interval(results.difference(values, off)),
                     "-" if arm == "equalized" else interval(results.difference(equalized, values)),
                     str(len(values)),
@@ -58,7 +60,7 @@ def dose_table(results: Results, cell: str) -> str:
             if (arm, dose) not in trained:
                 cells.append(NOT_RUN)
                 continue
-            mean = mean_and_sd(results.values(cell, arm, dose).values()).split(" ")[0]
+            mean = number(summarize(list(results.values(cell, arm, dose).values())).mean, 1)
             edge = "*" if results.is_at_the_edge(cell, arm, dose) else ""
             gained = "" if arm == "equalized" else f" ({interval(results.gain(cell, arm, dose))})"
             cells.append(f"{mean}{edge}{gained}")
@@ -74,7 +76,7 @@ def energy_table(results: Results) -> str:
         trained = {c: set(results.arms(f"{level}/{c}")) for c in columns if f"{level}/{c}" in results.cells}
         for dose in sorted({dose for of in trained.values() for arm, dose in of if arm == "off"}):
             cells = [
-                interval(results.cost(f"{level}/{c}", dose)) if ("off", dose) in trained.get(c, ()) else NOT_RUN
+                interval(results.gain(f"{level}/{c}", "off", dose)) if ("off", dose) in trained.get(c, ()) else NOT_RUN
                 for c in columns
             ]
             rows.append((f"{level} x {dose:g}", share(results.energy_share(branch, dose)), *cells))
@@ -91,8 +93,9 @@ def gains_between(results: Results, low: float, high: float) -> str:
     for cell in (name for name in results.cells if name.startswith(("res5/", "res2/"))):
         branch = -1 if cell.startswith("res5/") else 0
         doses = {dose for arm, dose in results.arms(cell) if arm == "off"}
-        costs = [results.cost(cell, dose).mean for dose in doses if low < results.energy_share(branch, dose) < high]
-        found += [cost for cost in costs if cost is not None]
+        near = [dose for dose in doses if low < results.energy_share(branch, dose) < high]
+        gains = [results.gain(cell, "off", dose).mean for dose in near]
+        found += [gain for gain in gains if gain is not None]
     return f"{min(found):+.1f} to {max(found):+.1f}" if found else NOT_RUN
 
 

@@ -33,7 +33,8 @@ def detectors_table(content: Content) -> str:
     for name, variant in content["variants"].items():
         cells = []
         for part in parts:
-            cells += [mean_and_sd(part["variants"][name], 1), _difference(part["comparisons"].get(name))]
+            of = part["variants"][name]
+            cells += [mean_and_sd(of["mean"], of["sd"]), _difference(part["comparisons"].get(name))]
         seconds = [run["seconds"] for run in variant["runs"].values()]
         rows.append((name.replace("_", ", "), *cells, f"{median(seconds):.0f}" if seconds else "not run"))
     headers = [text for part in parts for text in (heading(part), "difference (95 % interval)")]

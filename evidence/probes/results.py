@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from scaleeq.experiments.statistics import ALPHA, Difference, holm, paired_difference, summarize
+from scaleeq.experiments.statistics import ALPHA, Difference, holm, paired_difference
 
 from .arms import Statistics
 from .study import CELLS, Part, also_of, best_rates, parts_of
@@ -71,13 +71,9 @@ class Results:
         return paired_difference([a[seed] - b[seed] for seed in a if seed in b])
 
     def gain(self, cell: str, other: str, dose: float = 1.0, *, arm: str = "equalized") -> Difference:
-        """What an arm has over another one at a dose."""
+        """What an arm has over another one at a dose; an equalizer that was not trained at it sees none, anyway."""
         own = self.values(cell, arm, dose) or (self._equalizer(cell) if arm == "equalized" else {})
         return self.difference(own, self.values(cell, other, dose))
-
-    def cost(self, cell: str, dose: float) -> Difference:
-        """What a dose costs "off": the equalizer, which sees none, minus off at the dose."""
-        return self.difference(self._equalizer(cell), self.values(cell, "off", dose))
 
     def _equalizer(self, cell: str) -> Values:
         """At 1. res2's cells lack it: res5's has the same seeds, weights and batches."""
@@ -119,11 +115,3 @@ def adjusted(differences: dict[str, Difference]) -> dict[str, float]:
 
 def holds(p: float | None) -> bool:
     return p is not None and p < ALPHA
-
-
-def mean_and_sd(values: Iterable[float]) -> str:
-    """ "61.2 ± 0.8", over seeds."""
-    summary = summarize(list(values))
-    if summary.mean is None:
-        return "not run"
-    return f"{summary.mean:.1f}" if summary.sd is None else f"{summary.mean:.1f} ± {summary.sd:.1f}"

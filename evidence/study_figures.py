@@ -39,6 +39,8 @@ def draw_trained_doses(content: Content) -> Figure:
             axis.set(xscale="log", xlabel="factor on the deepest level", title=DECODERS[decoder])
             axis.set_xticks(factors, [f"{factor:g}" for factor in factors])
             axis.minorticks_off()
+            if axis is not axes[0]:
+                axis.sharey(axes[0])
             for optimizer, ending, label, color, marker, line in CURVES:
                 names = [f"{decoder}_{optimizer}{dose}{ending}" for dose in study.DOSES.values()]
                 found = {factor: content["variants"][name] for factor, name in zip(factors, names, strict=True)}

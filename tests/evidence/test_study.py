@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from evidence import dosed, study
+from evidence import dosed, probe_figures, study, study_figures
 from scaleeq.engine import DatasetCatalog, load_config
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.experiments import runs
@@ -164,3 +164,32 @@ def test_runs_that_were_recorded_are_not_trained_again_elsewhere(tmp_path, monke
     assert study.collect(plan, tmp_path / "there") == first
     study.restore(dataclasses.replace(plan, sha256="of a plan that was changed"), tmp_path / "changed")
     assert not (tmp_path / "changed").exists()
+
+
+def test_figures_show_what_was_run_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    assert study_figures.drawn() == {}
+    names = [variant.name for variant in study.plan_of("doses").variants]
+    run = {"psp_sgd": [40.0, 42.0], "psp_sgd_x100": [35.0, 36.0]}
+    of_doses = content({name: run.get(name, []) for name in names})
+    for name, values in run.items():
+        of_doses["variants"][name]["runs"] = {str(seed): {"value": value} for seed, value in enumerate(values)}
+    (tmp_path / "study_doses.json").write_text(json.dumps(of_doses))
+    values = {
+        "sep_aspp_adamw": [40.0, 42.0],
+        "sep_aspp_adamw_equalized": [41.0, 44.0],
+        "psp_sgd": [],
+        "psp_sgd_equalized": [],
+    }
+    (tmp_path / "study_decoders.json").write_text(json.dumps(content(values)))
+    figures = study_figures.drawn()
+    (psp,) = [axis for axis in figures["trained_doses"].axes if axis.get_title() == "PSP"]
+    assert [list(map(list, line.get_data())) for line in psp.lines if len(line.get_xdata())] == [
+        [[1.0, 100.0], [41.0, 35.5]], [[1.0, 1.0, 100.0, 100.0], [40.0, 42.0, 35.0, 36.0]],
+    ]  # fmt: skip
+    (axis,) = figures["trained_decoders"].axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["separable ASPP, AdamW", "all 2 pairs"]
+    written = probe_figures.write_figures(figures, tmp_path)
+    assert [path.suffix for path in written] == [".png", ".pdf"] * 2 and all(
+        path.stat().st_size > 5000 for path in written
+    )

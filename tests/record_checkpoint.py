@@ -27,7 +27,7 @@ OPTIONS = {
     "MODEL.SEM_SEG_HEAD.POOL_SCALES": [1, 2],
     "MODEL.AUX_HEAD.IN_FEATURES": [],
     "MODEL.AUX_HEAD.LOSS_WEIGHTS": [],
-    "MODEL.FUSION.EVALUATE": "plain",  # logits to the bit; the other way is in tests/fusion/test_evaluate.py
+    "MODEL.FUSION.EVALUATE": "plain",  # as it was recorded; the other way is in tests/fusion/test_evaluate.py
     "MODEL.SCALE_EQUALIZER.ENABLED": True,
     "MODEL.SCALE_EQUALIZER.SCOPE": "all",
     "MODEL.SCALE_EQUALIZER.IMPLEMENTATION": "reparametrize",

@@ -51,6 +51,6 @@ def test_a_checkpoint_of_before_gives_its_logits(tmp_path):
     SafeCheckpointer(model).load_weights(str(record_checkpoint.CHECKPOINT))
     require_calibrated(model)
     expected = torch.load(record_checkpoint.LOGITS, weights_only=True)
-    # Not to the bit: MKL chooses its kernels by the processor, and on another one than the recorded the last bit differs.
+    # Not to the bit: MKL chooses its kernels by the processor, and another one has another last bit.
     atol = 1e-6 if SAME_TORCH else 1e-5
     torch.testing.assert_close(record_checkpoint.logits_of(model), expected, rtol=0, atol=atol)

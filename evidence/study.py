@@ -49,6 +49,7 @@ EQUALIZED = "_equalized"
 DOSES = {"x 0.01": "_x0.01", "x 1": "", "x 100": "_x100"}
 NOT_RUN = "not run"
 TRAINED = ("weights_sha256", "code")  # of a run
+CODE = ("configs", "evidence", "projects")
 
 
 def plan_of(name: str) -> Plan:
@@ -102,10 +103,17 @@ def collect(plan: Plan, output: Path) -> Content:
 def _trained(weights: Path) -> dict[str, str]:
     """What says which weights a run ended with, and which commit trained them."""
     state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
-    described = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    return dict(zip(TRAINED, (hash_weights(state)[:16], _commit()), strict=True))
+
+
+def _commit() -> str:
+    """What is checked out, "-dirty" where the code differs from it: results that are written do not count."""
+    git = ["git", "-C", str(ROOT)]
+    head, changed = (
+        subprocess.run([*git, *words], capture_output=True, text=True, check=False).stdout.strip()
+        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--", *CODE])
     )
-    return dict(zip(TRAINED, (hash_weights(state)[:16], described.stdout.strip()), strict=True))
+    return f"{head}-dirty" if changed else head
 
 
 def run(names: Sequence[str], output: Path, jobs: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 
 import pytest
 import torch
@@ -193,3 +194,18 @@ def test_figures_show_what_was_run_alone(tmp_path, monkeypatch):
     assert [path.suffix for path in written] == [".png", ".pdf"] * 2 and all(
         path.stat().st_size > 5000 for path in written
     )
+
+
+def test_results_that_were_written_do_not_make_the_code_another(tmp_path, monkeypatch):
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e@x", "-C", str(tmp_path)]
+    for folder in (*study.CODE, "docs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "file").write_text("")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "m"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    (tmp_path / "docs" / "file").write_text("results")
+    assert head and study._commit() == head
+    (tmp_path / "evidence" / "file").write_text("code")
+    assert study._commit() == f"{head}-dirty"

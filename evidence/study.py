@@ -18,6 +18,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from scaleeq import console
@@ -61,27 +62,33 @@ def result_of(name: str) -> Path:
     return RESULTS / f"study_{name}.json"
 
 
+def content_of(name: str) -> Content:
+    """What docs/results has of a plan; {} where it has nothing."""
+    return read_json(result_of(name))
+
+
 def restore(plan: Plan, output: Path) -> None:
     """Folders of the runs that docs/results has of this very plan and `output` has not: what `execute` looks for."""
-    content = read_json(result_of(plan.name))
+    content = content_of(plan.name)
     if content.get("file_sha256") != plan.sha256:
         return
+    parts = sections(content)
     for variant, seed in plan.runs():
         folder, run = run_folder(output, variant, seed), content["variants"][variant.name]["runs"].get(str(seed))
-        if run is None or folder.exists():
+        if run is None or (folder / RUN_FILE).is_file():
             continue
         cfg = variant.load(seed)
-        parts = {part["metric"]: part["variants"][variant.name]["runs"] for part in sections(content)}
-        values = {metric: runs[str(seed)]["value"] for metric, runs in parts.items()}
-        folder.mkdir(parents=True)
+        values = {part["metric"]: part["variants"][variant.name]["runs"][str(seed)]["value"] for part in parts}
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(cfg.dump())
         (folder / "metrics.json").write_text(json.dumps({"iteration": cfg.SOLVER.MAX_ITER - 1, **values}) + "\n")
         finish_run(folder, {**run, "engine": content["engines"][0]})
 
 
-def collect(plan: Plan, output: Path) -> Content:
-    """What the finished runs say, each with the hash of its weights and the commit that is checked out; written where
-    any run has finished. Of those that were restored, what docs/results said.
+def collect(plan: Plan, output: Path, *, code: str | None = None) -> Content:
+    """What the finished runs say, each with the hash of its weights and the commit; written where any has finished.
+
+    code: the commit of the runs that none was noted for. Of those that were restored, what docs/results said.
     """
     content = kept(summarize_comparison(plan, output))
     content["file"] = f"evidence/plans/{plan.file.name}"
@@ -92,7 +99,8 @@ def collect(plan: Plan, output: Path) -> Content:
             folder = run_folder(output, variant, int(seed))
             record, weights = read_json(folder / RUN_FILE), folder / "model_final.pth"
             if weights.is_file() and not set(TRAINED) <= set(record):
-                record |= _trained(weights)
+                state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
+                record |= zip(TRAINED, (hash_weights(state)[:16], code), strict=True)
                 write_json(folder / RUN_FILE, record)
             run |= {key: record.get(key) for key in TRAINED}
     if any(variant["n"] for variant in content["variants"].values()):
@@ -100,25 +108,24 @@ def collect(plan: Plan, output: Path) -> Content:
     return content
 
 
-def _trained(weights: Path) -> dict[str, str]:
-    """What says which weights a run ended with, and which commit trained them."""
-    state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
-    return dict(zip(TRAINED, (hash_weights(state)[:16], _commit()), strict=True))
-
-
-def _commit() -> str:
-    """What is checked out, "-dirty" where the code differs from it: results that are written do not count."""
+def commit() -> str | None:
+    """What is checked out, "-dirty" where the code differs from it: results that are written do not count. None where
+    there is no repository, or no git.
+    """
     git = ["git", "-C", str(ROOT)]
-    head, changed = (
-        subprocess.run([*git, *words], capture_output=True, text=True, check=False).stdout.strip()
-        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--", *CODE])
-    )
-    return f"{head}-dirty" if changed else head
+    try:
+        head, changed = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=False).stdout.strip()
+            for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--", *CODE])
+        )
+    except FileNotFoundError:
+        return None
+    return (f"{head}-dirty" if changed else head) or None
 
 
 def run(names: Sequence[str], output: Path, jobs: int) -> int:
     """Train and collect; the exit status."""
-    failed = 0
+    failed, code = 0, commit()  # before the hours in which another one may be checked out
     for name in names:
         plan = plan_of(name)
         restore(plan, output / name)
@@ -126,10 +133,10 @@ def run(names: Sequence[str], output: Path, jobs: int) -> int:
             with stop_signals(at_once=True):
                 failed += len(execute(plan, output / name, train=TRAIN, where=Where(jobs=jobs), say=_say))
         except Stopped as stop:
-            collect(plan, output / name)
+            collect(plan, output / name, code=code)
             _say("Stopped; what is finished is in docs/results, and the same command goes on.")
             return 128 + stop.number
-        collect(plan, output / name)
+        collect(plan, output / name, code=code)
     return console.FAILED if failed else 0
 
 
@@ -197,8 +204,7 @@ def pool(content: Content, pattern: str = "*") -> Difference:
 
 def gained(name: str, pattern: str) -> Difference:
     """What a plan's variants have over what they are compared with, pooled; of no pairs where none was run."""
-    path = result_of(name)
-    return pool(json.loads(path.read_text()), pattern) if path.is_file() else paired_difference([])
+    return pool(content_of(name) or {"comparisons": {}}, pattern)
 
 
 TABLES = {"rates": rates_table, "doses": doses_table, "decoders": decoders_table, "fusions": fusions_table}
@@ -207,20 +213,13 @@ PLANS = tuple(TABLES)
 
 def tables() -> dict[str, str]:
     """Name of a plan -> its table; "not run" where docs/results has nothing of it."""
-    found = {}
-    for name, make in TABLES.items():
-        path = result_of(name)
-        found[name] = make(json.loads(path.read_text())) if path.is_file() else NOT_RUN
-    return found
+    return {name: make(content) if (content := content_of(name)) else NOT_RUN for name, make in TABLES.items()}
 
 
 def counts() -> dict[str, int]:
     """Name of a plan -> its trainings that are finished."""
-    found = {}
-    for name in PLANS:
-        content: Mapping[str, Any] = json.loads(result_of(name).read_text()) if result_of(name).is_file() else {}
-        found[name] = sum(variant["n"] for variant in content.get("variants", {}).values())
-    return found
+    variants = {name: content_of(name).get("variants", {}) for name in PLANS}
+    return {name: sum(variant["n"] for variant in found.values()) for name, found in variants.items()}
 
 
 def _starts(content: Content) -> list[str]:
@@ -240,8 +239,8 @@ def _gain(compared: Mapping[str, Any]) -> str:
 
 
 def _median(values: Sequence[float | None]) -> str:
-    known = sorted(value for value in values if value is not None)
-    return f"{known[len(known) // 2]:.0f}" if known else NOT_RUN
+    known = [value for value in values if value is not None]
+    return f"{median(known):.0f}" if known else NOT_RUN
 
 
 def _say(text: str) -> None:

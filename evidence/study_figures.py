@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -88,8 +87,4 @@ FIGURES = {"trained_doses": ("doses", draw_trained_doses), "trained_decoders": (
 
 def drawn() -> dict[str, Figure]:
     """Name -> figure, of the comparisons that docs/results has."""
-    return {
-        name: draw(json.loads(study.result_of(plan).read_text()))
-        for name, (plan, draw) in FIGURES.items()
-        if study.result_of(plan).is_file()
-    }
+    return {name: draw(content) for name, (plan, draw) in FIGURES.items() if (content := study.content_of(plan))}

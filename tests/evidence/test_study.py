@@ -155,16 +155,38 @@ def test_runs_that_were_recorded_are_not_trained_again_elsewhere(tmp_path, monke
     (trained / "metrics.json").write_text(json.dumps(metrics) + "\n")
     torch.save({"model": {"weight": torch.ones(2)}}, trained / "model_final.pth")
     runs.finish_run(trained, {"seconds": 90.0, "peak_mib": 800, "engine": "standalone 0.6"})
-    first = study.collect(plan, tmp_path / "here")
+    first = study.collect(plan, tmp_path / "here", code="abc1234")
     run = first["variants"]["fpn"]["runs"]["3"]
     assert run["value"] == 61.5 and run["weights_sha256"] == hash_weights({"weight": torch.ones(2)})[:16]
-    assert run["code"], "the commit that trained"
+    assert run["code"] == "abc1234"
     study.restore(plan, tmp_path / "there")
     assert [path.parent.name for path in tmp_path.glob("there/*/*/run.json")] == ["seed_3"]
     assert not runs.changed_keys(tmp_path / "there" / "fpn" / "seed_3", flat(plan.variants[0].load(3)))
+    assert study.collect(plan, tmp_path / "there", code="another") == first, "the commit is that which trained"
+    (tmp_path / "there" / "fpn" / "seed_3" / "run.json").unlink()  # as a kill leaves it
+    study.restore(plan, tmp_path / "there")
     assert study.collect(plan, tmp_path / "there") == first
     study.restore(dataclasses.replace(plan, sha256="of a plan that was changed"), tmp_path / "changed")
     assert not (tmp_path / "changed").exists()
+
+
+def test_a_run_that_is_recorded_is_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
+    plan = dataclasses.replace(study.plan_of("fusions"), seeds=(3,))
+    for variant, _ in plan.runs():
+        folder = tmp_path / "here" / variant.name / "seed_3"
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(dict.fromkeys(plan.metrics, 61.5) | {"iteration": 149}) + "\n")
+        runs.finish_run(folder, {"seconds": 90.0, "peak_mib": 800, "engine": "standalone 0.6"})
+    study.collect(plan, tmp_path / "here")
+    monkeypatch.setattr(study, "plan_of", lambda name: plan)
+    monkeypatch.setattr(study, "execute", lambda plan, output, **_: missing(plan, output))
+    assert study.run(["fusions"], tmp_path / "there", jobs=1) == 0
+
+
+def missing(plan, output):
+    """Runs that `execute` would train."""
+    return [f for v, seed in plan.runs() if not (f := output / v.name / f"seed_{seed}" / "run.json").is_file()]
 
 
 def test_figures_show_what_was_run_alone(tmp_path, monkeypatch):
@@ -206,6 +228,6 @@ def test_results_that_were_written_do_not_make_the_code_another(tmp_path, monkey
     monkeypatch.setattr(study, "ROOT", tmp_path)
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     (tmp_path / "docs" / "file").write_text("results")
-    assert head and study._commit() == head
+    assert head and study.commit() == head
     (tmp_path / "evidence" / "file").write_text("code")
-    assert study._commit() == f"{head}-dirty"
+    assert study.commit() == f"{head}-dirty"

@@ -19,6 +19,8 @@ from .training.tiny import tiny_config
 
 GOLDENS = Path(__file__).parent / "goldens"
 CHECKPOINT, LOGITS = GOLDENS / "uper_equalized.pth", GOLDENS / "uper_equalized_logits.pt"
+# MKL chooses its kernels by the processor: the logits of the same checkpoint and code, recorded on another one.
+LOGITS_ELSEWHERE = GOLDENS / "uper_equalized_logits_2.pt"
 OPTIONS = {
     "MODEL.TIMM.NAME": "tf_efficientnet_b0",
     "MODEL.TIMM.WIDTH_MULTIPLIER": 0.05,
@@ -27,7 +29,7 @@ OPTIONS = {
     "MODEL.SEM_SEG_HEAD.POOL_SCALES": [1, 2],
     "MODEL.AUX_HEAD.IN_FEATURES": [],
     "MODEL.AUX_HEAD.LOSS_WEIGHTS": [],
-    "MODEL.FUSION.EVALUATE": "plain",  # as it was recorded; the other way is in tests/fusion/test_evaluate.py
+    "MODEL.FUSION.EVALUATE": "plain",  # logits to the bit; the other way is in tests/fusion/test_evaluate.py
     "MODEL.SCALE_EQUALIZER.ENABLED": True,
     "MODEL.SCALE_EQUALIZER.SCOPE": "all",
     "MODEL.SCALE_EQUALIZER.IMPLEMENTATION": "reparametrize",

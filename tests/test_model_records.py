@@ -50,7 +50,10 @@ def test_a_checkpoint_of_before_gives_its_logits(tmp_path):
     model = build_model(record_checkpoint.config(tmp_path))
     SafeCheckpointer(model).load_weights(str(record_checkpoint.CHECKPOINT))
     require_calibrated(model)
-    expected = torch.load(record_checkpoint.LOGITS, weights_only=True)
-    # Not to the bit: MKL chooses its kernels by the processor, and another one has another last bit.
-    atol = 1e-6 if SAME_TORCH else 1e-5
-    torch.testing.assert_close(record_checkpoint.logits_of(model), expected, rtol=0, atol=atol)
+    found = record_checkpoint.logits_of(model)
+    files = record_checkpoint.LOGITS, record_checkpoint.LOGITS_ELSEWHERE
+    recorded = [torch.load(file, weights_only=True) for file in files]
+    if SAME_TORCH:
+        assert any(torch.equal(found, each) for each in recorded), "to the bit, of one of two processors"
+    else:
+        torch.testing.assert_close(found, recorded[0], rtol=0, atol=1e-5)

@@ -77,10 +77,9 @@ def _curves(axis: Axes, results: Results, cell: str) -> None:
         doses = sorted(dose for name, dose in trained if name == arm)
         values = [list(results.values(cell, arm, dose).values()) for dose in doses]
         found = [paired_difference(each) for each in values]  # of the mean: its interval
-        half = [0.0 if of.high is None or of.low is None else (of.high - of.low) / 2 for of in found]
         axis.errorbar(
-            doses, [of.mean or 0.0 for of in found], half, color=color, marker=marker, linestyle=line, linewidth=width,
-            markersize=4, elinewidth=0.8, label=NAMES[arm],
+            doses, [of.mean or 0.0 for of in found], [of.half or 0.0 for of in found], color=color, marker=marker,
+            linestyle=line, linewidth=width, markersize=4, elinewidth=0.8, label=NAMES[arm],
         )  # fmt: skip
     top = axis.secondary_xaxis("top")
     top.set_xticks(DOSES, [share(results.energy_share(-1, dose)) for dose in DOSES], fontsize=7)
@@ -102,10 +101,10 @@ def draw_energy(results: Results) -> Figure:
                 odds = [
                     results.energy_share(branch, dose) / (100 - results.energy_share(branch, dose)) for dose in doses
                 ]
-                half = [0.0 if of.high is None or of.low is None else (of.high - of.low) / 2 for of in gains]
                 axis.errorbar(
-                    odds, [of.mean or 0.0 for of in gains], half, color=color, marker=marker, markersize=4,
-                    linewidth=1.2, elinewidth=0.8, label=f"{level}, {OPTIMIZERS[optimizer]}",
+                    odds, [of.mean or 0.0 for of in gains], [of.half or 0.0 for of in gains], color=color,
+                    marker=marker, markersize=4, linewidth=1.2, elinewidth=0.8,
+                    label=f"{level}, {OPTIMIZERS[optimizer]}",
                 )  # fmt: skip
             ticks = {1e-5: "0.001 %", 1e-3: "0.1 %", 0.01 / 0.99: "1 %", 0.1 / 0.9: "10 %", 1: "50 %", 9: "90 %"}
             ticks |= {99: "99 %", 999: "99.9 %"}

@@ -108,7 +108,7 @@ def quoted_table(quoted: dict[str, Difference]) -> str:
     """Markdown: every difference that the page's sentences quote, with p adjusted for all of them."""
     p = adjusted(quoted)
     rows = [(name, interval(of), str(of.n), p_value(of.p_t), p_value(p.get(name))) for name, of in quoted.items()]
-    return table(rows, ("difference, points of mIoU", "mean ± half of the 95 % interval", "seeds", "p (t)", "p (Holm)"))
+    return table(rows, ("difference, points of mIoU", "mean ± half of the 95 % interval", "pairs", "p (t)", "p (Holm)"))
 
 
 def arms_table() -> str:

@@ -18,7 +18,6 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from scaleeq import console
@@ -181,19 +180,17 @@ def decoders_table(content: Content) -> str:
 
 
 def fusions_table(content: Content) -> str:
-    """Markdown: each fusion: its metrics, the differences to the first, seconds and memory of a training."""
+    """Markdown: each fusion: its metrics, and the differences to the first."""
     parts = sections(content)
     rows = []
     for name, variant in content["variants"].items():
-        runs = [run for run in variant["runs"].values() if run.get("seconds")]
         cells = []
         for part in parts:
             compared = part["comparisons"].get(name)
             cells += [_mean(part["variants"][name]["mean"]), _gain(compared) if compared else "-"]
-        costs = [_median([run.get(key) for run in runs]) for key in ("seconds", "peak_mib")]
-        rows.append((name, str(variant["n"]), *cells, *costs))
+        rows.append((name, str(variant["n"]), *cells))
     headers = [text for part in parts for text in (heading(part), "- fpn (95 % interval)")]
-    return table(rows, ("pyramid", "runs", *headers, "s, a training", "MiB"))
+    return table(rows, ("pyramid", "runs", *headers))
 
 
 def pool(content: Content, pattern: str = "*") -> Difference:
@@ -236,11 +233,6 @@ def _gain(compared: Mapping[str, Any]) -> str:
     if not compared.get("n"):
         return NOT_RUN
     return f"{number(compared['mean'], sign=True)} ({interval(dict(compared))}), n {compared['n']}"
-
-
-def _median(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{median(known):.0f}" if known else NOT_RUN
 
 
 def _say(text: str) -> None:

@@ -103,9 +103,9 @@ def interval(difference: Difference) -> str:
     """ "+1.23 ± 0.45"; of one pair no interval."""
     if difference.mean is None:
         return "not run"
-    if difference.low is None or difference.high is None:
+    if difference.half is None:
         return f"{difference.mean:+.2f}"
-    return f"{difference.mean:+.2f} ± {(difference.high - difference.low) / 2:.2f}"
+    return f"{difference.mean:+.2f} ± {difference.half:.2f}"
 
 
 def adjusted(differences: dict[str, Difference]) -> dict[str, float]:

@@ -48,6 +48,11 @@ class Difference:
     ties: int
 
     @property
+    def half(self) -> float | None:
+        """Of the interval: mean - half is low, mean + half is high. None where there is no interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
     def called(self) -> bool:
         """Whether a difference can be called: the interval excludes 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)

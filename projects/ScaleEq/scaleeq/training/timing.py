@@ -117,6 +117,9 @@ def time_configs(
     """
     if iterations < 1 or batch < 1:
         raise ValueError(f"iterations is {iterations} and batch {batch}; both are at least 1")
+    # What the first model of a process makes its libraries allocate, once, is no model's.
+    if configs:
+        TimedModel(configs[0], size=sizes[0], batch=batch).training()
     # Build, warm up, and see what one step takes.
     models, peaks = [], []
     for cfg, size in zip(configs, sizes, strict=True):

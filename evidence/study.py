@@ -30,7 +30,7 @@ from scaleeq.experiments.execute import execute, run_folder
 from scaleeq.experiments.executors import Where
 from scaleeq.experiments.plan import Plan, read_plan
 from scaleeq.experiments.runs import RUN_FILE, finish_run
-from scaleeq.experiments.statistics import Difference, paired_difference
+from scaleeq.experiments.statistics import Difference, holm, paired_difference
 from scaleeq.experiments.summary import summarize_comparison
 from scaleeq.files import read_json, write_json
 from scaleeq.markdown import table
@@ -180,17 +180,17 @@ def decoders_table(content: Content) -> str:
 
 
 def fusions_table(content: Content) -> str:
-    """Markdown: each fusion: its metrics, and the differences to the first."""
+    """Markdown: each metric of each fusion, the difference to the first, and Holm's p over all of these differences."""
     parts = sections(content)
+    compared = {(part["metric"], name): of for part in parts for name, of in part["comparisons"].items()}
+    p = holm({key: of["p_t"] for key, of in compared.items() if of.get("p_t") is not None})
     rows = []
-    for name, variant in content["variants"].items():
-        cells = []
-        for part in parts:
-            compared = part["comparisons"].get(name)
-            cells += [_mean(part["variants"][name]["mean"]), _gain(compared) if compared else "-"]
-        rows.append((name, str(variant["n"]), *cells))
-    headers = [text for part in parts for text in (heading(part), "- fpn (95 % interval)")]
-    return table(rows, ("pyramid", "runs", *headers))
+    for part in parts:
+        for name, variant in part["variants"].items():
+            of = compared.get((part["metric"], name))
+            cells = (_gain(of), p_value(of.get("p_t")), p_value(p.get((part["metric"], name)))) if of else ("-",) * 3
+            rows.append((heading(part), name, str(variant["n"]), _mean(variant["mean"]), *cells))
+    return table(rows, ("metric", "pyramid", "runs", "mean", "- fpn (95 % interval)", "p (t)", "p (Holm)"))
 
 
 def pool(content: Content, pattern: str = "*") -> Difference:

@@ -9,15 +9,16 @@ import subprocess
 import pytest
 import torch
 
-from evidence import dosed, probe_figures, study, study_figures
+from evidence import dosed, fusions_cost, probe_figures, study, study_figures
 from scaleeq.engine import DatasetCatalog, load_config
 from scaleeq.equalization.calibration import fusions_of
 from scaleeq.experiments import runs
 from scaleeq.experiments.plan import flat
+from scaleeq.files import read_json
 from scaleeq.fusion import Fusion
 from scaleeq.segmentor import without_pretrained
 from scaleeq.training.evaluate import hash_weights
-from scaleeq.training.on_meta import build_on_meta
+from scaleeq.training.on_meta import build_on_meta, count_config
 from scaleeq.training.setup import check_schedule
 
 CONFIGS = {  # name -> branches of the Fusion that is the head's last
@@ -144,6 +145,40 @@ def test_tables_say_what_was_run_and_what_was_not(tmp_path, monkeypatch):
     (tmp_path / "study_doses.json").write_text(json.dumps(content(values | dosed_values)))
     cells = row(study.tables()["doses"], "uper_sgd")
     assert cells[0] == study.NOT_RUN and cells[2] == "60.5" and cells[5].startswith("+9.00")
+
+
+def test_a_table_of_fusions_has_each_metric_and_adjusts_over_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    from scaleeq.experiments.sections import compare_pairs, summary_of
+
+    def part(metric, fpn, fapn):
+        by_seed = {"fpn": dict(enumerate(fpn)), "fapn": dict(enumerate(fapn))}
+        return {
+            "metric": metric, "unit": "%", "variants": {name: summary_of(each) for name, each in by_seed.items()},
+            "comparisons": compare_pairs(by_seed, {"fapn": "fpn"}, metric),
+        }  # fmt: skip
+
+    of_boundary = part("sem_seg/boundary_F_3px", [30.0, 30.0, 30.0], [31.0, 32.0, 31.5])
+    first = part("sem_seg/mIoU", [40.0, 41.0, 42.0], [40.0, 43.0, 41.0]) | {"more": [of_boundary]}
+    (tmp_path / "study_fusions.json").write_text(json.dumps(first))
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in study.tables()["fusions"].splitlines()[2:]]
+    assert [line[1] for line in lines] == ["fpn", "fapn"] * 2 and lines[0][4:] == ["-"] * 3
+    assert [line[3] for line in lines] == ["41.0", "41.3", "30.0", "31.5"]
+    assert lines[3][4].startswith("+1.50 (+0.26 to +2.74)")
+    p = [float(line[5]) for line in lines[1::2]]
+    assert [float(line[6]) for line in lines[1::2]] == pytest.approx([p[0], 2 * p[1]], abs=0.002) and p[1] < p[0]
+
+
+def test_what_fusions_cost_is_measured_of_the_plans_variants():
+    plan, content = study.plan_of("fusions"), read_json(fusions_cost.RESULT)
+    assert list(content["variants"]) == [variant.name for variant in plan.variants]
+    for variant in plan.variants:
+        of, cfg = content["variants"][variant.name], variant.load()
+        counted = count_config(cfg, tuple(content["size"])).as_dict()
+        assert content["size"] == list(cfg.INPUT.CROP.SIZE) and content["batch"] == cfg.SOLVER.IMS_PER_BATCH
+        assert (of["params"], of["macs"]) == (counted["params"], counted["macs"])
+        line = row(fusions_cost.cost_table(), variant.name)
+        assert float(line[3]) == round(of["training_s"] / content["variants"]["fpn"]["training_s"], 2)
 
 
 def test_runs_that_were_recorded_are_not_trained_again_elsewhere(tmp_path, monkeypatch):

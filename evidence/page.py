@@ -28,6 +28,7 @@ from .fusions_cost import cost_table
 from .probe import RESULT
 from .probes.results import Results, interval
 from .probes.study import read
+from .record_run import full_length_table
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT, PAGE, FIGURES = Path(__file__).with_suffix(".md"), DOCS / "evidence.md", DOCS / "images"
@@ -96,7 +97,10 @@ def table(results: Results, words: list[str], text: str) -> str:
     }  # fmt: skip
     if name in of_results:
         return of_results[name](results, *more)
-    fixed = {"arms": tables.arms_table, "designs": tables.designs_table, "cost": cost_table}
+    fixed = {
+        "arms": tables.arms_table, "designs": tables.designs_table, "cost": cost_table,
+        "full_length": full_length_table,
+    }  # fmt: skip
     return fixed[name]() if name in fixed else study.tables()[name]
 
 

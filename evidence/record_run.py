@@ -22,8 +22,18 @@ from typing import Any
 
 from scaleeq import console
 from scaleeq.files import read_json, write_json
+from scaleeq.markdown import table
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+FULL_LENGTH = {  # config -> the val mIoU that was aimed at
+    "camvid/uper_lite0": 68,
+    "camvid/psp_lite0": 65,
+    "camvid/sep_aspp_lite0": 65,
+    "camvid/fcn_lite0": 65,
+    "camvid/semfpn_lite0": 65,
+    "camvid/semfpn_lite0+fapn": 65,
+    "camvid/semfpn_lite0+bifpn": 65,
+}
 OF_BRANCHES = ("mean", "std", "std_equalized", "channels", "num_images", "relative_standard_error")
 OF_FUSIONS = ("spread", "spread_equalized")
 OF_BENCHMARK = ("params", "macs", "training_cpu_ratio")
@@ -63,6 +73,19 @@ def run_record(name: str, training: Path, evaluation: Path, *, code: str, device
             },
         },
     }
+
+
+def full_length_table() -> str:
+    """Markdown: the pretrained CamVid configs at full length, one seed each: "not run" where docs/results has none."""
+    rows = []
+    for name, goal in FULL_LENGTH.items():
+        if record := read_json(RESULTS / f"{run_name(name)}.json"):
+            training, map_ = record["training"], record["sem_seg"]
+            minutes_, weights = training["minutes_in_all"], record["weights_sha256"][:16]
+            rows.append((name, str(goal), f"{map_['mIoU']:.1f}", f"{map_['pACC']:.1f}", f"{minutes_:.0f}", weights))
+        else:
+            rows.append((name, str(goal), "not run", "", "", ""))
+    return table(rows, ("config", "goal", "val mIoU", "pixel accuracy", "minutes of a core", "sha256 of the weights"))
 
 
 def scales(fusions: Mapping[str, Any]) -> dict[str, Any]:

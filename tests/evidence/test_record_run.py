@@ -66,3 +66,16 @@ def test_rows_of_the_toy_comparison(tmp_path):
     (tmp_path / "toy.jsonl").write_text(json.dumps(counts) + "\n")
     with pytest.raises(KeyError, match="training_cpu_ratio"):
         record_run.toy_records(tmp_path, tmp_path / "toy.jsonl", **SAID)
+
+
+def test_full_length_runs_are_told_and_what_was_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_run, "RESULTS", tmp_path)
+    record = {
+        "training": {"minutes_in_all": 46.6}, "sem_seg": {"mIoU": 64.85, "pACC": 90.26}, "weights_sha256": "ab" * 32,
+    }  # fmt: skip
+    write_json(tmp_path / "camvid_semfpn_lite0_fapn.json", record)
+    lines = record_run.full_length_table().splitlines()[2:]
+    rows = {row[0]: row[1:] for line in lines for row in [[cell.strip() for cell in line.split("|")[1:-1]]]}
+    assert rows.pop("camvid/semfpn_lite0+fapn") == ["65", "64.8", "90.3", "47", "ab" * 8]
+    assert list(rows) == [name for name in record_run.FULL_LENGTH if "fapn" not in name]
+    assert {row[1] for row in rows.values()} == {"not run"}

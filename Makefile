@@ -33,6 +33,7 @@ evidence-cpu: $(VENV)/installed-reports,pretrained
 	PYTHONPATH=. $(BIN)/python -m evidence.probe features
 	PYTHONPATH=. $(BIN)/python -m evidence.probe run
 	PYTHONPATH=. $(BIN)/python -m evidence.study run
+	PYTHONPATH=. $(BIN)/python -m evidence.fusions_cost
 	PYTHONPATH=. $(BIN)/python -m evidence.page --figures
 
 lint: $(VENV)/installed-dev

@@ -17,7 +17,7 @@ console.start()
 import torch
 
 from scaleeq.files import read_json, write_json
-from scaleeq.markdown import table
+from scaleeq.reports.costs import count_table, time_table
 from scaleeq.training import choose_device
 from scaleeq.training.on_meta import count_config
 from scaleeq.training.timing import time_configs
@@ -26,7 +26,6 @@ from .counting_speed.record import machine
 from .study import NOT_RUN, RESULTS, commit, plan_of
 
 RESULT = RESULTS / "fusions_cost.json"
-COUNTED = ("params", "macs")
 
 
 def measure(rounds: int) -> dict[str, Any]:
@@ -47,35 +46,22 @@ def measure(rounds: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "size": size,
         "batch": batch,
-        "variants": {
-            name: {key: counted[key] for key in COUNTED} | timed
-            for name, counted, timed in zip(configs, counts, times, strict=True)
-        },
+        "variants": {name: {**counted, **timed} for name, counted, timed in zip(configs, counts, times, strict=True)},
     }
 
 
-def cost_table() -> str:
-    """Markdown: each variant, its times as ratios to the first one's; "not run" where nothing was measured."""
+def cost_tables() -> str:
+    """Markdown: what `scaleeq benchmark` prints of configs, of the variants; "not run" where nothing was measured."""
     content = read_json(RESULT)
-    rows = []
-    for name, of in content.get("variants", {}).items():
-        low, middle, high = of["training_cpu_ratio"]
-        rows.append((
-            name, f"{of['params'] / 1e6:.2f}", f"{of['macs'] / 1e9:.2f}", f"{of['forward_ratio']:.2f}",
-            f"{of['training_ratio']:.2f}", f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{of['peak_mib']:.0f}",
-        ))  # fmt: skip
-    headers = (
-        "pyramid", "parameters, M", "multiply-adds, G", "forward", "training step", "its CPU time (quartiles)",
-        "MiB of a step",
-    )  # fmt: skip
-    return table(rows, headers) if rows else NOT_RUN
+    records = [{"config": name, "size": content["size"], **of} for name, of in content.get("variants", {}).items()]
+    return f"{count_table(records)}\n\n{time_table(records)}" if records else NOT_RUN
 
 
 def main() -> None:
     parser = console.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     write_json(RESULT, measure(parser.parse_args().rounds), indent=1)
-    print(cost_table())
+    print(cost_tables())
 
 
 if __name__ == "__main__":

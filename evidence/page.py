@@ -24,7 +24,7 @@ from scaleeq.reports.scales_verdict import LARGE_SHARE, SMALL_SHARE
 
 from . import probe_figures, study, study_figures
 from . import probe_tables as tables
-from .fusions_cost import cost_table
+from .fusions_cost import cost_tables
 from .probe import RESULT
 from .probes.results import Results, interval
 from .probes.study import read
@@ -98,7 +98,7 @@ def table(results: Results, words: list[str], text: str) -> str:
     if name in of_results:
         return of_results[name](results, *more)
     fixed = {
-        "arms": tables.arms_table, "designs": tables.designs_table, "cost": cost_table,
+        "arms": tables.arms_table, "designs": tables.designs_table, "cost": cost_tables,
         "full_length": full_length_table,
     }  # fmt: skip
     return fixed[name]() if name in fixed else study.tables()[name]

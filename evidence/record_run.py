@@ -85,7 +85,7 @@ def full_length_table() -> str:
             rows.append((name, str(goal), f"{map_['mIoU']:.1f}", f"{map_['pACC']:.1f}", f"{minutes_:.0f}", weights))
         else:
             rows.append((name, str(goal), "not run", "", "", ""))
-    return table(rows, ("config", "goal", "val mIoU", "pixel accuracy", "minutes of a core", "sha256 of the weights"))
+    return table(rows, ("config", "goal", "val mIoU", "pixel accuracy", "minutes", "sha256 of the weights"))
 
 
 def scales(fusions: Mapping[str, Any]) -> dict[str, Any]:

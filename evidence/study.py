@@ -182,13 +182,14 @@ def decoders_table(content: Content) -> str:
 def fusions_table(content: Content) -> str:
     """Markdown: each metric of each fusion, the difference to the first, and Holm's p over all of these differences."""
     parts = sections(content)
-    compared = {(part["metric"], name): of for part in parts for name, of in part["comparisons"].items()}
+    compared = {f"{name} {part['metric']}": of for part in parts for name, of in part["comparisons"].items()}
     p = holm({key: of["p_t"] for key, of in compared.items() if of.get("p_t") is not None})
     rows = []
     for part in parts:
         for name, variant in part["variants"].items():
-            of = compared.get((part["metric"], name))
-            cells = (_gain(of), p_value(of.get("p_t")), p_value(p.get((part["metric"], name)))) if of else ("-",) * 3
+            key = f"{name} {part['metric']}"
+            of = compared.get(key)
+            cells = (_gain(of), p_value(of.get("p_t")), p_value(p.get(key))) if of else ("-",) * 3
             rows.append((heading(part), name, str(variant["n"]), _mean(variant["mean"]), *cells))
     return table(rows, ("metric", "pyramid", "runs", "mean", "- fpn (95 % interval)", "p (t)", "p (Holm)"))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from scaleeq.experiments.statistics import Difference, paired_difference
 from scaleeq.reports.html import Content
 from scaleeq.reports.style import BLUE, ORANGE, RULE, SKY, VERMILION
 
@@ -59,11 +60,12 @@ def draw_decoders(content: Content) -> Figure:
         known = {of["baseline"]: of for of in content["comparisons"].values() if of["n"]}
         for row, (name, of) in enumerate(known.items()):
             color = BLUE if name.endswith("sgd") else SKY
-            _bar(axis, row, of["mean"], of["low"], of["high"], color)
-            axis.plot(list(of["by_seed"].values()), [row] * of["n"], ".", color=color, markersize=3)
+            values = list(of["by_seed"].values())
+            _bar(axis, row, paired_difference(values), color)
+            axis.plot(values, [row] * of["n"], ".", color=color, markersize=3)
         pooled = study.pool(content)
-        if pooled.mean is not None:
-            _bar(axis, len(known), pooled.mean, pooled.low, pooled.high, VERMILION)
+        if pooled.n:
+            _bar(axis, len(known), pooled, VERMILION)
         axis.set_yticks(range(len(known) + 1), [*map(title, known), f"all {pooled.n} pairs"])
         axis.invert_yaxis()
         axis.axvline(0, color=RULE, linewidth=0.8)
@@ -77,8 +79,8 @@ def title(name: str) -> str:
     return f"{DECODERS[decoder]}, {OPTIMIZERS[optimizer.upper()]}"
 
 
-def _bar(axis: Axes, row: int, mean: float, low: float | None, high: float | None, color: str) -> None:
-    half = 0.0 if low is None or high is None else (high - low) / 2
+def _bar(axis: Axes, row: int, gain: Difference, color: str) -> None:
+    mean, half = gain.mean or 0.0, gain.half or 0.0
     axis.errorbar([mean], [row], xerr=[half], color=color, marker="o", markersize=5, elinewidth=1.6)
 
 

@@ -43,6 +43,11 @@ def test_the_peak_is_told_without_what_was_in_use_before(tmp_path, monkeypatch, 
     assert f"| {'-' if told is None else '64'} " in time_table([{"config": "a", "size": (32, 32), **record}])
 
 
+def test_nothing_to_measure_is_refused():
+    with pytest.raises(ValueError, match="no config"):
+        timing.time_configs([], sizes=[])
+
+
 PEAKS = """
 import scaleeq.segmentor
 from scaleeq.engine import load_config

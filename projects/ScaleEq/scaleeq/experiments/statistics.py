@@ -7,14 +7,11 @@ power of the t test by the noncentral t distribution. Quantiles are scipy's. Pur
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from scipy import stats
-
-Name = TypeVar("Name", bound=Hashable)
 
 CONFIDENCE = 0.95
 ALPHA, POWER = 1 - CONFIDENCE, 0.8
@@ -86,9 +83,9 @@ def paired_difference(differences: Sequence[float]) -> Difference:
     return Difference(summary.n, summary.mean, summary.sd, low, high, p_t, p_sign, higher, lower, ties)
 
 
-def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's adjusted p-values: below ALPHA is significant though several comparisons were made."""
-    adjusted: dict[Name, float] = {}
+    adjusted: dict[str, float] = {}
     largest = 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p))

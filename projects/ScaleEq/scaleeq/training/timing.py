@@ -113,13 +113,14 @@ def time_configs(
     first config), training_cpu_ratio (lower quartile, median and upper quartile over rounds of the ratio of the
     processor's time; None on another device than a CPU), peak_mib (of weights and one training step; None where it
     cannot be told).
-    ValueError: fewer than one iteration or image.
+    ValueError: no config, or fewer than one iteration or image.
     """
+    if not configs:
+        raise ValueError("there is no config to measure")
     if iterations < 1 or batch < 1:
         raise ValueError(f"iterations is {iterations} and batch {batch}; both are at least 1")
     # What the first model of a process makes its libraries allocate, once, is no model's.
-    if configs:
-        TimedModel(configs[0], size=sizes[0], batch=batch).training()
+    TimedModel(configs[0], size=sizes[0], batch=batch).training()
     # Build, warm up, and see what one step takes.
     models, peaks = [], []
     for cfg, size in zip(configs, sizes, strict=True):

@@ -4,8 +4,9 @@
     python -m evidence.page --figures       draws its figures, docs/images/*.{png,pdf}, too
 
 In the text, {{gain CELL ARM [FACTOR]}} is what "equalized" has over that arm, {{trained PLAN PATTERN}} what variants of
-those names have, trained end to end, over what they are compared with, and {{table NAME ...}} a table. Every gain is a
-difference that is quoted: table "quoted" has them all, with Holm's adjustment over them.
+those names have, trained end to end, over what they are compared with, {{trainings PLAN}} how many of a plan's are
+finished ("48 of 144"), and {{table NAME ...}} a table. Every gain is a difference that is quoted: table "quoted" has
+them all, with Holm's adjustment over them.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def filled(results: Results, words: list[str], text: str) -> str:
     if what == "table":
         return table(results, words[1:], text)
     if what == "trainings":
-        return str(study.counts()[words[1]])
+        return f"{study.counts()[words[1]]} of {len(study.plan_of(words[1]).runs())}"
     batch, (first, last) = about["batch"], about["held_out_images"]
     return {
         "large": f"{100 * LARGE_SHARE:.0f} %",

@@ -160,7 +160,8 @@ def doses_table(content: Content) -> str:
         for ending in DOSES.values():
             compared = content["comparisons"].get(f"{start}{ending}{EQUALIZED}", {})
             mean = content["variants"].get(f"{start}{ending}", {}).get("mean")
-            cells += [_mean(mean), _gain(compared)]
+            pairs = compared.get("n")
+            cells += [_mean(mean), f"{_gain(compared)}, n {pairs}" if pairs else NOT_RUN]
         rows.append((start, *cells))
     headers = [f"{what}, {dose}" for dose in DOSES for what in ("off", "equalized - off")]
     return table(rows, ("decoder, optimizer", *headers))
@@ -233,7 +234,7 @@ def _gain(compared: Mapping[str, Any]) -> str:
     """ "+1.20 (-0.10 to +2.50)"."""
     if not compared.get("n"):
         return NOT_RUN
-    return f"{number(compared['mean'], sign=True)} ({interval(dict(compared))}), n {compared['n']}"
+    return f"{number(compared['mean'], sign=True)} ({interval(dict(compared))})"
 
 
 def _say(text: str) -> None:

@@ -30,8 +30,9 @@ gpu:
 # A night on two cores, and it goes on where it was stopped: probes of fusions, then short trainings. Needs CamVid under
 # DETECTRON2_DATASETS; leaves docs/results/{probes.jsonl,study_*.json} and docs/evidence.md with its figures.
 evidence-cpu: $(VENV)/installed-reports,pretrained
-	PYTHONPATH=. $(BIN)/python -m evidence.probe features
-	PYTHONPATH=. $(BIN)/python -m evidence.probe run
+	PYTHONPATH=. $(BIN)/python -m evidence.probe features --network tf_efficientnet_lite0 tf_efficientnet_lite2
+	PYTHONPATH=. $(BIN)/python -m evidence.probe features --network tf_efficientnet_lite0 depth_mm --data toy3d
+	PYTHONPATH=. $(BIN)/python -m evidence.probe run --cells '*'
 	PYTHONPATH=. $(BIN)/python -m evidence.study run
 	PYTHONPATH=. $(BIN)/python -m evidence.fusions_cost
 	PYTHONPATH=. $(BIN)/python -m evidence.page --figures

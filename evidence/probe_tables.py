@@ -13,13 +13,14 @@ from .probes.side_by_side import DESIGNS
 from .probes.study import CELLS, DOSES
 
 NOT_RUN = "not run"
+TITLES = {"hidden": "conv + BN"}  # of designs whose names do not say it
 OPTIMIZERS = {"SGD": "SGD", "ADAMW": "AdamW"}
 
 
 def titled(cell: str) -> str:
     """ "natural/sum/SGD" -> "sum, SGD"."""
     _, design, optimizer = cell.split("/")
-    return f"{design}, {OPTIMIZERS[optimizer]}"
+    return f"{TITLES.get(design, design)}, {OPTIMIZERS[optimizer]}"
 
 
 def natural_table(results: Results, of: str = "natural") -> str:
@@ -119,7 +120,10 @@ def arms_table() -> str:
 def designs_table() -> str:
     """Markdown: the designs, with the steps of each of their cells."""
     steps = {design: sorted({cell.steps for cell in CELLS.values() if cell.design == design}) for design in DESIGNS}
-    rows = [(name, design.what, ", ".join(map(str, steps[name])) or NOT_RUN) for name, design in DESIGNS.items()]
+    rows = [
+        (TITLES.get(name, name), design.what, ", ".join(map(str, steps[name])) or NOT_RUN)
+        for name, design in DESIGNS.items()
+    ]
     return table(rows, ("design", "what it does with the branches", "steps"))
 
 

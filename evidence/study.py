@@ -6,7 +6,7 @@
 
 `run` trains what is missing and collects, also where it is stopped (Ctrl-C): the same command goes on, on another
 machine, too, as the runs that docs/results has of the same plan are not trained again. The comparisons are
-evidence/plans/<name>.yaml, each with what it asks at its head; a run takes at most 4 minutes of one core. rates comes
+evidence/plans/<name>.yaml, each with what it asks at its head; a run takes about 2 minutes of an idle core. rates comes
 first: the others' rates were chosen by it, on a held-out part of the training set.
 """
 
@@ -17,6 +17,7 @@ import json
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -168,15 +169,17 @@ def doses_table(content: Content) -> str:
 
 
 def decoders_table(content: Content) -> str:
-    """Markdown: each decoder and optimizer, off and equalized; then the pooled difference."""
+    """Markdown: each decoder and optimizer, off and equalized; then pooled: of all pairs, and of the rows as units."""
     rows = []
     for name, compared in content["comparisons"].items():
         off, equalized = (content["variants"][each]["mean"] for each in (compared["baseline"], name))
         p = p_value(compared["p_holm"])
         rows.append((compared["baseline"], str(compared["n"]), _mean(off), _mean(equalized), _gain(compared), p))
-    pooled = pool(content)
-    gain = f"{pooled.mean:+.2f} ({pooled.low:+.2f} to {pooled.high:+.2f})" if pooled.low is not None else NOT_RUN
-    rows.append(("all pairs", str(pooled.n), "", "", gain, p_value(pooled.p_t)))
+    pooled, means = pool(content), [of["mean"] for of in content["comparisons"].values() if of["n"]]
+    for name, difference in (("all pairs", pooled), ("the rows, each as one", paired_difference(means))):
+        of = asdict(difference)
+        lower = f"; {difference.lower} of {difference.n} below 0"
+        rows.append((name, str(difference.n), "", "", f"{_gain(of)}{lower if difference.n else ''}", ""))
     return table(rows, ("decoder, optimizer", "pairs", "off", "equalized", "difference (95 % interval)", "p (Holm)"))
 
 
@@ -195,15 +198,19 @@ def fusions_table(content: Content) -> str:
     return table(rows, ("metric", "pyramid", "runs", "mean", "- fpn (95 % interval)", "p (t)", "p (Holm)"))
 
 
-def pool(content: Content, pattern: str = "*") -> Difference:
-    """Of all pairs of all cells, as one sample; of the cells whose equalized variants have names of a pattern."""
-    found = [of for name, of in content["comparisons"].items() if fnmatch.fnmatchcase(name, pattern)]
+def pool(content: Content, *patterns: str) -> Difference:
+    """Of all pairs of the cells whose equalized variants have names of a pattern, as one sample; of all without one."""
+    found = [
+        of
+        for name, of in content["comparisons"].items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns or "*")
+    ]
     return paired_difference([value for of in found for value in of["by_seed"].values()])
 
 
-def gained(name: str, pattern: str) -> Difference:
+def gained(name: str, *patterns: str) -> Difference:
     """What a plan's variants have over what they are compared with, pooled; of no pairs where none was run."""
-    return pool(content_of(name) or {"comparisons": {}}, pattern)
+    return pool(content_of(name) or {"comparisons": {}}, *patterns)
 
 
 TABLES = {"rates": rates_table, "doses": doses_table, "decoders": decoders_table, "fusions": fusions_table}

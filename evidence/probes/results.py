@@ -72,12 +72,22 @@ class Results:
 
     def gain(self, cell: str, other: str, dose: float = 1.0, *, arm: str = "equalized") -> Difference:
         """What an arm has over another one at a dose; an equalizer that was not trained at it sees none, anyway."""
-        own = self.values(cell, arm, dose) or (self._equalizer(cell) if arm == "equalized" else {})
-        return self.difference(own, self.values(cell, other, dose))
+        return self.difference(self.values(*self._run(cell, arm, dose)), self.values(cell, other, dose))
 
-    def _equalizer(self, cell: str) -> Values:
-        """At 1. res2's cells lack it: res5's has the same seeds, weights and batches."""
-        return self.values(cell, "equalized") or self.values(cell.replace("res2/", "res5/"), "equalized")
+    def gain_is_at_the_edge(self, cell: str, other: str, dose: float = 1.0) -> bool:
+        """Whether a rate behind the `gain` of "equalized" is."""
+        runs = (self._run(cell, "equalized", dose), (cell, other, dose))
+        return any(self.is_at_the_edge(*run) for run in runs if self.values(*run))
+
+    def _run(self, cell: str, arm: str, dose: float) -> tuple[str, str, float]:
+        """Cell, arm and dose of what stands for an arm at a dose.
+
+        The equalizer's is at 1 where it has none at that dose. res2's cells lack it: res5's has the same seeds, weights
+        and batches.
+        """
+        if arm != "equalized" or self.values(cell, arm, dose):
+            return cell, arm, dose
+        return (cell if self.values(cell, arm) else cell.replace("res2/", "res5/")), arm, 1.0
 
     def statistics(self, name: str = "natural") -> Statistics:
         """Of the branches of the cells of a name, as the file records them: widths and stds alone."""

@@ -136,6 +136,7 @@ def test_tables_say_what_was_run_and_what_was_not(tmp_path, monkeypatch):
     assert row(table, "uper\\_sgd" if "uper\\_sgd" in table else "uper_sgd")[:3] == ["2", "60.5", "62.0"]
     assert "+1.50" in table and row(table, "fcn_sgd")[1] == study.NOT_RUN
     assert study.gained("decoders", "uper_*").mean == 1.5 and study.gained("decoders", "fcn_*").n == 0
+    assert study.gained("decoders", "fcn_*", "uper_*").n == study.gained("decoders", "*").n == 2
     assert study.gained("doses", "*").mean is None, "there is no such file"
     assert row(table, "all pairs")[0] == "2" and study.counts()["decoders"] == 4
     both = {"sgd_0.06": [42.4], "sgd_0.06_equalized": [42.6]}

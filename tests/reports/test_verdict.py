@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from scaleeq.decoders.context import atrous_pooling, pyramid_pooling
 from scaleeq.fusion import Branch, Concat, Fusion, Resize, Sum
 from scaleeq.layers import ConvNormAct, SeparableBlock
 from scaleeq.reports.scales_page import page, write_report
@@ -58,7 +59,7 @@ def test_sums_are_told_by_their_shares_of_energy():
     assert (
         "equalizing brings its share of energy from 0.20-0.80 to 0.50. Shares of the energy from 20 % to 80 %" in text
     )
-    assert text.endswith("little to gain, but in a sum without norms, where one factor for all does it too.")
+    assert text.endswith("little to gain, but in a sum without norms, where smaller initial weights do as much.")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,28 @@ def test_sums_are_told_by_their_shares_of_energy():
 )
 def test_advice_follows_the_shares_of_the_energy(stds, advised):
     assert verdict(FACTS, record(stds), None)[1].endswith(advised)
+
+
+@pytest.mark.parametrize("gate", ["", "paper"])
+def test_pyramid_pooling_is_left_as_it_is(gate):
+    pooling = pyramid_pooling(8, 4, pool_scales=(1, 2), gate=gate)
+    facts = facts_of("head.context", pooling, nn.Module())
+    assert facts.pyramid_of == "input"
+    shares = {"input": 0.97, "pool1": 0.02, "pool2": 0.01}
+    numbers = {name: {"std": 1.0, "source_std": 1.0, "energy_share": share} for name, share in shares.items()}
+    text = verdict(facts, {"branches": numbers, "spread": 2.0}, None)[1]
+    assert text.endswith(
+        "input holds 97 % of the energy, but the others are pooled copies of it: leave it; "
+        "equalizing pyramid pooling cost points."
+    )
+
+
+def test_what_pools_elsewhere_is_no_pyramid_pooling():
+    assert facts_of("head.context", atrous_pooling(8, 4), nn.Module()).pyramid_of == ""
+    weights = nn.ModuleDict({"mean": nn.AdaptiveAvgPool2d(1), "conv": nn.Conv2d(8, 8, 1)})
+    weighed = Branch(8, lateral=nn.Sequential(weights, nn.ReLU()))
+    two = Fusion({"fine": weighed, "coarse": Branch(8)}, combine=Sum())
+    assert facts_of("head.fusion", two, nn.Module()).pyramid_of == ""
 
 
 @pytest.mark.parametrize("missing", ["weights", "before", "after", "none"])

@@ -1,6 +1,6 @@
 """Compare variants of a config over several seeds: train each with each seed, and say which differences can be called.
 
-    scaleeq compare configs/ablations/implementations.yaml --output output/implementations
+    scaleeq compare configs/ablations/toy_sgd.yaml --output output/toy_sgd
     scaleeq compare FILE.yaml --seeds 0 1 --jobs 2
     scaleeq compare FILE.yaml --executor ray --ray-address HOST:6379    on many machines; or --executor slurm
     scaleeq compare FILE.yaml --summary-only

@@ -28,7 +28,7 @@ class FusionFacts:
 
     title: for people. widths: branch -> channels. transfers: branch -> how it is brought to size.
     no_effect: why an equalizer's scale changes nothing here; empty where it does. has_weights: each branch is consumed
-    by weights of its own, as after a concatenation.
+    by weights of its own, as after a concatenation. pyramid_of: the branch whose pooled copies all others are.
     """
 
     title: str
@@ -36,6 +36,7 @@ class FusionFacts:
     transfers: dict[str, str]
     no_effect: str
     has_weights: bool
+    pyramid_of: str = ""
 
 
 def facts_of(name: str, fusion: Fusion, model: nn.Module) -> FusionFacts:
@@ -46,6 +47,7 @@ def facts_of(name: str, fusion: Fusion, model: nn.Module) -> FusionFacts:
         transfers={name: _transfer_name(branch.transfer) for name, branch in fusion.branches.items()},
         no_effect=fusion.no_effect,
         has_weights=fusion.consumer is not None,
+        pyramid_of=_pooled_level(fusion),
     )
 
 
@@ -95,6 +97,9 @@ def advice(facts: FusionFacts, record: Content) -> str:
     """Whether to equalize a Fusion, in one sentence, by the shares of the energy of its branches."""
     shares = {name: branch["energy_share"] for name, branch in record["branches"].items()}
     small, large = min(shares, key=lambda name: shares[name]), max(shares, key=lambda name: shares[name])
+    if facts.pyramid_of:
+        held = f"{facts.pyramid_of} holds {_share(shares[facts.pyramid_of])} of the energy"
+        return f"{held}, but the others are pooled copies of it: leave it; equalizing pyramid pooling cost points."
     if shares[large] >= LARGE_SHARE:
         return f"One source, {large}, holds {_share(shares[large])} of the energy: equalize."
     if shares[small] <= SMALL_SHARE:
@@ -102,7 +107,7 @@ def advice(facts: FusionFacts, record: Content) -> str:
     low, high = (_share(shares[name]) for name in (small, large))
     every = f"Shares of the energy from {low} to {high}"
     if not facts.has_weights:
-        return f"{every}: little to gain, but in a sum without norms, where one factor for all does it too."
+        return f"{every}: little to gain, but in a sum without norms, where smaller initial weights do as much."
     return f"{every}: little to gain."
 
 
@@ -158,6 +163,19 @@ def _change(facts: FusionFacts, record: Content, equalized: Content) -> str:
         return f"after its equalizers {after_them}, and gradients of {_range(after[1:])} of the first branch's"
     direction = "closer together" if spread(after) < spread(before) else "further apart"
     return f"equalizing brings gradients from {_range(before[1:])} to {_range(after[1:])}, {direction}"
+
+
+def _pooled_level(fusion: Fusion) -> str:
+    """The branch that keeps its map, where all others are pooled to a few cells, as in PSP and UPer; "" elsewhere."""
+    whole = [name for name, branch in fusion.branches.items() if not _is_pooled(branch.lateral)]
+    return whole[0] if len(whole) == 1 < len(fusion.branches) else ""
+
+
+def _is_pooled(lateral: nn.Module) -> bool:
+    """Whether it is pooling, then more. A pooling inside of a block is none: it weighs channels."""
+    if isinstance(lateral, nn.Sequential):
+        return any(_is_pooled(module) for module in lateral)
+    return isinstance(lateral, nn.AdaptiveAvgPool2d)
 
 
 def _share(share: float) -> str:

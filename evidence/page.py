@@ -12,6 +12,7 @@ plan's are finished ("48 of 144"), and {{table NAME ...}} a table. Every gain is
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from .record_run import full_length_table
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT, PAGE, FIGURES = Path(__file__).with_suffix(".md"), DOCS / "evidence.md", DOCS / "images"
 SOURCES = {"natural": "natural scales", "two": "two networks", "depth": "depth in mm"}  # of cells without factors
+LINE = 115  # characters of a line of README
+PERCENTS = {"large": f"{100 * LARGE_SHARE:.0f} %", "small": f"{100 * SMALL_SHARE:.0f} %"}  # of the energy
 PLACE = re.compile(r"\{\{([^{}]+)\}\}")
 
 
@@ -54,16 +57,15 @@ def filled(results: Results, words: list[str], text: str) -> str:
     if what == "trainings":
         return f"{study.counts()[words[1]]} of {len(study.plan_of(words[1]).runs())}"
     batch, (first, last) = about["batch"], about["held_out_images"]
-    return {
-        "large": f"{100 * LARGE_SHARE:.0f} %",
-        "small": f"{100 * SMALL_SHARE:.0f} %",
+    found = PERCENTS | {
         "between": tables.gains_between(results, 100 * SMALL_SHARE, 100 * LARGE_SHARE),
         "count": f"{results.count():,}",
         "command": about["command"],
         "batch": f"{batch['images']} images with {batch['pixels_of_each']} random pixels each",
         "held_out": f"{first} to {last}",
         "pixels": str(about["pixels_scored_an_image"]["val"]),
-    }[what]
+    }
+    return found[what]
 
 
 def gain(results: Results, cell: str, arm: str, dose: str = "1") -> Difference:
@@ -119,15 +121,15 @@ def summary(results: Results) -> str:
     common = interval(results.gain("natural/linear/SGD", "common"))
     trained = interval(study.gained("decoders", "*"))
     dosed = interval(study.gained("doses", "semfpn_*_x100_equalized", "fcn_*_x100_equalized"))
-    return "\n".join(
-        [
-            "What it is worth, honestly: a fusion becomes independent of its sources' scales, at no cost once folded.",
-            f"With one source 100 times too large that gains {gained:.1f} points of mIoU in a linear classifier of",
-            f"frozen, pretrained features, and {dosed} in semantic FPN and FCN trained end to end. At the scales that the",
-            f"backbone has, one common factor for all gains no less (difference {common}), and five decoders",
-            f"gain nothing ({trained}). Equalize where one source holds over 90 % of the energy C std^2, or under 3 %",
-            "though it should count, or in sums without norms, not in pyramid pooling: [evidence](docs/evidence.md).",
-        ]
+    return textwrap.fill(
+        "What it is worth, honestly: a fusion becomes independent of its sources' scales, at no cost once folded. "
+        f"With one source 100 times too large that gains {gained:.1f} points of mIoU in a linear classifier of frozen, "
+        f"pretrained features, and {dosed} in semantic FPN and FCN trained end to end. At the scales that the backbone "
+        f"has, one common factor for all gains no less (difference {common}), and five decoders gain nothing "
+        f"({trained}). Equalize where one source holds over {PERCENTS['large']} of the energy C std^2, or under "
+        f"{PERCENTS['small']} though it should count, or in sums without norms, not in pyramid pooling: "
+        "[evidence](docs/evidence.md).",
+        width=LINE,
     )
 
 

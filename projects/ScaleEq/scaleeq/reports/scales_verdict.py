@@ -171,7 +171,7 @@ def _pooled_level(fusion: Fusion) -> str:
     return whole[0] if len(whole) == 1 < len(fusion.branches) else ""
 
 
-def _is_pooled(lateral: nn.Module) -> bool:
+def _is_pooled(lateral: object) -> bool:
     """Whether it is pooling, then more. A pooling inside of a block is none: it weighs channels."""
     if isinstance(lateral, nn.Sequential):
         return any(_is_pooled(module) for module in lateral)

@@ -14,8 +14,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +30,7 @@ from scaleeq.files import write_json
 from scaleeq.rewrites import accelerate, acceleration_report
 from scaleeq.training.timing import quartiles
 
+from .collected import command_line
 from .counting_speed.record import machine
 from .decoder_speed.peers import module_of
 from .decoder_speed.rounds import TOLERANCE
@@ -144,13 +143,9 @@ def _told(name: str, arguments: Any) -> dict[str, Any]:
         model = MODELS[name]()
     except ImportError as error:
         return {"skipped": str(error)}
-    words = sys.argv[1:]
-    if "--output" in words:
-        at = words.index("--output")
-        words = [*words[:at], *words[at + 2 :]]
     return {
         **_measured(model, arguments, IMAGE_SIZES.get(name, arguments.size)),
-        "command": shlex.join(["python", "-m", "evidence.benchmark_accelerate", *words]),
+        "command": command_line("benchmark_accelerate"),
         **{"torch": torch.__version__, "threads": arguments.threads, "rounds": arguments.rounds},
         "machine": machine([load, os.getloadavg()[0]]),
     }

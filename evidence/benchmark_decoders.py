@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +27,7 @@ import torch
 
 from scaleeq.files import write_json
 
+from .collected import command_line
 from .counting_speed.record import machine
 from .decoder_speed import peers
 from .decoder_speed.heads import EQUALIZED, FOLDED, LAST, OURS, Goals, Maps, Setting, aspp, psp, semantic_fpn, uper
@@ -130,7 +129,7 @@ def _measured(name: str, arguments: Any) -> dict[str, Any]:
     rows = measure(make(setting), rounds=arguments.rounds, device=arguments.device)
     result: dict[str, Any] = {
         "title": title,
-        "command": shlex.join(["python", "-m", "evidence.benchmark_decoders", *_kept(sys.argv[1:])]),
+        "command": command_line("benchmark_decoders"),
         "torch": torch.__version__,
         "peers": peers.versions(),
         "threads": arguments.threads,
@@ -144,14 +143,6 @@ def _measured(name: str, arguments: Any) -> dict[str, Any]:
         if name == "step":
             result["waits"] = waits_of_a_step(setting, crop=256, batch=2)
     return result
-
-
-def _kept(words: list[str]) -> list[str]:
-    """The command line without the name of the file, which is of one machine."""
-    if "--output" in words:
-        at = words.index("--output")
-        return [*words[:at], *words[at + 2 :]]
-    return words
 
 
 if __name__ == "__main__":

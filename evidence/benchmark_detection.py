@@ -33,6 +33,8 @@ from scaleeq.equalization.frozen import is_frozen_norm
 from scaleeq.rewrites.plain_pyramid import fold_into_plain
 from scaleeq.training.timing import quartiles
 
+from .collected import command_line
+
 FIRST = "Detectron2's FPN"
 
 
@@ -57,6 +59,7 @@ def main() -> None:
                 if number:  # the first round warms up
                     times[kind][name].append(seconds)
     result = {
+        "command": command_line("benchmark_detection"),
         "torch": torch.__version__,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),

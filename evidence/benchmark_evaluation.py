@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from scaleeq import console
 
@@ -26,6 +27,7 @@ from scaleeq.data.reading import read_instances
 from scaleeq.evaluation.predictions import Reader
 from scaleeq.files import write_json, write_text
 
+from .collected import command_line
 from .counting_speed.contenders import default_threads, time_counting
 from .counting_speed.record import in_document, machine, printed
 from .counting_speed.stored import in_fresh_process, memory_growth, time_stored
@@ -54,8 +56,8 @@ def main() -> None:
     # Other tasks than classes.
     if arguments.values:
         load = os.getloadavg()[0]
-        record = {"rows": time_values(rounds=arguments.rounds), "rounds": arguments.rounds}
-        record["machine"] = machine([load, os.getloadavg()[0]])
+        record: dict[str, Any] = {"rows": time_values(rounds=arguments.rounds), "rounds": arguments.rounds}
+        record |= {"machine": machine([load, os.getloadavg()[0]]), "command": command_line("benchmark_evaluation")}
         if arguments.json:
             write_json(arguments.json, record)
         print(json.dumps(record, indent=1))
@@ -82,7 +84,8 @@ def measure(arguments: argparse.Namespace) -> dict:
         threads=sorted({1, threads}),
         peer_python=arguments.peer_python,
     )
-    return {"machine": machine([*load, os.getloadavg()[0]]), **record}
+    about = {"command": command_line("benchmark_evaluation"), "machine": machine([*load, os.getloadavg()[0]])}
+    return about | record
 
 
 if __name__ == "__main__":

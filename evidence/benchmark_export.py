@@ -26,6 +26,7 @@ from scaleeq.equalization import EqualizerSpec, calibrate, equalize_fusions
 from scaleeq.files import read_json, write_json
 from scaleeq.training.timing import quartiles
 
+from .collected import command_line
 from .decoder_speed.rounds import timed
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "export.json"
@@ -93,6 +94,7 @@ def main() -> None:
     found: dict[str, Any] = read_json(arguments.output) if arguments.output.is_file() else {"families": {}}
     about = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "size": arguments.size}
     about |= {"rounds": arguments.rounds, "channels": CHANNELS, "cores": os.cpu_count()}
+    about |= {"command": command_line("benchmark_export")}
     for family in arguments.families:
         with TemporaryDirectory() as folder:
             row = measured(family, Path(folder), size=tuple(arguments.size), rounds=arguments.rounds)

@@ -1,14 +1,17 @@
-"""A comparison's comparison.json as an evidence file, and what its tables have in common."""
+"""A comparison's comparison.json as an evidence file, and what such files and their tables have in common."""
 
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 from scaleeq.reports.comparison_tables import number, sections
 from scaleeq.reports.html import Content
 
+FILES = ("--output", "--json", "--document", "--peer-python")  # options whose value is of one machine
 OF_RUNS = ("value", "seconds", "peak_mib")
 
 
@@ -32,6 +35,17 @@ def collected(output: Path, *, code: str, note: str) -> dict[str, Any]:
     seeds = " ".join(map(str, content["seeds"]))
     content["command"] = f"scaleeq compare {content['file']} --seeds {seeds}"
     return {**content, "code": f"commit {code}", "note": note}
+
+
+def command_line(program: str) -> str:
+    """This process's, as an evidence file has it: without the names of files. program: of evidence."""
+    words, kept_words = iter(sys.argv[1:]), []
+    for word in words:
+        if word in FILES:
+            next(words, None)
+        else:
+            kept_words.append(word)
+    return shlex.join(["python", "-m", f"evidence.{program}", *kept_words])
 
 
 def mean_and_sd(mean: float | None, sd: float | None, digits: int = 1) -> str:

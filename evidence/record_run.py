@@ -4,6 +4,9 @@
     scaleeq eval NAME MODEL.WEIGHTS output/RUN/model_final.pth OUTPUT_DIR output/RUN_eval
     python -m evidence.record_run NAME output/RUN --code COMMIT --device "one thread of two cores" [--note TEXT]
 
+With keys that were changed on the command lines it is docs/results/<name>_<variant>.json: --variant SGD --changes KEY
+VALUE ...
+
 The file has the evaluation's results, the losses and evaluations of the training, and the scales of its first and its
 last iteration. docs/results/toy.json has a row for each of several trainings, output/toy_fpn and so on, and what
 `scaleeq benchmark --json` and `scaleeq benchmark --count --json` print of the same names, in one file:
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,9 @@ from scaleeq.files import read_json, write_json
 from scaleeq.markdown import table
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-FULL_LENGTH = {  # config -> the val mIoU that was aimed at
+FULL_LENGTH = {  # config, or "config, variant" -> the val mIoU that was aimed at
     "camvid/uper_lite0": 68,
+    "camvid/uper_lite0, SGD": 68,
     "camvid/psp_lite0": 65,
     "camvid/sep_aspp_lite0": 65,
     "camvid/fcn_lite0": 65,
@@ -39,10 +43,19 @@ OF_FUSIONS = ("spread", "spread_equalized")
 OF_BENCHMARK = ("params", "macs", "training_cpu_ratio")
 
 
-def run_record(name: str, training: Path, evaluation: Path, *, code: str, device: str, note: str) -> dict[str, Any]:
+def run_record(
+    name: str,
+    training: Path,
+    evaluation: Path,
+    *,
+    code: str,
+    device: str,
+    note: str,
+    changes: Sequence[str] = (),
+) -> dict[str, Any]:
     """What is kept of a training and of the evaluation of its model_final.pth.
 
-    FileNotFoundError: one of the two has not finished.
+    changes: keys and values that followed the config's name. FileNotFoundError: one of the two has not finished.
     """
     lines = [json.loads(line) for line in (training / "metrics.json").read_text().splitlines()]
     results = read_json(evaluation / "inference" / "results.json")
@@ -50,7 +63,7 @@ def run_record(name: str, training: Path, evaluation: Path, *, code: str, device
     measured = read_json(statistics) if statistics.is_file() else {}
     iterations = 1 + max(line["iteration"] for line in lines if "total_loss" in line)
     return {
-        "command": f"scaleeq train {name}; scaleeq eval {name} MODEL.WEIGHTS model_final.pth",
+        "command": f"scaleeq train {' '.join([name, *changes])}; scaleeq eval {name} MODEL.WEIGHTS model_final.pth",
         "code": f"commit {code}",
         "config": name,
         "seed": 0,
@@ -149,8 +162,8 @@ def toy_records(output: Path, benchmark: Path, *, code: str, device: str, note: 
 
 
 def run_name(config: str) -> str:
-    """toy/fpn+scale_equalizer -> toy_fpn_scale_equalizer."""
-    return re.sub(r"[/+]", "_", config)
+    """ "toy/fpn+scale_equalizer" -> "toy_fpn_scale_equalizer", "camvid/uper_lite0, SGD" -> "camvid_uper_lite0_SGD"."""
+    return re.sub(r"[/+]|, ", "_", config)
 
 
 def evaluated(training: Path) -> Path:
@@ -164,14 +177,18 @@ def main() -> None:
     parser.add_argument("--code", required=True, help="the commit that trained")
     parser.add_argument("--device", required=True, help="what it ran on, and what ran beside it")
     parser.add_argument("--note", default="", help="what else should be known")
+    parser.add_argument("--variant", default="", help="of the config, for the file's name")
+    parser.add_argument("--changes", nargs="+", default=[], metavar="KEY VALUE", help="what the command lines changed")
     parser.add_argument("--benchmark", type=Path, help="for toy: what scaleeq benchmark printed")
     arguments = parser.parse_args()
     said = {"code": arguments.code, "device": arguments.device, "note": arguments.note}
     if arguments.benchmark:
         content = toy_records(arguments.output, arguments.benchmark, **said)
     else:
-        content = run_record(arguments.name, arguments.output, evaluated(arguments.output), **said)
-    write_json(RESULTS / f"{run_name(arguments.name)}.json", content, indent=1)
+        folders = (arguments.output, evaluated(arguments.output))
+        content = run_record(arguments.name, *folders, **said, changes=arguments.changes)
+    title = ", ".join(filter(None, (arguments.name, arguments.variant)))
+    write_json(RESULTS / f"{run_name(title)}.json", content, indent=1)
 
 
 if __name__ == "__main__":

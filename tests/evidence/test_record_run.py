@@ -53,6 +53,18 @@ def test_a_run_s_file_has_what_the_tables_need_and_no_path(tmp_path, monkeypatch
     assert content["scales"]["fusions"] == content["scales"]["at_end"]["fusions"] == kept
 
 
+def test_a_variant_has_a_file_of_its_own(tmp_path, monkeypatch):
+    write_folders(tmp_path / "sgd")
+    monkeypatch.setattr(record_run, "RESULTS", tmp_path)
+    name, folder, changes = "camvid/uper_lite0", str(tmp_path / "sgd"), ["SOLVER.OPTIMIZER", "SGD"]
+    words = ["record_run", name, folder, "--variant", "SGD", "--changes", *changes, "--code", "abc", "--device", "a"]
+    monkeypatch.setattr("sys.argv", words)
+    record_run.main()
+    content = json.loads((tmp_path / "camvid_uper_lite0_SGD.json").read_text())
+    assert content["command"].startswith("scaleeq train camvid/uper_lite0 SOLVER.OPTIMIZER SGD; scaleeq eval camvid/")
+    assert (record_run.RESULTS / f"{record_run.run_name('camvid/uper_lite0, SGD')}.json").is_file()
+
+
 def test_rows_of_the_toy_comparison(tmp_path):
     write_folders(tmp_path / "toy_fpn")
     numbers = {"params": 11645384, "macs": 722075648, "training_cpu_ratio": [0.9, 1.1, 1.3], "images_per_s": 5.0}

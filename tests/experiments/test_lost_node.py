@@ -39,8 +39,10 @@ def test_a_comparison_that_loses_a_node_in_the_middle_is_that_of_one_machine(tmp
     def kill():
         watched = [tmp_path / "ray" / name / "seed_0" for name in ("off", "equalized")]
         wait_for(lambda: all(list(folder.glob("model_0*.pth")) for folder in watched), 300)
+        # Before the kill: the run that goes on may have ended when the node is gone.
+        running = {str(folder): json.loads((folder / RUNNING).read_text())["pid"] for folder in watched}
         pids = kill_node(victim)
-        lost.extend(str(f) for f in watched if json.loads((f / RUNNING).read_text())["pid"] in pids)
+        lost.extend(folder for folder, pid in running.items() if pid in pids)
 
     killer = threading.Thread(target=kill)
     killer.start()

@@ -28,7 +28,7 @@ gpu:
 	@PYTHONPATH=projects/ScaleEq:. $(PYTHON) -m evidence.gpu
 
 # A night on two cores, and it goes on where it was stopped: probes of fusions, then short trainings. Needs CamVid under
-# DETECTRON2_DATASETS; leaves docs/results/{probes.jsonl,study_*.json} and docs/evidence.md with its figures.
+# DETECTRON2_DATASETS; leaves docs/results/{probes.jsonl,study_*.json,fusions_cost.json}, docs/evidence.md, its figures.
 evidence-cpu: $(VENV)/installed-reports,pretrained
 	PYTHONPATH=. $(BIN)/python -m evidence.probe features --network tf_efficientnet_lite0 tf_efficientnet_lite2
 	PYTHONPATH=. $(BIN)/python -m evidence.probe features --network tf_efficientnet_lite0 depth_mm --data toy3d

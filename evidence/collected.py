@@ -41,10 +41,11 @@ def command_line(program: str) -> str:
     """This process's, as an evidence file has it: without the names of files. program: of evidence."""
     words, kept_words = iter(sys.argv[1:]), []
     for word in words:
-        if word in FILES:
-            next(words, None)
-        else:
+        option, is_whole, _ = word.partition("=")
+        if option not in FILES:
             kept_words.append(word)
+        elif not is_whole:
+            next(words, None)
     return shlex.join(["python", "-m", f"evidence.{program}", *kept_words])
 
 

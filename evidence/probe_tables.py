@@ -121,7 +121,11 @@ def designs_table() -> str:
     """Markdown: the designs, with the steps of each of their cells."""
     steps = {design: sorted({cell.steps for cell in CELLS.values() if cell.design == design}) for design in DESIGNS}
     rows = [
-        (TITLES.get(name, name), design.what, ", ".join(map(str, steps[name])) or NOT_RUN)
+        (
+            f"{TITLES[name]} ({name})" if name in TITLES else name,
+            design.what,
+            ", ".join(map(str, steps[name])) or NOT_RUN,
+        )
         for name, design in DESIGNS.items()
     ]
     return table(rows, ("design", "what it does with the branches", "steps"))

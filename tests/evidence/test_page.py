@@ -83,6 +83,21 @@ def test_every_gain_of_a_text_is_quoted_and_adjusted_for():
         page.page(results(), "{{nothing}}")
 
 
+def test_a_gain_is_marked_whose_rate_is_at_the_edge():
+    found = results()
+    for line in found.lines[3:]:
+        line["rate"][1] = study.CELLS["res5/linear/SGD"].rates("off", 100.0)[-1]  # of off x 100
+    text = "{{gain res5/linear/SGD off 100}} {{gain res5/linear/SGD off}}\n{{table quoted}}"
+    printed = page.page(found, text)
+    assert "res5 x 100: equalized - off (edge) |" in printed and "res5 x 1: equalized - off " in printed
+    assert printed.count("(edge)") == 1 and "(edge)" not in page.page(results(), text)
+
+
+def test_variants_have_names_that_can_be_read():
+    patterns = ("psp_*_x100_equalized", "uper_*", "*")
+    assert [page.of_variants(pattern) for pattern in patterns] == ["psp x100", "uper", "all"]
+
+
 def test_tables_name_what_was_not_run():
     assert "not run" in probe_tables.dose_table(results(), "res5/linear/SGD")
     assert probe_tables.dose_table(results(), "res5/hidden/SGD") == "not run"

@@ -138,6 +138,8 @@ def test_tables_say_what_was_run_and_what_was_not(tmp_path, monkeypatch):
     assert study.gained("decoders", "uper_*").mean == 1.5 and study.gained("decoders", "fcn_*").n == 0
     assert study.gained("decoders", "fcn_*", "uper_*").n == study.gained("decoders", "*").n == 2
     assert study.gained("doses", "*").mean is None, "there is no such file"
+    assert row(table, "all pairs")[3] == "+1.50 (-4.85 to +7.85); 0 of 2 below 0" and row(table, "all pairs")[4] == ""
+    assert row(table, "the rows, each as one")[::3] == ["1", "+1.50 (-); 0 of 1 below 0"]
     assert row(table, "all pairs")[0] == "2" and study.counts()["decoders"] == 4
     both = {"sgd_0.06": [42.4], "sgd_0.06_equalized": [42.6]}
     (tmp_path / "study_rates.json").write_text(json.dumps(content(both)))

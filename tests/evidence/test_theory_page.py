@@ -45,7 +45,8 @@ def test_each_of_the_fourteen_checks_names_a_test(number):
 
 
 def test_every_file_that_the_page_names_exists():
+    configs = set(re.findall(r"\b((?:configs|evidence/plans)/[\w/]+\.yaml)", PAGE))
     pages = set(re.findall(r"\b(docs/[\w/]+\.(?:md|json))", PAGE)) | set(re.findall(r"\b(tools/\w+\.py)", PAGE))
     images = {f"docs/{name}" for name in re.findall(r"\]\((images/[\w.]+)\)", PAGE)}
     assert len(pages) > 3 and images
-    assert not [name for name in pages | images if not (ROOT / name).is_file()]
+    assert not [name for name in configs | pages | images if not (ROOT / name).is_file()]
